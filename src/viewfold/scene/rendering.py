@@ -1,0 +1,38 @@
+"""What every renderer returns: colour, coverage, depth and normals of a set of views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rendering:
+    """Pictures of a scene, one per camera; row 0 is the top."""
+
+    rgb: Float[Tensor, "v 3 h w"]
+    """sRGB colour in [0, 1], premultiplied by alpha (the picture over black)."""
+
+    alpha: Float[Tensor, "v 1 h w"]
+    """Share of the pixel that the scene covers."""
+
+    depth: Float[Tensor, "v 1 h w"]
+    """Distance along the camera's axis, averaged over the covered part of the pixel; 0 where nothing is."""
+
+    normal: Float[Tensor, "v 3 h w"]
+    """World-frame normal, facing the camera, premultiplied by alpha."""
+
+    def over(
+        self, background: float | Sequence[float] | Tensor
+    ) -> Float[Tensor, "v 3 h w"]:
+        """Return the pictures over a background: a grey, a colour of 3 numbers, or images "3 h w" or "v 3 h w"."""
+        behind = torch.as_tensor(
+            background, dtype=self.rgb.dtype, device=self.rgb.device
+        )
+        if behind.ndim == 1:
+            behind = behind[:, None, None]
+        return self.rgb + (1 - self.alpha) * behind
