@@ -1,0 +1,123 @@
+"""The multi-view network: the stock diffusers UNet, folding self-attention, the camera as class embedding.
+
+Sits between `attention` and the pipeline or the training loop, which see only `MultiViewUNet.forward`.  It knows no
+camera geometry, only 16 numbers a view.  Folding the view axis away happens here and nowhere else.  Source: MVDream
+(arXiv 2308.16512) section 3.1 and its released `MultiViewUNetModel`, whose weights map one to one (see `weights`).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from viewfold.errors import InputError
+from viewfold.model.attention import ViewFold
+
+CAMERA_DIM = 16
+"""Numbers that describe a camera: the row-major 4x4 world_from_camera (`Cameras.code`)."""
+
+
+class MultiViewUNet(UNet2DConditionModel):
+    """A `UNet2DConditionModel` whose self-attention crosses the views of an object; arguments and files alike."""
+
+    @functools.wraps(UNet2DConditionModel.__init__)  # diffusers reads the configuration's names off this signature
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("class_embed_type", "projection")
+        kwargs.setdefault("projection_class_embeddings_input_dim", CAMERA_DIM)
+        super().__init__(*args, **kwargs)
+        self.set_default_attn_processor()
+
+    def set_default_attn_processor(self) -> None:
+        """Put the view fold (back) on every attention layer."""
+        self.set_attn_processor(ViewFold())
+
+    def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
+        """Embed the cameras; without cameras add nothing, which is not the embedding of zeros."""
+        return None if class_labels is None else super().get_class_embed(sample, class_labels)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        latents: Float[Tensor, "b v c h w"],
+        timesteps: Num[Tensor, "*b"] | int | float,
+        text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
+        cameras: Float[Tensor, "b v 16"] | None = None,
+    ) -> Float[Tensor, "b v c h w"]:
+        """Predict what the network was trained for (noise, or v) for every view.
+
+        Args:
+            latents: noisy latents; the views of one object attend to each other, objects never do.
+            timesteps: 0 to 999, one per object or one for all.
+            text: token features, one text per object or one per view.
+            cameras: `Cameras.code`; None adds nothing to the time embedding.  One view without camera is plain 2D.
+
+        Raises:
+            InputError: shapes that do not fit, cameras for a network that has no camera embedding, or a self-attention
+                layer that no longer folds the views.
+        """
+        timesteps = torch.as_tensor(timesteps, device=latents.device)
+        n_objects, n_views = self._check(latents, timesteps, text, cameras)
+        texts_folded = self._check_processors()
+        if text.ndim == 4:
+            text = text.flatten(0, 1)
+        elif not texts_folded:  # a foreign cross-attention (an adapter's) expects one text per view
+            text = text.repeat_interleave(n_views, dim=0)
+        (noise,) = super().forward(
+            latents.flatten(0, 1),
+            timesteps.expand(n_objects).repeat_interleave(n_views),
+            text.to(latents.dtype),
+            class_labels=None if cameras is None else cameras.to(latents).flatten(0, 1),
+            cross_attention_kwargs={"n_views": n_views},
+            return_dict=False,
+        )
+        return noise.unflatten(0, (n_objects, n_views))
+
+    def _check(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None) -> tuple[int, int]:
+        """Return the numbers of objects and views, or say which argument does not fit."""
+        channels, text_dim = self.config["in_channels"], self.config["cross_attention_dim"]
+        if latents.ndim != 5 or latents.shape[2] != channels:
+            raise InputError(f"`latents` must be (b, v, {channels}, h, w); got {tuple(latents.shape)}.")
+        lead = latents.shape[0], latents.shape[1]
+        if timesteps.numel() != 1 and timesteps.shape != lead[:1]:
+            raise InputError(
+                f"`timesteps` must be one number or one per object ({lead[0]}); got {tuple(timesteps.shape)}."
+            )
+        if text.ndim not in (3, 4) or tuple(text.shape[: text.ndim - 2]) != lead[: text.ndim - 2]:
+            wanted = f"({lead[0]}, n, {text_dim}) or ({lead[0]}, {lead[1]}, n, {text_dim})"
+            raise InputError(f"`text` must be {wanted} for these latents; got {tuple(text.shape)}.")
+        if isinstance(text_dim, int) and text.shape[-1] != text_dim:
+            raise InputError(
+                f"`text` must have {text_dim} features a token; got {text.shape[-1]}. Use this model's text encoder."
+            )
+        if cameras is not None:
+            if self.class_embedding is None:
+                raise InputError("`cameras` must be None: this network has no camera embedding (a plain 2D network).")
+            if tuple(cameras.shape) != (*lead, CAMERA_DIM):
+                raise InputError(f"`cameras` must be {(*lead, CAMERA_DIM)}; got {tuple(cameras.shape)}.")
+        return lead
+
+    def _check_processors(self) -> bool:
+        """Refuse to run when a self-attention layer no longer folds; return whether every cross-attention does.
+
+        Attention slicing, QKV fusion and other libraries replace processors silently; the views would then ignore
+        each other without any error.
+        """
+        texts_folded = True
+        for block in self.modules():
+            if not isinstance(block, BasicTransformerBlock):
+                continue
+            if not isinstance(block.attn1.processor, ViewFold):
+                found = type(block.attn1.processor).__name__
+                raise InputError(
+                    f"`unet` must fold the views in each self-attention layer; got a layer with {found}, so that the "
+                    "views would not see each other. Call `unet.set_default_attn_processor()`; attention slicing "
+                    "and fused projections are not supported."
+                )
+            if block.attn2 is not None:
+                texts_folded &= isinstance(block.attn2.processor, ViewFold)
+        return texts_folded
