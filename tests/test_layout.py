@@ -1,0 +1,225 @@
+"""The design, held: who may import whom, what loads when, how long a file may be, which names are public."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+import viewfold
+from viewfold.camera import Cameras
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "viewfold"
+MAX_LINES = 350
+
+EVERYWHERE = {"errors", "camera", "image"}
+ARROWS = {
+    "errors": set(),
+    "camera": set(),
+    "image": set(),
+    "guidance": set(),
+    "model": set(),
+    "scene": set(),
+    "pipeline": {"model", "guidance"},
+    "lift": {"scene", "guidance"},
+    "data": {"scene"},
+    "train": {"model", "data"},
+    "evaluate": {"scene"},
+    "select": {"pipeline", "lift", "evaluate"},
+    "flow": {"pipeline", "lift"},
+    "serve": {"pipeline", "lift", "select", "flow"},
+}
+"""From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.
+
+`cli` may import everything; so may `cluster`, which runs the same work elsewhere. Nobody imports those two.
+"""
+
+FORBIDDEN = {
+    "guidance": {"diffusers", "transformers", "viewfold.camera", "viewfold.image"},
+    "model": {"viewfold.camera", "viewfold.image"},
+    "scene": {"diffusers", "transformers"},
+    "lift": {"diffusers", "transformers"},
+}
+"""What a part must not know at all."""
+
+LAZY = {
+    "trimesh",
+    "skimage",
+    "xatlas",
+    "fast_simplification",
+    "scipy",
+    "peft",
+    "imageio_ffmpeg",
+    "moderngl",
+    "ray",
+    "bpy",
+}
+"""Slow to import or optional: only inside the functions that use them."""
+
+LIGHT = ("__init__", "errors", "cli")
+"""Loaded before the first word of help is shown: no torch, nothing that takes long."""
+
+SLOW = LAZY | {"torch", "numpy", "diffusers", "transformers", "webdataset", "jaxtyping", "accelerate", "PIL"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """`viewfold.model.unet` -> `model`; the package itself -> `__init__`."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+MODULES = {module_name(path): path for path in sources()}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def statements(body: list[ast.stmt], *, into_functions: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that run: those for type checkers alone are left out."""
+    queue: list[ast.AST] = list(body)
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif is_type_checking(node) or (
+            not into_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
+            continue
+        else:
+            queue.extend(ast.iter_child_nodes(node))
+
+
+def imports(path: Path, *, into_functions: bool) -> set[str]:
+    """The full names of the modules that a file imports; `from a import b` gives `a.b` where that is a module."""
+    found: set[str] = set()
+    for node in statements(ast.parse(path.read_text()).body, into_functions=into_functions):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            assert node.level == 0, f"{path}: relative import"
+            base = node.module or ""
+            found |= {name if (name := f"{base}.{alias.name}") in MODULES else base for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_arrows(module: str) -> None:
+    part = part_of(module)
+    if part in ("__init__", "__main__", "cli", "cluster"):
+        return
+    assert part in ARROWS, f"`{part}` is new: say in ARROWS what it may import"
+    allowed = ARROWS[part] | EVERYWHERE | {part, "__init__"}
+    for name in imports(MODULES[module], into_functions=True):
+        if name.split(".")[0] == "viewfold":
+            assert part_of(name) in allowed, f"{module} imports {name}"
+        for barred in FORBIDDEN.get(part, set()) | {"torchvision"}:
+            assert f"{name}.".startswith(f"{barred}.") is False, f"{module} must not know {barred}"
+
+
+def test_no_import_cycle() -> None:
+    graph = {name: {i for i in imports(path, into_functions=True) if i in MODULES} for name, path in MODULES.items()}
+    for name, needs in graph.items():
+        needs.discard(name)
+        needs.discard("viewfold")  # holds the version and names that it imports on demand
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_slow_and_optional_packages_are_imported_where_they_are_used(module: str) -> None:
+    barred = SLOW if part_of(module) in LIGHT else LAZY
+    found = {name.split(".")[0] for name in imports(MODULES[module], into_functions=False)}
+    assert not found & barred
+
+
+def test_the_command_line_loads_without_torch() -> None:
+    code = "import sys, viewfold, viewfold.cli; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_public_names_are_sorted_and_resolve() -> None:
+    assert viewfold.__all__ == sorted(viewfold.__all__, key=str.casefold)
+    for name in viewfold.__all__:
+        assert getattr(viewfold, name) is not None
+
+
+def test_public_names_are_the_ones_that_type_checkers_see() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    typed = [node for node in tree.body if is_type_checking(node)]
+    names = {a.name for n in typed for m in ast.walk(n) if isinstance(m, ast.ImportFrom) for a in m.names}
+    assert names == set(viewfold.__all__)
+
+
+def test_every_error_is_public() -> None:
+    from viewfold import errors
+
+    defined = {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}
+    assert defined <= set(viewfold.__all__)
+
+
+def test_lift_is_a_verb_and_a_package() -> None:
+    """In the order that would hide the verb, were the package not callable."""
+    code = "import viewfold.lift.prior; assert callable(viewfold.lift); from viewfold import lift; lift.prior"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    """One without `__init__.py` imports from a checkout, but is left out of the wheel."""
+    assert [str(f) for f in {p.parent for p in sources()} if not (f / "__init__.py").is_file()] == []
+
+
+def test_torchvision_is_absent() -> None:
+    assert importlib.util.find_spec("torchvision") is None
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_python_files_stay_short() -> None:
+    long = {p.name: n for p in tracked() if p.suffix == ".py" and (n := len(p.read_text().splitlines())) > MAX_LINES}
+    assert not long, "could each be two nouns?"
+
+
+def test_tracked_files_name_no_machine() -> None:
+    pattern = re.compile(rb"/(?:work|root|farm|home/\w+)/")
+    kinds = {".py", ".md", ".toml", ".txt", ".sh", ".json", ".html", ""}
+    found = {
+        f"{path.relative_to(ROOT)}: {match.group()!r}"
+        for path in tracked()
+        if path.suffix in kinds and (match := pattern.search(path.read_bytes()))
+    }
+    assert not found
+
+
+def test_scripts_stay_under_twenty_lines() -> None:
+    for script in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"]:
+        assert len(script.read_text().splitlines()) < 20, script.name
+
+
+def test_canary_a_wrong_shape_is_caught() -> None:
+    """If this fails, the annotations of the package are decoration: nothing checks them."""
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Cameras.orbit(2).project(torch.zeros(5, 4))
