@@ -1,0 +1,235 @@
+"""Volume rendering: pictures of a field, differentiable in everything that the field holds.
+
+Plain functions over a callable field.  Quadrature after Max, "Optical models for direct volume rendering", 1995 (NeRF
+equation 3): a sample that stands for a length d of the ray has opacity 1 - exp(-density d), and is seen through the
+product of what the samples before it let pass.
+
+Speed comes from not asking: rays that miss the sphere are dropped, samples in cells that the occupancy grid calls empty
+are dropped, and a first pass without gradients drops what lies behind an opaque surface.  Colour and gradients are
+computed for the rest, a few samples a ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from viewfold.camera import Cameras
+from viewfold.errors import InputError
+from viewfold.scene.field import Field, lattice
+from viewfold.scene.rendering import Rendering
+
+SCENE_RADIUS = 0.55
+"""Rays are sampled inside this sphere about the origin: the object's radius of 0.5 and a margin."""
+
+MIN_TRANSMITTANCE = 1e-3
+"""Samples that less light than this reaches are dropped: they change no pixel by more than this."""
+
+OCCUPIED_DENSITY = 0.5
+"""A cell that is thinner than this throughout is empty: one step of 1.1/64 through it absorbs under 1 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OccupancyGrid:
+    """Which cells of a coarse grid about the origin may hold something; a snapshot of a field."""
+
+    cells: Bool[Tensor, "z y x"]
+    """True where the density somewhere in the cell, or in a neighbour, passes the threshold."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        field: Field,
+        *,
+        resolution: int = 48,
+        threshold: float = OCCUPIED_DENSITY,
+        dilation: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> OccupancyGrid:
+        """Evaluate a field at the corners of all cells; refresh every ten or twenty steps of an optimisation.
+
+        `dilation` cells about everything found stay open, so that a surface can grow into them between two snapshots.
+        """
+        nodes = resolution + 1
+        density = field.density(lattice(nodes, radius=SCENE_RADIUS, device=device)).reshape(1, 1, nodes, nodes, nodes)
+        peak = functional.max_pool3d(density, kernel_size=2, stride=1)
+        peak = functional.max_pool3d(peak, kernel_size=2 * dilation + 1, stride=1, padding=dilation)
+        return cls(cells=peak[0, 0] > threshold)
+
+    def at(self, points: Float[Tensor, "*p 3"]) -> Bool[Tensor, "*p"]:
+        """Say for points inside the cube about the scene's sphere whether their cell may hold something."""
+        n_cells = self.cells.shape[0]
+        cell = ((points + SCENE_RADIUS) * (n_cells / (2 * SCENE_RADIUS))).to(torch.int32).clamp_(0, n_cells - 1)
+        index = (cell[..., 2] * n_cells + cell[..., 1]) * n_cells + cell[..., 0]
+        return self.cells.flatten()[index]
+
+    @property
+    def fraction(self) -> float:
+        """The share of cells that may hold something."""
+        return float(self.cells.float().mean())
+
+
+def composite(
+    density: Float[Tensor, "r s"], delta: float | Float[Tensor, "r s"]
+) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s"]]:
+    """Return the weight of every sample, and the transmittance in front of it (Max 1995; NeRF equation 3).
+
+    Args:
+        density: per unit length, ordered from near to far.
+        delta: the length of ray that a sample stands for.
+
+    A ray's alpha is the sum of its weights, its premultiplied colour the weighted sum of its colours.
+    """
+    depth = density * delta
+    transmittance = torch.exp(depth - depth.cumsum(dim=-1))
+    return transmittance * -torch.expm1(-depth), transmittance
+
+
+def intersect_sphere(
+    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], *, radius: float = SCENE_RADIUS
+) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+    """Return where rays with unit directions enter and leave a sphere about the origin; near >= far where they miss.
+
+    A ray that starts inside enters at 0.
+    """
+    along = -(origins * directions).sum(dim=-1)
+    closest = origins + along[:, None] * directions
+    half = (radius**2 - closest.square().sum(dim=-1)).clamp(min=0).sqrt()
+    return (along - half).clamp(min=0), along + half
+
+
+def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 0.01) -> Float[Tensor, "p 3"]:
+    """Return unit normals, against the gradient of density, by differences at the corners of a tetrahedron.
+
+    Four evaluations of density instead of the six of central differences; differentiable in the field.
+    """
+    corners = points.new_tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
+    density = field.density((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
+    return functional.normalize(-(density.T @ corners), dim=-1, eps=1e-8)
+
+
+def render_volume(
+    field: Field,
+    cameras: Cameras,
+    *,
+    size: int,
+    n_samples: int = 64,
+    occupancy: OccupancyGrid | None = None,
+    generator: torch.Generator | None = None,
+    normals: bool = False,
+) -> Rendering:
+    """Render a field; differentiable in the field, not in the cameras.
+
+    Args:
+        field: density and colour inside the sphere of radius 0.55.
+        cameras: where from; pictures lie on their device.
+        size: pixels along each side, 1 to 4096.
+        n_samples: across the sphere's diameter; every ray uses the same step of 1.1 / n_samples.
+        occupancy: cells outside which the field is not asked; None asks everywhere.
+        generator: draws the place of each sample in its step, which makes the optical depth unbiased; None: the middle.
+        normals: also render normals, for four more evaluations of density a sample; otherwise they are zero.
+
+    Returns:
+        Colour and normals premultiplied; depth along the camera's axis, expected over what the ray hit, 0 where it hit
+        nothing.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    if not 1 <= size <= 4096:
+        raise InputError(f"`size` must lie between 1 and 4096; got {size}.")
+    if not 2 <= n_samples <= 4096:
+        raise InputError(f"`n_samples` must lie between 2 and 4096; got {n_samples}.")
+    origins, directions = (x.reshape(-1, 3) for x in cameras.rays(size))
+    delta = 2 * SCENE_RADIUS / n_samples
+    near, far = intersect_sphere(origins, directions)
+    hit = (far > near).nonzero()[:, 0]
+    packed = _march(
+        field,
+        origins[hit],
+        directions[hit],
+        near[hit],
+        far[hit],
+        delta,
+        n_samples,
+        occupancy=occupancy,
+        generator=generator,
+    )
+    forward = -cameras.world_from_camera[:, :3, 2].repeat_interleave(size * size, dim=0)
+    cosine = (directions * forward).sum(dim=-1)[hit]
+    ray, channels = _shade(field, packed, delta, cosine, normals=normals)
+    image = origins.new_zeros(origins.shape[0], 8).index_copy(0, hit[ray], channels)
+    image = image.reshape(len(cameras), size, size, 8).permute(0, 3, 1, 2)
+    return Rendering(rgb=image[:, :3], alpha=image[:, 3:4], depth=image[:, 4:5], normal=image[:, 5:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """The samples worth asking, packed: ray index, place among that ray's samples, distance, position."""
+
+    ray: Int[Tensor, "p"]
+    slot: Int[Tensor, "p"]
+    distance: Float[Tensor, "p"]
+    points: Float[Tensor, "p 3"]
+
+
+@torch.no_grad()
+def _march(
+    field: Field,
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    near: Float[Tensor, "r"],
+    far: Float[Tensor, "r"],
+    delta: float,
+    n_samples: int,
+    *,
+    occupancy: OccupancyGrid | None,
+    generator: torch.Generator | None,
+) -> _Samples:
+    """Choose the samples that can change a pixel: inside, in an occupied cell, not behind an opaque surface."""
+    step = torch.arange(n_samples, device=near.device, dtype=torch.float32)
+    if generator is None:
+        distance = near[:, None] + (step + 0.5) * delta
+    else:
+        jitter = torch.rand(near.shape[0], n_samples, generator=generator, device=generator.device).to(near.device)
+        distance = near[:, None] + (step + jitter) * delta
+    keep = distance < far[:, None]
+    if occupancy is not None:
+        points = torch.addcmul(origins[:, None], directions[:, None], distance[..., None])
+        keep &= occupancy.at(points)
+    ray, place = keep.nonzero(as_tuple=True)
+    distance = distance[ray, place]
+    points = torch.addcmul(origins[ray], directions[ray], distance[:, None])
+    slot = keep.cumsum(dim=1)[ray, place] - 1
+
+    density = _padded(field.density(points), ray, slot, near.shape[0])
+    seen = composite(density, delta)[1][ray, slot] > MIN_TRANSMITTANCE
+    return _Samples(ray=ray[seen], slot=slot[seen], distance=distance[seen], points=points[seen])
+
+
+def _shade(
+    field: Field, samples: _Samples, delta: float, cosine: Float[Tensor, "r"], *, normals: bool
+) -> tuple[Int[Tensor, "q"], Float[Tensor, "q 8"]]:
+    """Composite colour, alpha, expected depth and normals; return the rays that saw anything and their channels."""
+    ray, rank = torch.unique_consecutive(samples.ray, return_inverse=True)
+    density, rgb = field(samples.points)
+    weight = composite(_padded(density, rank, samples.slot, ray.shape[0]), delta)[0][rank, samples.slot][:, None]
+    depth = samples.distance * cosine[samples.ray]
+    normal = density_normal(field, samples.points) if normals else torch.zeros_like(rgb)
+    channels = weight * torch.cat([rgb, torch.ones_like(depth)[:, None], depth[:, None], normal], dim=-1)
+    total = channels.new_zeros(ray.shape[0], 8).index_add(0, rank, channels)
+    mean_depth = total[:, 4:5] / total[:, 3:4].clamp(min=1e-6)
+    return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1)
+
+
+def _padded(
+    values: Float[Tensor, "p"], row: Int[Tensor, "p"], slot: Int[Tensor, "p"], n_rows: int
+) -> Float[Tensor, "r s"]:
+    """Lay packed samples out as one row a ray, with zeros behind the last."""
+    n_slots = int(slot.max()) + 1 if slot.numel() else 1
+    return values.new_zeros(n_rows, n_slots).index_put((row, slot), values)
