@@ -26,13 +26,18 @@ class Rendering:
     normal: Float[Tensor, "v 3 h w"]
     """World-frame normal, facing the camera, premultiplied by alpha."""
 
-    def over(
-        self, background: float | Sequence[float] | Tensor
-    ) -> Float[Tensor, "v 3 h w"]:
+    def over(self, background: float | Sequence[float] | Tensor) -> Float[Tensor, "v 3 h w"]:
         """Return the pictures over a background: a grey, a colour of 3 numbers, or images "3 h w" or "v 3 h w"."""
-        behind = torch.as_tensor(
-            background, dtype=self.rgb.dtype, device=self.rgb.device
-        )
+        behind = torch.as_tensor(background, dtype=self.rgb.dtype, device=self.rgb.device)
         if behind.ndim == 1:
             behind = behind[:, None, None]
         return self.rgb + (1 - self.alpha) * behind
+
+    def to(self, device: torch.device | str) -> Rendering:
+        """Return the same pictures on another device."""
+        return Rendering(
+            rgb=self.rgb.to(device),
+            alpha=self.alpha.to(device),
+            depth=self.depth.to(device),
+            normal=self.normal.to(device),
+        )
