@@ -1,0 +1,1 @@
+"""Assets, renders, shards and batches: everything before training."""

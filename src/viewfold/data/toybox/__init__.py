@@ -1,0 +1,17 @@
+"""Parametric captioned toys: what the shipped model is trained on, made from a seed, licence CC0.
+
+    asset = sample_asset(7)          # never a held-out combination of kind and colours
+    asset.captions[0]                # "a red mug with a blue handle"
+    asset.mesh()                     # a watertight, painted mesh, front towards -y
+
+A new kind is one function and one entry in household.py, vehicles.py or outdoors.py.
+"""
+
+from viewfold.data.toybox.asset import AUTHOR, KINDS, LICENCE, Asset, is_held_out, sample_asset
+from viewfold.data.toybox.captions import RESERVED, UNSEEN_WORDING_PROMPTS
+from viewfold.data.toybox.palette import COLORS, SYNONYMS
+
+__all__ = [
+    "AUTHOR", "COLORS", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset", "is_held_out",
+    "sample_asset",
+]  # fmt: skip

@@ -1,0 +1,117 @@
+"""One toy: its identity, its captions and its mesh, all from (kind, colours, seed).
+
+The held-out law (docs/data.md): combinations with sha1("kind|main,accent") divisible by 10 are never trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from viewfold.data.toybox.captions import write_captions
+from viewfold.data.toybox.household import HOUSEHOLD
+from viewfold.data.toybox.outdoors import OUTDOORS
+from viewfold.data.toybox.palette import COLORS
+from viewfold.data.toybox.toy import Kind, Toy
+from viewfold.data.toybox.vehicles import VEHICLES
+from viewfold.errors import InputError
+from viewfold.scene.mesh import Mesh
+
+LICENCE = "CC0-1.0"
+AUTHOR = "viewfold toybox"
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HOUSEHOLD, *VEHICLES, *OUTDOORS)}
+"""Every kind of toy by its canonical noun."""
+
+_COMBINATION, _SHAPE, _WORDING = 0, 1, 2  # independent streams of random numbers from one seed
+
+
+def is_held_out(kind: str, main: str, accent: str) -> bool:
+    """Return whether a combination is kept for measuring quality; about one in ten is."""
+    return int(hashlib.sha1(f"{kind}|{main},{accent}".encode()).hexdigest(), 16) % 10 == 0
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A toy.  Two assets of equal fields have equal meshes and captions, on any machine."""
+
+    kind: str
+    """A key of `KINDS`."""
+
+    colors: tuple[tuple[str, str], ...]
+    """(part, colour name), the main part first, then the accent."""
+
+    seed: int
+    """Draws the proportions and the captions; 0 or more."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"`kind` must be one of {', '.join(KINDS)}; got {self.kind!r}.")
+        kind = KINDS[self.kind]
+        if tuple(part for part, _ in self.colors) != (kind.body, kind.part):
+            raise InputError(f"`colors` must name the parts {kind.body!r} and {kind.part!r}; got {self.colors!r}.")
+        for _, color in self.colors:
+            if color not in COLORS:
+                raise InputError(f"`colors` must come from {', '.join(COLORS)}; got {color!r}.")
+        if self.main == self.accent:
+            raise InputError(f"`colors` must differ between the parts; got {self.main!r} twice.")
+        if self.seed < 0:
+            raise InputError(f"`seed` must be 0 or more; got {self.seed}.")
+
+    @classmethod
+    def of(cls, kind: str, main: str, accent: str, *, seed: int = 0) -> Asset:
+        """Make an asset by the names of its kind and two colours."""
+        if kind not in KINDS:
+            raise InputError(f"`kind` must be one of {', '.join(KINDS)}; got {kind!r}.")
+        return cls(kind, ((KINDS[kind].body, main), (KINDS[kind].part, accent)), seed)
+
+    @property
+    def main(self) -> str:
+        """The name of the main colour."""
+        return self.colors[0][1]
+
+    @property
+    def accent(self) -> str:
+        """The name of the accent's colour."""
+        return self.colors[1][1]
+
+    @property
+    def uid(self) -> str:
+        """A name that is unique among assets and safe as a file name."""
+        return f"{self.kind}-{self.main}-{self.accent}-{self.seed:08d}"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the combination of kind and colours is never trained on."""
+        return is_held_out(self.kind, self.main, self.accent)
+
+    @property
+    def captions(self) -> list[str]:
+        """Several wordings, the canonical one first."""
+        rng = np.random.default_rng([self.seed, _WORDING])
+        return write_captions(KINDS[self.kind], self.main, self.accent, rng)
+
+    def mesh(self) -> Mesh:
+        """Build the toy: z up, front towards -y, inside the sphere of radius 0.5 about the origin."""
+        toy = Toy(np.random.default_rng([self.seed, _SHAPE]))
+        KINDS[self.kind].build(toy)
+        return toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent])
+
+
+def sample_asset(seed: int, *, held_out: bool = False) -> Asset:
+    """Draw an asset from a seed, among the combinations to train on, or among the held-out ones.
+
+    Raises:
+        InputError: a negative seed.
+    """
+    if seed < 0:
+        raise InputError(f"`seed` must be 0 or more; got {seed}.")
+    rng = np.random.default_rng([seed, _COMBINATION])
+    kinds, colors = tuple(KINDS), tuple(COLORS)
+    kind = kinds[rng.integers(len(kinds))]
+    while True:
+        main, accent = (colors[i] for i in rng.choice(len(colors), 2, replace=False))
+        if is_held_out(kind, main, accent) == held_out:
+            return Asset.of(kind, main, accent, seed=seed)
