@@ -21,7 +21,7 @@ ALPHAS_CUMPROD = (1 - SCALED_LINEAR).cumprod(0).float()
 
 
 class KnownTarget:
-    """A prior that believes every picture is `target`; the conditional one only. Latents are the pictures themselves."""
+    """A prior that believes every picture is `target`; its latents are the pictures, from -1 to 1."""
 
     image_size = 8
 

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from viewfold.errors import FitError, InputError
+from viewfold.errors import FitError
+from viewfold.guidance import compose, decompose, guide
+from viewfold.guidance import rescale as contrast
 from viewfold.lift.prior import Prior
-
-STD_EPSILON = 1e-8
-"""Keeps the ratio of two standard deviations finite (as released)."""
 
 
 def reconstruction_loss(
@@ -50,17 +49,13 @@ def reconstruction_loss(
         InputError: `rescale` outside 0 to 1.
         FitError: the prior returned something that is not finite.
     """
-    if not 0 <= rescale <= 1:
-        raise InputError(f"`rescale` must lie between 0 and 1; got {rescale}.")
-    noisy, alpha, sigma = _add_noise(latents, prior=prior, t=t, noise=noise)
+    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
+    noisy = compose(latents.detach(), noise, level)
     conditional, unconditional = _predict(noisy, prior=prior, text=text, negative=negative, cameras=cameras, t=t)
-    guided = unconditional + guidance * (conditional - unconditional)
-    clean = (noisy - sigma * guided) / alpha
-    if rescale > 0:
-        reference = (noisy - sigma * conditional) / alpha
-        over = (1, 2, 3, 4)
-        factor = (reference.std(over, keepdim=True) + STD_EPSILON) / (clean.std(over, keepdim=True) + STD_EPSILON)
-        clean = rescale * clean * factor + (1 - rescale) * clean
+    guided = guide(conditional, unconditional, scale=guidance)
+    clean = decompose(guided, noisy, level, prediction="epsilon").clean
+    reference = decompose(conditional, noisy, level, prediction="epsilon").clean
+    clean = contrast(clean, reference, strength=rescale)
     return 0.5 * (latents - clean).square().sum() / (latents.shape[0] * latents.shape[1])
 
 
@@ -80,21 +75,13 @@ def sds_loss(
     Arguments as in `reconstruction_loss`.  The value is half the squared gradient per view, as released; only its
     gradient means something.  Source: DreamFusion equation 3 with w(t) = sigma_t^2.
     """
-    noisy, _, sigma = _add_noise(latents, prior=prior, t=t, noise=noise)
+    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
+    noisy = compose(latents.detach(), noise, level)
     conditional, unconditional = _predict(noisy, prior=prior, text=text, negative=negative, cameras=cameras, t=t)
-    guided = unconditional + guidance * (conditional - unconditional)
-    direction = sigma.square() * (guided - noise)
+    guided = guide(conditional, unconditional, scale=guidance)
+    direction = (1 - level)[:, None, None, None, None] * (guided - noise)
     target = (latents - direction).detach()
     return 0.5 * (latents - target).square().sum() / (latents.shape[0] * latents.shape[1])
-
-
-def _add_noise(
-    latents: Float[Tensor, "b v c h w"], *, prior: Prior, t: Int[Tensor, "b"], noise: Float[Tensor, "b v c h w"]
-) -> tuple[Float[Tensor, "b v c h w"], Float[Tensor, "b 1 1 1 1"], Float[Tensor, "b 1 1 1 1"]]:
-    """Return x_t (without gradient), sqrt(a_t) and sqrt(1 - a_t)."""
-    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)][:, None, None, None, None]
-    alpha, sigma = level.sqrt(), (1 - level).sqrt()
-    return alpha * latents.detach() + sigma * noise, alpha, sigma
 
 
 @torch.no_grad()

@@ -1,0 +1,175 @@
+"""Which pixels of a view are the object: the first thing that a reconstruction needs and that samples do not say.
+
+The model draws its objects on a plain ground, so the ground's colour is read off the border of each picture and
+coverage off the distance to it.  Knows pictures and, for the hull, cameras; no field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import grid_sample, max_pool2d
+
+from viewfold.camera import Cameras, framing_distance
+from viewfold.errors import FitError
+from viewfold.image import Views
+
+MIN_DISTANCE = 0.09
+"""Colours nearer to the ground than this (Euclidean, sRGB) count as ground; a small VAE's noise is about 0.03."""
+
+NOISE_FACTOR = 5.0
+"""The threshold rises to this many times the median distance within the border, for noisy pictures."""
+
+MIN_SHARE = 0.002
+"""Patches smaller than this share of the picture are specks."""
+
+ENCLOSED_CERTAINTY = 0.2
+"""Weight of ground-coloured pixels inside the outline: a handle's hole, or a grey part on a grey ground."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreground:
+    """Coverage of the object in each view."""
+
+    background: Float[Tensor, "v 3"]
+    """The ground's colour, one per view."""
+
+    alpha: Float[Tensor, "v 1 h w"]
+    """Coverage in [0, 1]; fractions at the outline."""
+
+    certainty: Float[Tensor, "v 1 h w"]
+    """1 where coverage is known, less where an enclosed pixel has the ground's colour."""
+
+
+def find_foreground(views: Views) -> Foreground:
+    """Return the ground and the coverage of each view; known alpha is believed.
+
+    Raises:
+        FitError: a view shows no object, or nothing but the object.
+    """
+    background = border_median(views.rgb)
+    if views.alpha is not None:
+        alpha = views.alpha.float()
+        return Foreground(background=background, alpha=alpha, certainty=torch.ones_like(alpha))
+    distance = (views.rgb - background[:, :, None, None]).norm(dim=1, keepdim=True)
+    noise = border_pixels(distance).median(dim=-1).values.flatten()
+    threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]
+    inside, enclosed = _clean((distance > threshold)[:, 0])
+    share = inside.float().mean(dim=(1, 2))
+    if bool(((share < MIN_SHARE) | (share > 0.98)).any()):
+        raise FitError(
+            "`views` must show an object on a plain ground; the object covers "
+            f"{[f'{100 * s:.1f}%' for s in share.tolist()]} of the pictures. Try another seed or more guidance."
+        )
+    alpha = _soften(distance, inside[:, None], threshold)
+    certainty = torch.where(enclosed[:, None], ENCLOSED_CERTAINTY, 1.0)
+    return Foreground(background=background, alpha=alpha, certainty=certainty)
+
+
+def border_pixels(pictures: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c p"]:
+    """Return the pixels of the border, a 32nd of the edge wide."""
+    size = pictures.shape[-1]
+    width = max(1, size // 32)
+    keep = torch.ones(pictures.shape[-2:], dtype=torch.bool)
+    keep[width:-width, width:-width] = False
+    return pictures[..., keep.to(pictures.device)]
+
+
+def border_median(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3"]:
+    """Return the median colour of each picture's border, which an object may touch with up to half of it."""
+    return border_pixels(rgb).median(dim=-1).values
+
+
+def _clean(mask: Bool[Tensor, "v h w"]) -> tuple[Bool[Tensor, "v h w"], Bool[Tensor, "v h w"]]:
+    """Drop specks; return what is left, and the pixels that it encloses."""
+    from scipy import ndimage
+
+    kept, enclosed = [], []
+    for picture in mask.cpu().numpy():
+        labels, _ = ndimage.label(picture, structure=np.ones((3, 3)))
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        picture = (sizes >= MIN_SHARE * picture.size)[labels]
+        kept.append(picture)
+        enclosed.append(ndimage.binary_fill_holes(picture) & ~picture)
+    return tuple(torch.from_numpy(np.stack(each)).to(mask.device) for each in (kept, enclosed))  # type: ignore[return-value]
+
+
+def _soften(
+    distance: Float[Tensor, "v 1 h w"], inside: Bool[Tensor, "v 1 h w"], threshold: Float[Tensor, "v 1 1 1"]
+) -> Float[Tensor, "v 1 h w"]:
+    """Return 1 well inside and, at the outline, how far a pixel's colour is on the way from ground to object."""
+    core = 1 - max_pool2d((~inside).float(), 3, stride=1, padding=1)
+    near = max_pool2d(inside.float(), 3, stride=1, padding=1)
+    full = max_pool2d(distance * inside, 5, stride=1, padding=2)
+    fraction = (distance / torch.maximum(full, 2 * threshold)).clamp(0, 1)
+    return torch.where(core > 0, torch.ones_like(fraction), fraction * near)
+
+
+def visual_hull(alpha: Float[Tensor, "v 1 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
+    """Return the least coverage that any view gives each point: what silhouettes alone say about the shape.
+
+    Points outside a picture count as outside the object.  Source: Laurentini 1994.
+    """
+    return sample_pictures(alpha, cameras, points)[..., 0].amin(dim=0)
+
+
+def sample_pictures(
+    pictures: Float[Tensor, "v c h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
+) -> Float[Tensor, "v p c"]:
+    """Return what each picture holds where world points project to; zero outside of it and behind the camera."""
+    uv, depth = cameras.project(points)
+    grid = torch.stack([uv[..., 0], -uv[..., 1]], dim=-1)[:, None]
+    seen = grid_sample(pictures, grid, align_corners=False, padding_mode="zeros")[:, :, 0].transpose(1, 2)
+    return seen * (depth > 0)[..., None]
+
+
+def estimate_cameras(
+    views: Views,
+    foreground: Foreground,
+    *,
+    fovs_deg: tuple[float, ...] = (15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0, 55.0, 60.0),
+    resolution: int = 40,
+) -> Cameras:
+    """Return the views' cameras with the shared field of view whose visual hull best fills all silhouettes.
+
+    The network is not told the field of view, so samples of a model that was trained at several come at an unknown one.
+    Silhouettes leave the scale free; the distance is the one that frames an object of radius 0.5, so that only the
+    perspective is searched.
+    """
+    axis = torch.linspace(-0.6, 0.6, resolution)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    best, best_score = views.cameras, -1.0
+    for fov in fovs_deg:
+        cameras = _with_fov(views.cameras, fov)
+        hull = visual_hull(foreground.alpha, cameras, points)
+        score = _explained(hull, foreground.alpha, cameras, points)
+        if score > best_score:
+            best, best_score = cameras, score
+    return best
+
+
+def _with_fov(cameras: Cameras, fov_deg: float) -> Cameras:
+    pose = cameras.world_from_camera.clone()
+    direction = torch.nn.functional.normalize(pose[:, :3, 3], dim=-1)
+    pose[:, :3, 3] = direction * framing_distance(fov_deg)
+    return replace(cameras, world_from_camera=pose, fov_deg=torch.full_like(cameras.fov_deg, fov_deg))
+
+
+def _explained(
+    hull: Float[Tensor, "p"], alpha: Float[Tensor, "v 1 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
+) -> float:
+    """Return the share of all silhouettes' area that the hull's points project to, at the hull's own coarseness."""
+    cells = round(len(points) ** (1 / 3)) * 2 // 3
+    coarse = torch.nn.functional.adaptive_avg_pool2d(alpha, cells) > 0.5
+    uv, _ = cameras.project(points[hull > 0.5])
+    column = ((uv[..., 0] + 1) / 2 * cells).long().clamp(0, cells - 1)
+    row = ((1 - uv[..., 1]) / 2 * cells).long().clamp(0, cells - 1)
+    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool)
+    hit.scatter_(1, row * cells + column, True)
+    hit = hit.reshape(len(cameras), 1, cells, cells)
+    return float((hit & coarse).sum() / coarse.sum().clamp_min(1))
