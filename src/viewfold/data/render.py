@@ -1,0 +1,267 @@
+"""Posed pictures of a folder of assets: the second step of the training data, after the assets, before the shards.
+
+Reads <uid>.glb, .obj or .ply with an optional <uid>.json; writes <uid>/000.webp ... and <uid>/meta.json.  A folder
+appears under its name complete or not at all, so that a run can be stopped, repeated and shared between machines.
+Knows no captions but those that the json holds, and no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.errors import AssetError, InputError
+from viewfold.image import atomic_write, read_json, to_pil
+from viewfold.scene.mesh import load_mesh
+from viewfold.scene.rasterize import rasterize
+
+SUFFIXES = (".glb", ".obj", ".ply")
+"""What counts as an asset; of two with one name the first kind is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """How assets are photographed; the defaults are the shipped model's."""
+
+    size: int = 64
+    """Pixels across and down."""
+
+    supersample: int = 2
+    """Samples per pixel along each axis."""
+
+    orbits: int = 2
+    """Circles of views per object, each with its own elevation, starting azimuth, field of view and distance."""
+
+    views: int = 4
+    """Views per circle, evenly spaced."""
+
+    elevation_deg: tuple[float, float] = (0.0, 30.0)
+    """Range of the height above the horizon, uniform per circle."""
+
+    random_azimuth: bool = True
+    """Start each circle at a random azimuth; otherwise at the front."""
+
+    fov_deg: tuple[float, float] = (40.0, 40.0)
+    """Range of the field of view, uniform per circle."""
+
+    distance: tuple[float, float] | None = None
+    """Range of the distance in units of 0.5 / tan(fov / 2), uniform per circle; None frames the object."""
+
+    seed: int = 0
+    """Cameras of an object depend on this and on its name alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "supersample", "orbits", "views"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        for name, least, most in (("elevation_deg", -89.9, 89.9), ("fov_deg", 1, 170), ("distance", 0.1, 100)):
+            low, high = getattr(self, name) or (least, most)
+            if not least <= low <= high <= most:
+                raise InputError(f"`{name}` must be a rising range within {least} to {most}; got {low} to {high}.")
+
+    def cameras(self, uid: str) -> Cameras:
+        """Return the cameras of one object, circle by circle."""
+        digest = hashlib.sha256(f"{self.seed}|{uid}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        circles = []
+        for _ in range(self.orbits):
+            elevation, fov = random.uniform(*self.elevation_deg), random.uniform(*self.fov_deg)
+            azimuth = random.uniform(0, 360) if self.random_azimuth else 0.0
+            distance = None
+            if self.distance is not None:
+                distance = random.uniform(*self.distance) * OBJECT_RADIUS / np.tan(np.deg2rad(fov) / 2)
+            circles.append(
+                Cameras.orbit(self.views, elevation_deg=elevation, azimuth_deg=azimuth, fov_deg=fov, distance=distance)
+            )
+        return Cameras.cat(circles)
+
+
+PAPER = RenderSettings(
+    size=256, views=32, random_azimuth=False, fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.9, 1.1)
+)
+"""MVDream's data: 32 uniform azimuths from 0, twice per object, field of view U[15, 60], elevation U[0, 30], distance
+U[0.9, 1.1] x 0.5 / tan(fov / 2) (arXiv 2308.16512, appendix).  Its distances crop the corners of wide objects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderReport:
+    """What became of the assets of a folder."""
+
+    done: int = 0
+    """Rendered now."""
+
+    skipped: int = 0
+    """Found finished."""
+
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """File name and reason of each asset that could not be rendered."""
+
+
+def render_assets(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    settings: RenderSettings = RenderSettings(),  # noqa: B008
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> RenderReport:
+    """Render every asset of `folder` that `out` does not hold yet.
+
+    Args:
+        folder: of <uid>.glb, .obj or .ply and optional <uid>.json files.
+        out: receives a folder per asset.
+        settings: pictures and cameras.
+        workers: processes; 1 works in this one.
+        progress: called with (assets dealt with, all assets).
+
+    Raises:
+        InputError: no such folder, or no asset in it.
+        OutputError: a result cannot be written.
+    """
+    folder, out = Path(folder), Path(out)
+    if workers < 1:
+        raise InputError(f"`workers` must be at least 1; got {workers}.")
+    assets = find_assets(folder)
+    pending = [path for path in assets if not (out / path.stem / "meta.json").is_file()]
+    failed: list[tuple[str, str]] = []
+    dealt_with = len(assets) - len(pending)
+    for path, reason in _render_all(pending, out, settings, workers):
+        dealt_with += 1
+        if reason is not None:
+            failed.append((path.name, reason))
+        if progress is not None:
+            progress(dealt_with, len(assets))
+    return RenderReport(done=len(pending) - len(failed), skipped=len(assets) - len(pending), failed=sorted(failed))
+
+
+def find_assets(folder: str | Path) -> list[Path]:
+    """Return the assets of a folder by name, one per uid."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"`folder` must be a folder of assets; `{folder}` is none.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in SUFFIXES, p.suffix.lower(), p.name)):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            found.setdefault(path.stem, path)
+    if not found:
+        raise InputError(f"`folder` must hold {', '.join(SUFFIXES)} files; `{folder}` holds none.")
+    return [found[uid] for uid in sorted(found)]
+
+
+def render_asset(path: Path, out: Path, *, settings: RenderSettings) -> None:
+    """Render one asset into `out`/<uid>.
+
+    Raises:
+        AssetError: the asset or its json cannot be used.
+        OutputError: the result cannot be written.
+    """
+    about = path.with_suffix(".json")
+    record = read_json(about) if about.is_file() else {}
+    mesh = load_mesh(path)
+    try:
+        mesh = mesh.fit_sphere(OBJECT_RADIUS)
+    except InputError as error:
+        raise AssetError(f"`{path}` cannot be rendered: {error}") from error
+    cameras = settings.cameras(path.stem)
+    rendering = rasterize(mesh, cameras, size=settings.size, supersample=settings.supersample)
+    if not bool(rendering.alpha.any()):
+        raise AssetError(f"`{path}` cannot be rendered: none of its faces is visible.")
+    straight = torch.cat([rendering.rgb / rendering.alpha.clamp(min=1e-6), rendering.alpha], dim=1).clamp(0, 1)
+    with atomic_write(out / path.stem) as partial:
+        partial.mkdir()
+        names = _write_pictures(straight, partial)
+        meta = {**record, "uid": path.stem, "views": _describe(cameras, names), "render": asdict(settings)}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _write_pictures(rgba: Float[Tensor, "v 4 h w"], folder: Path) -> list[str]:
+    names = [f"{index:03d}.webp" for index in range(len(rgba))]
+    for name, picture in zip(names, rgba, strict=True):
+        to_pil(picture).save(folder / name, lossless=True, method=2, quality=20)
+    return names
+
+
+def _describe(cameras: Cameras, names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = zip(
+        names,
+        cameras.world_from_camera.flatten(1).tolist(),
+        cameras.fov_deg.tolist(),
+        cameras.elevation_deg.tolist(),
+        cameras.azimuth_deg.tolist(),
+        strict=True,
+    )
+    return [
+        {"file": name, "world_from_camera": pose, "fov_deg": fov, "elevation_deg": elevation, "azimuth_deg": azimuth}
+        for name, pose, fov, elevation, azimuth in rows
+    ]
+
+
+def _attempt(path: Path, out: Path, settings: RenderSettings) -> str | None:
+    """Render one asset; return the reason if the asset is to blame."""
+    try:
+        render_asset(path, out, settings=settings)
+    except (AssetError, MemoryError) as error:
+        return str(error) or "not enough memory"
+    return None
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _render_all(
+    paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int
+) -> Iterator[tuple[Path, str | None]]:
+    """Yield each asset with the reason for its failure, or None, as they are finished."""
+    if workers == 1 or len(paths) <= 1:
+        for path in paths:
+            yield path, _attempt(path, out, settings)
+        return
+    left = list(paths)
+    at_once = 2 * workers
+    while left:
+        # An asset that kills its process breaks the pool; go on one by one until the culprit is known.
+        done: set[Path] = set()
+        try:
+            for path, reason in _in_pool(left, out, settings, min(workers, at_once), at_once):
+                done.add(path)
+                yield path, reason
+            return
+        except BrokenProcessPool:
+            left = [path for path in left if path not in done]
+            if at_once == 1:
+                yield left.pop(0), "its process died, probably for lack of memory"
+            at_once = 1
+
+
+def _in_pool(
+    paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int, at_once: int
+) -> Iterator[tuple[Path, str | None]]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+    running: dict[Future[str | None], Path] = {}
+    waiting = iter(paths)
+    try:
+        while True:
+            while len(running) < at_once and (path := next(waiting, None)) is not None:
+                running[pool.submit(_attempt, path, out, settings)] = path
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running[future], future.result()
+                del running[future]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
