@@ -1,0 +1,120 @@
+"""Many prompts, one folder each: start it again and it goes on where it stopped.
+
+A unit of work is a prompt with its settings.  Its folder's name depends on nothing else, and appears whole or not at all,
+so a folder that exists is a finished unit, and machines that share a disk may work on one list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viewfold.camera import Cameras
+from viewfold.errors import InputError, OutputError, PromptError, ViewfoldError
+from viewfold.pipeline.generation import generate
+from viewfold.pipeline.multiview import MultiViewPipeline
+
+MAX_PROMPT_FILE_BYTES = 64 * 2**20
+_SLUG_LENGTH, _HASH_LENGTH = 40, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReport:
+    """What became of a list of prompts."""
+
+    done: list[Path] = field(default_factory=list)
+    """Folders written by this run."""
+
+    skipped: list[Path] = field(default_factory=list)
+    """Folders that were there already."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    """Prompts that could not be made, and why."""
+
+    def summary(self) -> str:
+        """Return one line for people, and one for each failure."""
+        lines = [f"{len(self.done)} made, {len(self.skipped)} there already, {len(self.failed)} failed"]
+        return "\n".join([*lines, *(f"  {prompt[:60]!r}: {reason}" for prompt, reason in self.failed.items())])
+
+
+def generate_batch(
+    model: MultiViewPipeline,
+    prompts: Iterable[str],
+    out: str | Path,
+    *,
+    cameras: Cameras | None = None,
+    seed: int = 0,
+    steps: int = 30,
+    guidance: float = 7.5,
+    rescale: float = 0.0,
+    negative: str = "",
+    progress: Callable[[str, Path], None] | None = None,
+) -> BatchReport:
+    """Generate views of each prompt into a folder of its own; finished ones are skipped, bad ones reported.
+
+    Args:
+        model: what `load` returned.
+        prompts: texts; repeated ones are made once.
+        out: the folder of folders.
+        cameras, seed, steps, guidance, rescale, negative: the same for every prompt, see `generate`.
+        progress: called with each prompt and its folder when it is done, skipped or has failed.
+
+    Raises:
+        OutputError: the disk is full or cannot be written (the rest would fail as well).
+        InputError: a setting that no prompt could satisfy.
+    """
+    cameras = Cameras.orbit(4) if cameras is None else cameras
+    settings = {"seed": seed, "steps": steps, "guidance": guidance, "rescale": rescale, "negative": negative}
+    report = BatchReport()
+    for prompt in dict.fromkeys(prompts):
+        folder = Path(out) / folder_name(prompt, cameras=cameras, **settings)
+        if (folder / "run.json").is_file():
+            report.skipped.append(folder)
+        else:
+            try:
+                views = generate(model, prompt, cameras=cameras, **settings)
+                report.done.append(views.save(folder))
+            except OutputError:
+                raise
+            except InputError as error:
+                if not isinstance(error, PromptError):
+                    raise
+                report.failed[prompt] = str(error)
+            except ViewfoldError as error:
+                report.failed[prompt] = str(error)
+        if progress is not None:
+            progress(prompt, folder)
+    return report
+
+
+def folder_name(prompt: str, *, cameras: Cameras, **settings: object) -> str:
+    """Return a name that a person can read and that is the same only for the same prompt, cameras and settings."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-") or "prompt"
+    poses = cameras.world_from_camera.round(decimals=4).add(0.0).tolist()  # adding 0 turns -0 into 0
+    unit = json.dumps([prompt, poses, cameras.fov_deg.tolist(), settings], sort_keys=True)
+    return f"{words}-{hashlib.sha256(unit.encode()).hexdigest()[:_HASH_LENGTH]}"
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Read a file with one prompt a line; empty lines and lines that start with # are left out.
+
+    Raises:
+        InputError: the file is missing, too large, not UTF-8 text, or holds no prompt.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_PROMPT_FILE_BYTES:
+            raise InputError(f"`prompts` must be a file of at most {MAX_PROMPT_FILE_BYTES} bytes; {path} is larger.")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"`prompts` must be a text file with a prompt a line; {path} cannot be read: {error}."
+        ) from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"`prompts` must hold at least one prompt; {path} holds none.")
+    return prompts

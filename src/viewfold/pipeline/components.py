@@ -1,0 +1,130 @@
+"""A model folder, read part by part: strictly, safetensors only, and no code but ours, diffusers' and transformers'.
+
+Below the pipeline.  diffusers' own loader imports whatever module a folder names and fills missing tensors with random
+numbers; a folder may come from a stranger, so this one does neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewfold.errors import ViewfoldError, WeightsError
+from viewfold.model.weights import load_unet
+
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+"""What a model consists of: the names of the folders, in the order in which they are read."""
+
+INDEX = "model_index.json"
+_MAX_INDEX_BYTES = 64 * 2**10
+_NEVER_USED = ("pooler.", "text_projection.")
+"""Parts of text encoders that no token passes through; they may be absent."""
+
+
+def read_components(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read the parts of a model from the folder that `save_pretrained` wrote.
+
+    Args:
+        folder: holds model_index.json and a folder for each of `PARTS`.
+        dtype: of the networks; files in half precision may be read as float32.
+        given: parts that the caller has already; they are left out.
+
+    Raises:
+        WeightsError: the folder, its index or a part is missing, damaged, or does not fit its configuration.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    missing = [part for part in PARTS if part not in given and part not in index]
+    if missing:
+        raise WeightsError(f"`{folder / INDEX}` must name {', '.join(PARTS)}; missing: {', '.join(missing)}.")
+    return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        raise WeightsError(f"`{folder}` must be a model's folder with {INDEX}; there is none. Check the path.")
+    if path.stat().st_size > _MAX_INDEX_BYTES:
+        raise WeightsError(f"`{path}` must be at most {_MAX_INDEX_BYTES} bytes; it is larger.")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"`{path}` cannot be read: {error}.") from error
+    if not isinstance(index, dict):
+        raise WeightsError(f"`{path}` must hold a JSON object; got {type(index).__name__}.")
+    return index
+
+
+def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> Any:
+    if not (folder / part).is_dir():
+        raise WeightsError(f"`{folder}` must hold the folder {part}/; it does not. Is the download complete?")
+    kind = _find_class(folder, part, entry)
+    try:
+        match part:
+            case "unet" if kind.__name__ in ("MultiViewUNet", "UNet2DConditionModel"):
+                return load_unet(folder / part, dtype=dtype)
+            case "tokenizer" | "scheduler":
+                return kind.from_pretrained(folder / part, local_files_only=True)
+            case _:
+                return _read_network(kind, folder / part, dtype)
+    except ViewfoldError:
+        raise
+    except Exception as error:  # a damaged or hostile file can raise anything from within the libraries
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        raise WeightsError(f"`{folder / part}` cannot be read as {kind.__name__}: {reason}.") from error
+
+
+def _read_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
+    network, info = kind.from_pretrained(folder, **{name: dtype}, **options)
+    wrong = {
+        problem: sorted(str(key) for key in info.get(f"{problem}_keys", ()) if not str(key).startswith(_NEVER_USED))
+        for problem in ("missing", "unexpected", "mismatched")
+    }
+    wrong = {problem: keys for problem, keys in wrong.items() if keys}
+    if wrong:
+        listed = "; ".join(f"{problem} {len(keys)} ({', '.join(keys[:8])})" for problem, keys in wrong.items())
+        raise WeightsError(f"`{folder}` must hold the weights of a {kind.__name__}; {listed}.")
+    return network.eval()
+
+
+def _find_class(folder: Path, part: str, entry: object) -> Any:
+    """Import a class by the names in the index, from where such a part may come and nowhere else."""
+    match entry:
+        case [str(library), str(name)]:
+            pass
+        case _:
+            raise WeightsError(f"`{folder / INDEX}` must give {part} a library and a class; got {entry!r}.")
+    homes = {"tokenizer": ("transformers",), "text_encoder": ("transformers",)}.get(part, ("diffusers",))
+    ours = library.startswith("viewfold.model.") and part in ("unet", "vae", "text_encoder")
+    try:
+        if not (library in homes or ours):
+            raise ImportError(f"{library} is not one of {', '.join(homes)} or viewfold.model")
+        kind = getattr(import_module(library), name)
+        if not (isinstance(kind, type) and issubclass(kind, _base(part, library))):
+            raise TypeError(f"it is no {part}")
+    except (ImportError, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"`{folder / INDEX}` must name a {part} that this program knows; got {library}.{name}: {error}."
+        ) from error
+    return kind
+
+
+def _base(part: str, library: str) -> Any:
+    if part == "scheduler":
+        from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+        return SchedulerMixin
+    if part == "tokenizer":
+        from transformers import PreTrainedTokenizerBase
+
+        return PreTrainedTokenizerBase
+    return torch.nn.Module

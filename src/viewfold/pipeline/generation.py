@@ -1,0 +1,222 @@
+"""The two verbs of FLOW 1: load a model, generate views of a prompt with a record of how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.errors import WeightsError
+from viewfold.image import Views
+from viewfold.model.weights import convert
+from viewfold.pipeline.multiview import MultiViewPipeline
+
+SHIPPED = ("toybox",)
+"""Models inside the package, under `viewfold/models`."""
+
+RELEASED = {
+    "mvdream-sd21": ("sd-v2.1-base-4view.pt", {"head_channels": 64}),
+    "mvdream-sd15": ("sd-v1.5-4view.pt", {"heads": 8}),
+}
+"""MVDream's own checkpoints, converted by the user: the file on Hugging Face (MVDream/MVDream) and its heads."""
+
+SD21_TEXT_DIM = 1024
+"""Width of a text token in SD 2.1 networks; SD 1.5 has 768.  It tells the heads, which the shapes do not."""
+
+Progress = Callable[[int, int], None]
+"""Called after each step with the number of steps done and of all steps."""
+
+
+def load(
+    name: str | Path = "toybox", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> MultiViewPipeline:
+    """Load a model: the shipped "toybox", a converted "mvdream-sd21" or "mvdream-sd15", a folder, or a released file.
+
+    Args:
+        name: a name, a folder with model_index.json, or a .pt, .ckpt or .safetensors file in the original layout, which is
+            converted once and kept in the cache folder.
+        device: None takes the GPU where there is one.
+        dtype: of the networks; None is float32.
+
+    Raises:
+        WeightsError: an unknown name, or files that are missing, damaged or do not fit.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    pipeline = MultiViewPipeline.from_pretrained(_find(str(name)), torch_dtype=dtype or torch.float32)
+    return pipeline.to(device)
+
+
+def cache_folder() -> Path:
+    """Return where converted models are kept: $VIEWFOLD_CACHE, or viewfold/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VIEWFOLD_CACHE") or Path(base) / "viewfold")
+
+
+def generate(
+    model: MultiViewPipeline,
+    prompt: str,
+    *,
+    cameras: Cameras | None = None,
+    seed: int = 0,
+    steps: int = 30,
+    guidance: float = 7.5,
+    rescale: float = 0.0,
+    negative: str = "",
+    timesteps: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Views:
+    """Sample views of a prompt and note how they were made.
+
+    Args:
+        model: what `load` returned.
+        prompt: what to make.
+        cameras: None stands for four around the object at elevation 15.
+        seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`.
+        progress: called after each step.
+
+    Returns:
+        The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, and warnings about
+        the prompt (words that the model does not know, text that was cut).
+
+    Raises:
+        InputError, PromptError, FitError: as `MultiViewPipeline.__call__`.
+    """
+    cameras = Cameras.orbit(4) if cameras is None else cameras
+    total = steps if timesteps is None else len(timesteps)
+    settings = {
+        "seed": seed,
+        "steps": total,
+        "timesteps": None if timesteps is None else list(timesteps),
+        "guidance": guidance,
+        "rescale": rescale,
+        "negative": negative,
+    }
+
+    def report(_pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, Any]) -> None:
+        if progress is not None:
+            progress(index + 1, total)
+
+    started = time.perf_counter()
+    pictures = model(
+        prompt,
+        cameras,
+        negative_prompt=negative,
+        steps=steps,
+        timesteps=timesteps,
+        guidance=guidance,
+        rescale=rescale,
+        seeds=seed,
+        callback_on_step_end=report,
+    )
+    run = {
+        "settings": settings,
+        "warnings": model.text.check(prompt) + (model.text.check(negative) if negative else []),
+        "scheduler": type(model.scheduler).__name__,
+        "seconds": round(time.perf_counter() - started, 3),
+        **describe(model),
+    }
+    return Views(rgb=pictures[0].cpu(), cameras=cameras, prompt=prompt, run=run)
+
+
+def describe(model: MultiViewPipeline) -> dict[str, Any]:
+    """Return what a result's record says about the model and the machine."""
+    return {
+        "weights_sha256": weights_hash(model),
+        "device": str(model.device),
+        "dtype": str(model.unet.dtype).removeprefix("torch."),
+        "peak_memory_mib": _peak_memory_mib(model.device),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
+            "viewfold": sys.modules["viewfold"].__version__,
+        },
+    }
+
+
+def weights_hash(model: MultiViewPipeline) -> str:
+    """Return the SHA-256 of the networks' tensors as float32, so that it is the same however they were stored.
+
+    It is computed again only after a tensor was changed or replaced.
+    """
+    networks = (model.text_encoder, model.unet, model.vae)
+    tensors = [item for network in networks for item in sorted(network.state_dict(keep_vars=True).items())]
+    state = tuple((id(tensor), tensor._version) for _, tensor in tensors)
+    known, digest = model.__dict__.get("_weights_hash", (None, ""))
+    if known != state:
+        sha = hashlib.sha256()
+        for name, tensor in tensors:
+            sha.update(f"{name} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        digest = sha.hexdigest()
+        model.__dict__["_weights_hash"] = (state, digest)
+    return digest
+
+
+def _peak_memory_mib(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _find(name: str) -> Path:
+    """Return the folder of a model."""
+    path = Path(name).expanduser()
+    if name in SHIPPED:
+        folder = Path(__file__).parents[1] / "models" / name
+        if not folder.is_dir():
+            raise WeightsError(f"`{name}` must come with the package; {folder} is missing. Install viewfold again.")
+        return folder
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return _convert_once(path)
+    if name in RELEASED:
+        folder = cache_folder() / name
+        file, heads = RELEASED[name]
+        if not folder.is_dir():
+            ((option, number),) = heads.items()
+            raise WeightsError(
+                f"`{name}` must be converted first; {folder} does not exist. Download {file} from MVDream/MVDream on "
+                f"Hugging Face, then: viewfold weights convert {file} --to {folder} "
+                f"--{option.replace('_', '-')} {number}"
+            )
+        return folder
+    raise WeightsError(
+        f"`name` must be {', '.join([*SHIPPED, *RELEASED])}, a model's folder, or a weights file; got '{name}', "
+        "which is none of them. Check the spelling or the path."
+    )
+
+
+def _convert_once(path: Path) -> Path:
+    """Convert a released file into the cache; the same file (path, size, time) is converted once."""
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+    folder = cache_folder() / f"{path.stem}-{key}"
+    if not folder.is_dir():
+        convert(path, to=folder, **_guess_heads(path))
+    return folder
+
+
+def _guess_heads(path: Path) -> dict[str, int]:
+    """Tell SD 2.1 (heads of 64 channels) from SD 1.5 (8 heads) by the width of a text token."""
+    from viewfold.model.checkpoint import read_checkpoint
+
+    for name, tensor in read_checkpoint(path).items():
+        if name.endswith("attn2.to_k.weight"):
+            return {"head_channels": 64} if tensor.shape[1] == SD21_TEXT_DIM else {"heads": 8}
+    raise WeightsError(f"`{path}` must hold a text-conditioned UNet in the original key layout; it holds none.")

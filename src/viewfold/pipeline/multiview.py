@@ -1,0 +1,247 @@
+"""The multi-view pipeline: text and cameras in, pictures out; and the prior that distillation asks.
+
+FLOW 1, its middle.  It puts together a text encoder, a multi-view network, a scheduler and a VAE, any of which may be
+another one with the same calls.  It knows nothing of files of views, command lines or 3D.
+
+Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from viewfold.camera import Cameras
+from viewfold.errors import FitError, InputError, PromptError
+from viewfold.guidance import decompose, guide
+from viewfold.guidance import rescale as rescale_contrast
+from viewfold.pipeline.components import read_components
+from viewfold.pipeline.sampler import draw, sampler_for
+
+if TYPE_CHECKING:
+    from viewfold.model.text import TextEncoder
+
+MAX_VIEWS = 256
+VIEWS_AT_ONCE = 16
+"""Pictures that the VAE takes in one call without gradient; bounds memory, changes nothing else."""
+
+Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
+"""diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": ...}) -> what to replace, or None."""
+
+
+class MultiViewPipeline(DiffusionPipeline):
+    """A diffusers pipeline over `b` prompts and `v` views each; satisfies `lift.prior.Prior`."""
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    scheduler: Any
+
+    def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, folder: str | Path, *, torch_dtype: torch.dtype = torch.float32, **components: Any
+    ) -> Self:
+        """Read a folder that `save_pretrained` wrote; parts given by name are used instead of the folder's.
+
+        Raises:
+            WeightsError: the folder or a part of it is missing, damaged or does not fit.
+        """
+        return cls(**read_components(folder, dtype=torch_dtype, given=components), **components)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        cameras: Cameras | None,
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        steps: int = 30,
+        timesteps: Sequence[int] | None = None,
+        guidance: float = 7.5,
+        rescale: float = 0.0,
+        seeds: int | Sequence[int] = 0,
+        latents: Float[Tensor, "b v c h w"] | None = None,
+        eta: float = 0.0,
+        callback_on_step_end: Callback | None = None,
+        output_type: str = "pt",
+    ) -> Float[Tensor, "b v c h w"]:
+        """Sample pictures of each prompt from the cameras.
+
+        Args:
+            prompt: one or several; all see the same cameras.
+            cameras: 1 to 256; None tells the network nothing (one view: a plain 2D picture).
+            negative_prompt: what to move away from; one for all, or one per prompt.
+            steps: noise levels visited, exactly.
+            timesteps: visit exactly these instead, falling from noisy to clean.
+            guidance: classifier-free guidance scale; 1 switches it off and halves the work.
+            rescale: 0 to 1; how far the contrast is brought back to that without guidance.
+            seeds: one per prompt, or the first of consecutive ones.  Sample i depends on seed i alone.
+            latents: start from this noise (standard normal) instead of the seeds'.
+            eta: 0 for a deterministic walk (DDIM); up to 1 adds fresh noise, drawn from the seeds as well.
+            callback_on_step_end: as in diffusers; may replace the latents.
+            output_type: "pt" for sRGB pictures in [0, 1], "latent" for latents.
+
+        Raises:
+            InputError: an argument out of range or of the wrong shape.  PromptError: an empty prompt.
+            FitError: the network returned something that is not finite.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        text, codes = self._condition(prompts, negative_prompt, cameras, guidance)
+        generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
+        device = self._execution_device
+        sampler = sampler_for(self.scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
+        x = self._start(latents, generators, n_views=1 if cameras is None else len(cameras)) * sampler.noise_level
+        for index, timestep in enumerate(sampler.timesteps):
+            predicted = self._predict(sampler.scale(x, index), timestep, text, codes, guidance, rescale)
+            x = sampler.step(predicted, index, x, generators)
+            if callback_on_step_end is not None:
+                x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
+            if not bool(x.isfinite().all()):
+                raise FitError(
+                    f"`unet` must return finite numbers; got NaN or infinity at step {index} (t = {int(timestep)}). "
+                    "Check the weights, lower `guidance`, and use float32 if half precision overflows."
+                )
+        pictures = x if output_type == "latent" else self.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        self.maybe_free_model_hooks()
+        return pictures
+
+    def _condition(
+        self, prompts: list[str], negative: str | Sequence[str], cameras: Cameras | None, guidance: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return text "b n d" and codes "b v 16"; with guidance, twice as many: [without; with] the prompt."""
+        if not prompts:
+            raise InputError("`prompt` must be one or more texts; got none.")
+        for prompt in prompts:
+            check_prompt(prompt)
+        if not 0 <= guidance < float("inf"):
+            raise InputError(f"`guidance` must be a finite number of at least 0; got {guidance}.")
+        if cameras is not None and len(cameras) > MAX_VIEWS:
+            raise InputError(f"`cameras` must be 1 to {MAX_VIEWS}; got {len(cameras)}. Ask for fewer views at a time.")
+        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+        if len(negatives) != len(prompts):
+            raise InputError(
+                f"`negative_prompt` must be one, or one per prompt ({len(prompts)}); got {len(negatives)}."
+            )
+        texts = prompts if guidance == 1 else negatives + prompts
+        codes = None if cameras is None else cameras.code().to(self._execution_device)
+        return self.embed(texts), None if codes is None else codes.expand(len(texts), -1, -1)
+
+    def _start(
+        self, latents: Tensor | None, generators: Sequence[torch.Generator], *, n_views: int
+    ) -> Float[Tensor, "b v c h w"]:
+        size = self.unet.config["sample_size"]
+        shape = (n_views, self.unet.config["in_channels"], size, size)
+        if latents is None:
+            latents = draw(shape, generators)
+        elif latents.shape[0] != len(generators) or latents.shape[2] != shape[1] or latents.shape[1] != n_views:
+            raise InputError(f"`latents` must be {(len(generators), *shape)}; got {tuple(latents.shape)}.")
+        return latents.to(self._execution_device, torch.float32)
+
+    def _predict(
+        self, x: Tensor, timestep: Any, text: Tensor, codes: Tensor | None, guidance: float, strength: float
+    ) -> Float[Tensor, "b v c h w"]:
+        """Call the network once, on [without; with] the prompt if guided; work outside it is in float32."""
+        twice = x if guidance == 1 else torch.cat([x, x])
+        t = torch.as_tensor(timestep, device=x.device).reshape(1).expand(len(twice))
+        predicted = self.unet(twice.to(self.unet.dtype), t, text, codes).float()
+        if guidance == 1:
+            return predicted
+        unconditional, conditional = predicted.chunk(2)
+        return rescale_contrast(guide(conditional, unconditional, scale=guidance), conditional, strength=strength)
+
+    # What distillation asks (lift.prior.Prior) -----------------------------------------------------------------------
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the square pictures that the model was trained on, in pixels."""
+        shrink = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return int(self.unet.config["sample_size"]) * shrink
+
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, "steps"]:
+        """The noise schedule, from nearly 1 to nearly 0."""
+        return self.scheduler.alphas_cumprod
+
+    @property
+    def text(self) -> TextEncoder:
+        """The reader of prompts: tokens, warnings about words that it does not know."""
+        from viewfold.model.text import TextEncoder
+
+        return TextEncoder(self.tokenizer, self.text_encoder)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Return the text tokens of each prompt (each different one is read once); "" is the unconditional text."""
+        different = list(dict.fromkeys(prompts))
+        tokens = self.text.encode(different).to(self._execution_device, self.unet.dtype)
+        return tokens[[different.index(prompt) for prompt in prompts]]
+
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c i j"]:
+        """Return normalised latents of sRGB pictures in [0, 1], differentiably.
+
+        With a generator they are a sample of the posterior, as in MVDream's released code; without, its mean, which
+        differs by less than the noise that distillation adds and makes a run depend on its seed alone.
+        """
+        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return (latents.float() - self._shift) * self._scale
+
+    def decode(self, latents: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 3 h w"]:
+        """Return sRGB pictures in [0, 1] of normalised latents."""
+        latents = (latents.float() / self._scale + self._shift).to(self.vae.dtype)
+        pictures = [self.vae.decode(some, return_dict=False)[0].float() for some in latents.split(VIEWS_AT_ONCE)]
+        return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
+
+    def predict_noise(
+        self,
+        x: Float[Tensor, "b v c h w"],
+        t: Int[Tensor, "b"],
+        text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
+        cameras: Float[Tensor, "b v 16"] | None,
+    ) -> Float[Tensor, "b v c h w"]:
+        """Return the noise in x_t, whatever the network itself predicts."""
+        dtype = self.unet.dtype
+        predicted = self.unet(x.to(dtype), t, text.to(dtype), cameras).to(x)
+        alpha_bar = self.alphas_cumprod.to(t.device)[t]
+        return decompose(predicted, x, alpha_bar, prediction=self.scheduler.config["prediction_type"]).noise
+
+    @property
+    def _scale(self) -> float:
+        return float(self.vae.config["scaling_factor"])
+
+    @property
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what is no text, and a text that says nothing."""
+    if not isinstance(prompt, str):
+        raise InputError(f"`prompt` must be a text; got {type(prompt).__name__}.")
+    if not any(character.isalnum() for character in prompt):
+        raise PromptError(f'`prompt` must say what to make; got "{prompt[:40]}". Name an object, such as "a red mug".')
+
+
+def _per_prompt(seeds: int | Sequence[int], n_prompts: int) -> list[int]:
+    seeds = [seeds + i for i in range(n_prompts)] if isinstance(seeds, int) else list(seeds)
+    if len(seeds) != n_prompts:
+        raise InputError(f"`seeds` must be one, or one per prompt ({n_prompts}); got {len(seeds)}.")
+    if not all(0 <= seed < 2**63 for seed in seeds):
+        raise InputError(f"`seeds` must lie between 0 and 2^63 - 1; got {seeds}.")
+    return seeds
