@@ -1,0 +1,235 @@
+"""Shards: posed renders packed into webdataset tars, with an index for exact random access.
+
+A sample is `UID.json` (captions, licence, author, cameras), `UID.000.webp` ... and, once cached, `UID.latents.npy`
+(v c h w, float16, the posterior means of the VAE).  The reader finds members by byte offset, so sample i of step s is
+the same whoever asks and whenever: resuming is exact and nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from viewfold.camera import Cameras
+from viewfold.errors import AssetError, InputError
+from viewfold.image import atomic_write, read_image, read_json
+
+SAMPLES_PER_SHARD = 512
+MAX_MEMBER_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackReport:
+    """What `pack` or `cache_latents` did."""
+
+    samples: int
+    shards: int
+    skipped: int
+    """Shards that were already complete."""
+    failed: list[tuple[str, str]]
+    """Samples left out: (uid, reason)."""
+
+
+def pack(
+    renders: str | Path,
+    out: str | Path,
+    *,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Pack every finished folder of renders (one with a meta.json) into tars under `out`, sorted by uid.
+
+    A shard that exists is kept, so a stopped run continues.  A damaged sample is named, left out and counted.
+
+    Raises:
+        InputError: no finished renders.
+    """
+    folders = sorted(path.parent for path in Path(renders).glob("*/meta.json"))
+    if not folders:
+        raise InputError(f"`renders` must hold folders with a meta.json; `{renders}` holds none. Run `viewfold render`.")
+    groups = [folders[i : i + samples_per_shard] for i in range(0, len(folders), samples_per_shard)]
+    samples, skipped, failed = 0, 0, []
+    for number, group in enumerate(groups):
+        target = Path(out) / f"shard-{number:05d}.tar"
+        if target.exists():
+            skipped += 1
+            continue
+        with atomic_write(target) as temporary, tarfile.open(temporary, "w") as tar:
+            for folder in group:
+                try:
+                    _add_sample(tar, folder)
+                    samples += 1
+                except (AssetError, OSError) as error:
+                    failed.append((folder.name, str(error)))
+        if progress:
+            progress(number + 1, len(groups))
+    return PackReport(samples=samples, shards=len(groups), skipped=skipped, failed=failed)
+
+
+def _add_sample(tar: tarfile.TarFile, folder: Path) -> None:
+    uid = folder.name
+    if "." in uid:
+        raise AssetError(f"`{uid}` must not contain a dot; webdataset splits names there. Rename it.")
+    members = {f"{uid}.json": json.dumps(read_json(folder / "meta.json")).encode()}
+    pictures = sorted(folder.glob("[0-9][0-9][0-9].webp"))
+    if not pictures:
+        raise AssetError(f"`{folder}` holds no pictures.")
+    for picture in pictures:
+        read_image(picture)
+        members[f"{uid}.{picture.name}"] = picture.read_bytes()
+    for name, content in members.items():
+        _add_member(tar, name, content)
+
+
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where one sample's members lie: suffix -> (shard, offset, bytes)."""
+
+    uid: str
+    members: dict[str, tuple[Path, int, int]] = field(default_factory=dict)
+
+    def read(self, suffix: str) -> bytes:
+        """Return the bytes of one member; AssetError if it is absent or cut short."""
+        if suffix not in self.members:
+            raise AssetError(f"`{self.uid}` has no member '{suffix}'; it has {sorted(self.members)}.")
+        path, offset, size = self.members[suffix]
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            content = os.pread(handle, size, offset)
+        finally:
+            os.close(handle)
+        if len(content) != size:
+            raise AssetError(f"`{path}` is cut short at `{self.uid}.{suffix}`. Pack it again.")
+        return content
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """The sample's captions, licence, author and cameras."""
+        try:
+            meta = json.loads(self.read("json"))
+        except ValueError as error:
+            raise AssetError(f"`{self.uid}.json` cannot be read: {error}.") from error
+        if not isinstance(meta, dict) or not meta.get("captions"):
+            raise AssetError(f"`{self.uid}.json` must hold captions.")
+        return meta
+
+    @cached_property
+    def cameras(self) -> Cameras | None:
+        """The cameras of a 3D sample; None for a 2D picture."""
+        stored = self.meta.get("cameras")
+        if not stored:
+            return None
+        poses = torch.tensor([camera["world_from_camera"] for camera in stored], dtype=torch.float32)
+        fov = torch.tensor([float(camera["fov_deg"]) for camera in stored])
+        return Cameras(world_from_camera=poses.reshape(-1, 4, 4), fov_deg=fov)
+
+    def latents(self) -> Float[Tensor, "v c h w"]:
+        """The cached latents, normalised, float32."""
+        array = np.load(io.BytesIO(self.read("latents.npy")), allow_pickle=False)
+        return torch.from_numpy(array.astype(np.float32))
+
+    def pictures(self, *, background: float = 0.5) -> Float[Tensor, "v 3 h w"]:
+        """The pictures over a grey background, in [0, 1]."""
+        decoded = []
+        for suffix in sorted(suffix for suffix in self.members if suffix.endswith(".webp")):
+            picture = _decode(self.read(suffix), f"{self.uid}.{suffix}")
+            if picture.shape[0] == 4:
+                picture = picture[:3] * picture[3:] + background * (1 - picture[3:])
+            decoded.append(picture)
+        return torch.stack(decoded)
+
+
+def _decode(content: bytes, name: str) -> Float[Tensor, "c h w"]:
+    try:
+        return read_image(io.BytesIO(content))  # type: ignore[arg-type]
+    except AssetError as error:
+        raise AssetError(f"`{name}`: {error}") from error
+
+
+def open_shards(folder: str | Path) -> list[Sample]:
+    """Index every tar under a folder; samples come sorted by uid.
+
+    Raises:
+        InputError: no shard there.
+        AssetError: a tar is damaged, or a member is larger than 64 MiB or named outside the folder.
+    """
+    shards = sorted(Path(folder).glob("*.tar"))
+    if not shards:
+        raise InputError(f"`shards` must hold .tar files; `{folder}` holds none. Run `viewfold pack`.")
+    samples: dict[str, Sample] = {}
+    for shard in shards:
+        for uid, suffix, offset, size in _members(shard):
+            samples.setdefault(uid, Sample(uid)).members[suffix] = (shard, offset, size)
+    return [samples[uid] for uid in sorted(samples)]
+
+
+def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if not member.isfile() or "/" in member.name or member.size > MAX_MEMBER_BYTES:
+                    raise AssetError(f"`{shard}` holds an unusable member '{member.name}' of {member.size} bytes.")
+                uid, _, suffix = member.name.partition(".")
+                yield uid, suffix, member.offset_data, member.size
+    except (tarfile.TarError, OSError) as error:
+        raise AssetError(f"`{shard}` cannot be read: {error}. Delete it and pack again.") from error
+
+
+def cache_latents(
+    folder: str | Path,
+    encode: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c h w"]],
+    *,
+    background: float = 0.5,
+    refresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Add `UID.latents.npy` to every sample that lacks it, rewriting one shard at a time.
+
+    Args:
+        encode: pictures in [0, 1] -> normalised latents (the pipeline's or a VAE's).
+        refresh: encode again what is there (after the VAE changed).
+    """
+    shards = sorted(Path(folder).glob("*.tar"))
+    samples, skipped, failed = 0, 0, []
+    for number, shard in enumerate(shards):
+        inside: dict[str, Sample] = {}
+        for uid, suffix, offset, size in _members(shard):
+            inside.setdefault(uid, Sample(uid)).members[suffix] = (shard, offset, size)
+        if not refresh and all("latents.npy" in sample.members for sample in inside.values()):
+            skipped += 1
+            continue
+        with atomic_write(shard) as temporary, tarfile.open(temporary, "w") as tar:
+            for sample in inside.values():
+                try:
+                    latents = encode(sample.pictures(background=background))
+                except AssetError as error:
+                    failed.append((sample.uid, str(error)))
+                    continue
+                buffer = io.BytesIO()
+                np.save(buffer, latents.half().cpu().numpy(), allow_pickle=False)
+                for suffix in sample.members:
+                    if suffix != "latents.npy":
+                        _add_member(tar, f"{sample.uid}.{suffix}", sample.read(suffix))
+                _add_member(tar, f"{sample.uid}.latents.npy", buffer.getvalue())
+                samples += 1
+        if progress:
+            progress(number + 1, len(shards))
+    return PackReport(samples=samples, shards=len(shards), skipped=skipped, failed=failed)

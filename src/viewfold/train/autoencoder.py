@@ -1,0 +1,114 @@
+"""The VAE of a small model: pictures -> 8x smaller latents with unit variance.
+
+A stock diffusers AutoencoderKL.  After training, the statistics of the latents are folded into its two 1x1
+convolutions, so that latents come out normalised per channel and `scaling_factor` is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from viewfold.train.loop import LoopSettings, fit
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings:
+    """The shape of the VAE and what it minimises."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    """Width of each level; every level but the last halves the picture."""
+    layers: int = 1
+    latent_channels: int = 8
+    batch: int = 48
+    """Pictures a step and process."""
+    kl: float = 1e-5
+    """Weight of the divergence from a unit Gaussian, against a mean absolute error a pixel."""
+    edges: float = 0.5
+    """Weight of the error of the picture's differences between neighbours: sharp outlines."""
+
+
+def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> AutoencoderKL:
+    """Build an AutoencoderKL with fresh weights."""
+    from diffusers import AutoencoderKL
+
+    levels = len(settings.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=settings.channels,
+        layers_per_block=settings.layers,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=8,
+        sample_size=image_size,
+        scaling_factor=1.0,
+    )
+
+
+def reconstruction_loss(
+    output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], *, edges: float
+) -> Float[Tensor, ""]:
+    """Return the mean absolute plus squared error, and that of horizontal and vertical differences."""
+    error = output.float() - target
+    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+    return error.abs().mean() + error.square().mean() + edges * (across.abs().mean() + down.abs().mean())
+
+
+def train_autoencoder(
+    pictures: UInt8[Tensor, "p 3 h w"],
+    out: str | Path,
+    *,
+    settings: AutoencoderSettings,
+    loop: LoopSettings,
+    start: AutoencoderKL | None = None,
+) -> AutoencoderKL:
+    """Train on pictures held in memory (12 kB each at 64 px) and return the averaged, normalised VAE."""
+    vae = start or make_autoencoder(settings, image_size=pictures.shape[-1])
+    vae = vae.to(memory_format=torch.channels_last).train()
+
+    def loss_of_step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        index = torch.randint(len(pictures), (settings.batch,), generator=generator)
+        target = pictures[index].float() / 127.5 - 1
+        flip = torch.rand(settings.batch, 1, 1, 1, generator=generator) < 0.5
+        target = torch.where(flip, target.flip(-1), target).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(target).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        output = vae.decode(posterior.mean + posterior.std * noise).sample
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
+        rebuilt = reconstruction_loss(output, target, edges=settings.edges)
+        mse = (output.detach().float() - target).square().mean()
+        return {"loss": rebuilt + settings.kl * divergence, "psnr": -10 * torch.log10(mse / 4), "kl": divergence}
+
+    ema = fit(vae, loss_of_step, out, settings=loop)
+    vae.load_state_dict(ema.weights)
+    vae = vae.eval()
+    normalise_latents(vae, pictures[:: max(1, len(pictures) // 2048)])
+    return vae
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, pictures: UInt8[Tensor, "p 3 h w"]) -> None:
+    """Fold mean and deviation of each latent channel into `quant_conv` and `post_quant_conv`, in place.
+
+    Afterwards the posterior means have mean 0 and deviation 1 per channel; decoding is unchanged.
+    """
+    means = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in pictures.split(64)])
+    shift = means.mean(dim=(0, 2, 3))
+    scale = means.std(dim=(0, 2, 3))
+    n_channels = len(shift)
+    into, outof = vae.quant_conv, vae.post_quant_conv
+    assert into is not None and outof is not None and into.bias is not None and outof.bias is not None
+    into.weight[:n_channels] /= scale[:, None, None, None]
+    into.bias[:n_channels] = (into.bias[:n_channels] - shift) / scale
+    into.bias[n_channels:] -= 2 * scale.log()
+    outof.bias += (outof.weight[:, :, 0, 0] * shift).sum(dim=1)
+    outof.weight *= scale[None, :, None, None]
