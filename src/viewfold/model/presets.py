@@ -97,7 +97,7 @@ class UNetLayout:
         return MultiViewUNet(**self.config())
 
 
-# Sources of both: bytedance/MVDream `configs/sd-v2-base.yaml` and `sd-v1.yaml` (REFERENCE.md 1.1).
+# Sources of both: bytedance/MVDream `configs/sd-v2-base.yaml` and `sd-v1.yaml` (commit 618f844).
 MVDREAM_SD21 = UNetLayout(
     channels=(320, 640, 1280, 1280), attention=(True, True, True, False), text_dim=1024, head_channels=64
 )
