@@ -6,7 +6,7 @@ turn between the two.  Colours here are sRGB; glTF's factors and vertex colours 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from viewfold.errors import AssetError, InputError
+from viewfold.scene.meshfile import open_scene
 
 if TYPE_CHECKING:
     import trimesh
@@ -31,10 +32,6 @@ _MAX_FAN = 256
 
 _HASH = (0x9E3779B97F4A7C1, 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
 """Odd multipliers that turn the bits of a position into one number."""
-
-MAX_BYTES = 512 * 2**20
-MAX_FACES = 5_000_000
-MAX_TEXTURE_PIXELS = 8192 * 8192
 
 _Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -247,10 +244,11 @@ class Mesh:
             if material.texture is not None:
                 pixels = (material.texture.clamp(0, 1) * 255).round().byte().cpu().numpy()
                 pbr.baseColorTexture = Image.fromarray(pixels)
-            if color is not None and material.texture is None:
-                visual: Any = ColorVisuals(vertex_colors=_bytes(color * (base if convention != "glb" else base)))
+            uv = None if self.uv is None or material.texture is None else self.uv[used].cpu().numpy()
+            if convention == "ply" or (color is not None and uv is None):  # PLY knows no materials
+                color = np.ones((len(used), 3)) if color is None else color
+                visual: Any = ColorVisuals(vertex_colors=_bytes(color * base * _texels(material, uv)))
             else:
-                uv = None if self.uv is None or material.texture is None else self.uv[used].cpu().numpy()
                 visual = TextureVisuals(uv=uv, material=pbr)
             vertices = self.vertices[used].cpu().numpy()
             geometry = trimesh.Trimesh(
@@ -263,6 +261,15 @@ class Mesh:
         if convention != "ply":
             scene.apply_transform(_Y_UP_FROM_Z_UP)
         return scene
+
+
+def _texels(material: Material, uv: np.ndarray | None) -> np.ndarray:
+    """Return the nearest texel of each vertex, 1 without a texture."""
+    if material.texture is None or uv is None:
+        return np.ones(1)
+    height, width = material.texture.shape[:2]
+    row = np.floor((1 - uv[:, 1]) * height).astype(np.int64) % height
+    return material.texture.cpu().numpy()[row, np.floor(uv[:, 0] * width).astype(np.int64) % width]
 
 
 def _bytes(color: np.ndarray) -> np.ndarray:
@@ -285,9 +292,65 @@ def srgb_from_linear(color: np.ndarray) -> np.ndarray:
 
 
 def load_mesh(path: str | Path) -> Mesh:
-    """Read a GLB, OBJ or PLY file (see the module for frames and colours).
+    """Read a GLB, OBJ or PLY file; every material stays a material (see the module for frames and colours).
 
     Raises:
-        AssetError: the file is missing, damaged, empty, too large or refers to files outside of its folder.
+        AssetError: the file is missing, damaged, empty, too large, or refers to something outside of its folder.
     """
-    raise AssetError(f"{path}: not readable yet.")
+    path = Path(path)
+    scene = open_scene(path)
+    suffix = path.suffix.lower()
+    try:
+        parts = []
+        for node in scene.graph.nodes_geometry:
+            matrix, name = scene.graph[node]
+            if len(getattr(scene.geometry[name], "faces", ())):
+                part = _from_trimesh(scene.geometry[name], is_linear=suffix == ".glb")
+                parts.append(part.transform(torch.tensor(np.array(matrix), dtype=torch.float32)))
+        mesh = Mesh.cat(parts)
+        return mesh if suffix == ".ply" else mesh.transform(torch.tensor(_Y_UP_FROM_Z_UP.T, dtype=torch.float32))
+    except Exception as error:
+        raise AssetError(f"`{path}` cannot be used: {str(error)[:300]} Export it again.") from error
+
+
+def _from_trimesh(part: Any, *, is_linear: bool) -> Mesh:
+    visual, vertices, faces = part.visual, np.asarray(part.vertices), np.asarray(part.faces)
+    decode = srgb_from_linear if is_linear else np.asarray
+    material, uv, color = Material(), None, None
+    if visual.kind == "texture":
+        material = _read_material(visual.material, decode)
+        uv = None if visual.uv is None or len(visual.uv) != len(vertices) else np.asarray(visual.uv)[:, :2]
+        color = visual.vertex_attributes.get("color")
+    elif visual.kind == "vertex":
+        color = visual.vertex_colors
+    elif visual.kind == "face":
+        color = np.repeat(visual.face_colors, 3, axis=0)
+        vertices, faces = vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3)
+    if color is not None:
+        color = np.asarray(color)[:, :3]
+        color = color / np.iinfo(color.dtype).max if color.dtype.kind in "ui" else np.clip(color, 0, 1)
+        color = torch.tensor(decode(color), dtype=torch.float32)
+    return Mesh(
+        vertices=torch.tensor(vertices, dtype=torch.float32),
+        faces=torch.tensor(faces, dtype=torch.int64),
+        vertex_color=color,
+        uv=None if uv is None else torch.tensor(uv, dtype=torch.float32).nan_to_num(0.0, 0.0, 0.0),
+        materials=(material,),
+    )
+
+
+def _read_material(source: Any, decode: Callable[[np.ndarray], np.ndarray]) -> Material:
+    pbr = hasattr(source, "baseColorFactor")
+    factor, image = (
+        (source.baseColorFactor, source.baseColorTexture) if pbr else (source.diffuse, getattr(source, "image", None))
+    )
+    # An MTL file with a texture often says black or grey beside it; readers show the texture as it is.
+    plain = factor is None or (image is not None and not pbr)
+    red, green, blue = (1.0, 1.0, 1.0) if plain else decode(np.asarray(factor)[:3] / 255.0).tolist()
+    roughness, metallic = (getattr(source, name, None) for name in ("roughnessFactor", "metallicFactor"))
+    return Material(
+        color=(red, green, blue),
+        texture=None if image is None else torch.tensor(np.asarray(image.convert("RGB"))).float() / 255,
+        roughness=0.8 if roughness is None else float(roughness),
+        metallic=0.0 if metallic is None else float(metallic),
+    )

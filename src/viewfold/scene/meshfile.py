@@ -1,0 +1,168 @@
+"""Opening mesh files that strangers made: sizes are checked before anything is allocated, no path leaves its folder.
+
+Sits below `mesh`, and returns trimesh's scene; knows neither our frames nor our colours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewfold.errors import AssetError
+
+if TYPE_CHECKING:
+    import trimesh
+
+SUFFIXES = (".glb", ".obj", ".ply")
+
+MAX_BYTES = 512 * 2**20
+"""Of the file, and of everything that it refers to."""
+
+MAX_FACES = 5_000_000
+"""Of the scene, copies counted."""
+
+MAX_TEXTURE_PIXELS = 8192 * 8192
+MAX_NODES = 100_000
+
+
+def open_scene(path: str | Path) -> trimesh.Scene:
+    """Read a GLB, OBJ or PLY file into a trimesh scene.
+
+    Raises:
+        AssetError: the file is missing, damaged, too large, or refers to something outside of its folder.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise AssetError(f"`{path}` must end in one of {', '.join(SUFFIXES)}. Convert it first.")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise AssetError(f"`{path}` must be at most {MAX_BYTES} bytes; it has {size}. Simplify it first.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise AssetError(f"`{path}` cannot be read: {error.strerror or error}. Check the name.") from error
+    try:
+        return _open(data, suffix, path.parent)
+    except AssetError as error:
+        raise AssetError(f"`{path}` cannot be used: {error}") from error
+    except MemoryError as error:
+        raise AssetError(f"`{path}` cannot be read: it needs more memory than there is. Simplify it first.") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise AssetError(f"`{path}` cannot be read as {suffix[1:].upper()}: {reason}. Export it again.") from error
+
+
+def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
+    import trimesh
+    from trimesh.resolvers import Resolver
+
+    refused: list[str] = []
+
+    class Inside(Resolver):
+        """Opens what lies in the folder of the asset, up to a total size."""
+
+        def __init__(self) -> None:
+            self.left = MAX_BYTES
+
+        def get(self, key: str) -> bytes:
+            found = (folder / str(key).strip()).resolve()
+            if not found.is_relative_to(folder.resolve()):
+                refused.append(f"it refers to `{key}`, which lies outside of its folder")
+                raise AssetError(refused[-1])
+            if not found.is_file():
+                raise FileNotFoundError(key)
+            self.left -= found.stat().st_size
+            if self.left < 0:
+                refused.append(f"it refers to files of more than {MAX_BYTES} bytes")
+                raise AssetError(refused[-1])
+            content = found.read_bytes()
+            if found.suffix.lower() not in (".mtl", ".bin"):
+                _check_image(content)
+            return content
+
+        def write(self, name: str, data: bytes) -> None:
+            raise AssetError("reading writes nothing")
+
+        def namespaced(self, namespace: str) -> Inside:
+            return self
+
+        def keys(self) -> Iterable[str]:
+            return ()
+
+    match suffix:
+        case ".glb":
+            _check_glb(data)
+        case ".ply":
+            _check_ply(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numpy, on damaged numbers; they are checked afterwards
+        # trimesh swallows what goes wrong with a material, hence `refused`.
+        scene = trimesh.load_scene(
+            io.BytesIO(data), file_type=suffix[1:], resolver=Inside(), process=False, maintain_order=True
+        )
+    if refused:
+        raise AssetError(f"{refused[0]}. Pack its textures.")
+    n_faces = 0
+    for node in scene.graph.nodes_geometry:
+        n_faces += len(getattr(scene.geometry[scene.graph[node][1]], "faces", ()))
+        if n_faces > MAX_FACES:
+            raise AssetError(f"it must have at most {MAX_FACES} faces, copies counted. Simplify it first.")
+    if n_faces == 0:
+        raise AssetError("it must have at least one face; it is empty or holds only points and lines.")
+    return scene
+
+
+def _check_glb(data: bytes) -> None:
+    """Check the header, and every number in the JSON that decides how much is allocated."""
+    if len(data) < 20 or data[:4] != b"glTF":
+        raise AssetError("it does not start like a GLB file. Export it again.")
+    version, length, json_length, kind = struct.unpack("<IIII", data[4:20])
+    if version != 2 or kind != 0x4E4F534A or length > len(data) or json_length > len(data) - 20:
+        raise AssetError(f"its header promises {length} bytes of GLB 2; got {len(data)} of GLB {version}.")
+    tree: dict[str, Any] = json.loads(data[20 : 20 + json_length])
+    if len(tree.get("nodes", ())) > MAX_NODES:
+        raise AssetError(f"it must have at most {MAX_NODES} nodes; it has {len(tree['nodes'])}.")
+    for accessor in tree.get("accessors", ()):
+        # One without a buffer view is made of zeros, as many as it says.
+        if not 0 <= accessor.get("count", 0) <= 3 * MAX_FACES:
+            raise AssetError(f"it must have at most {MAX_FACES} faces; an accessor counts {accessor['count']} entries.")
+    if sum(a.get("count", 0) for a in tree.get("accessors", ()) if "bufferView" not in a) > 3 * MAX_FACES:
+        raise AssetError(f"it must have at most {MAX_FACES} faces; its empty accessors count more entries.")
+    binary = data[20 + json_length + 8 :]
+    views = tree.get("bufferViews", ())
+    for image in tree.get("images", ()):
+        if "bufferView" in image:
+            view = views[image["bufferView"]]
+            start = view.get("byteOffset", 0)
+            _check_image(binary[start : start + view["byteLength"]])
+
+
+def _check_ply(data: bytes) -> None:
+    header, end, _ = data[: 2**16].partition(b"end_header")
+    if not data.startswith(b"ply") or not end:
+        raise AssetError("it does not start like a PLY file. Export it again.")
+    for line in header.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == b"element" and not 0 <= int(words[2]) <= 3 * MAX_FACES:
+            raise AssetError(f"it must have at most {MAX_FACES} faces; its header counts {int(words[2])}.")
+        if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(data):
+            raise AssetError(f"its header counts {int(words[2])} elements in {len(data)} bytes. Export it again.")
+
+
+def _check_image(content: bytes) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = math.prod(image.size)
+    except (UnidentifiedImageError, OSError):
+        return  # a kind that is not read: trimesh leaves the texture out
+    if pixels > MAX_TEXTURE_PIXELS:
+        raise AssetError(f"a texture must have at most {MAX_TEXTURE_PIXELS} pixels; one has {pixels}.")
