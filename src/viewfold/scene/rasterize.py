@@ -163,8 +163,8 @@ def _draw(nearest: Tensor, screen: Tensor, faces: Tensor, first_face: int, n_pix
         pair = torch.arange(some.start, some.stop, device=keep.device).repeat_interleave(n_rows[some])
         begin = n_rows[some].cumsum(0) - n_rows[some] - top[some].long()
         r = torch.arange(len(pair), device=keep.device) - begin[pair - some.start]
-        at = slope[:, pair].mul_(r).add_(intercept[:, pair])
-        opening = opens[:, pair]
+        at = slope.index_select(1, pair).mul_(r).add_(intercept.index_select(1, pair))
+        opening = opens.index_select(1, pair)
         left = torch.where(opening, at, -1.0).amax(0).clamp_(0, n_pixels).ceil_()
         right = torch.where(opening, float(n_pixels), at).amin(0).clamp_(-1, n_pixels - 1).floor_()
         hit = (right >= left).nonzero()[:, 0]
