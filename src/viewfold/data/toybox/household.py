@@ -22,9 +22,9 @@ def _mug(toy: Toy) -> None:
 
 
 def _teapot(toy: Toy) -> None:
-    wide, tall = toy.draw(0.5, 0.56), toy.draw(0.40, 0.46)
+    wide, tall = toy.draw(0.5, 0.56), toy.draw(0.42, 0.48)
     toy.main(ellipsoid(wide, wide, tall, n=24), cylinder(wide * 0.6, 0.08).at(z=-tall - 0.02))
-    spout = np.array([[0.7, 0, -0.15], [1.1, 0, -0.02], [1.35, 0, 0.3], [1.6, 0, 0.72]]) * [wide, 1, tall / 0.75]
+    spout = np.array([[0.7, 0, -0.15], [1.08, 0, -0.02], [1.28, 0, 0.3], [1.48, 0, 0.66]]) * [wide, 1, tall / 0.75]
     toy.main(tube(spout, [0.15, 0.11, 0.085, 0.07], n=10))
     grip = arc(tall * 0.72, 75, 285, n=14, squash=toy.draw(0.95, 1.15))
     toy.main(tube(grip, 0.06, n=8).at(x=-wide * 0.9, z=0.02))

@@ -68,7 +68,7 @@ def _duck(toy: Toy) -> None:
 
 
 def _fish(toy: Toy) -> None:
-    long, wide, tall = toy.draw(0.62, 0.72), toy.draw(0.22, 0.28), toy.draw(0.36, 0.44)
+    long, wide, tall = toy.draw(0.6, 0.7), toy.draw(0.26, 0.32), toy.draw(0.38, 0.46)
     toy.main(ellipsoid(wide, long, tall, n=22))
     spread = toy.draw(0.34, 0.42)
     tail = [(0.0, 0.06), (0.0, -0.06), (0.42, -spread), (0.3, 0.0), (0.42, spread)]
@@ -77,7 +77,7 @@ def _fish(toy: Toy) -> None:
     toy.accent(extrude(crest, 0.08).turned(z=90).at(y=0.02, z=tall * 0.86))
     toy.accent(extrude([(-0.15, 0.0), (0.2, 0.05), (0.26, -0.22)], 0.08).turned(z=90).at(y=0.05, z=-tall * 0.88))
     for side in (-1, 1):
-        flap = ellipsoid(0.05, 0.2, 0.12, n=12).at(y=0.2).turned(x=-20, z=side * -38)
+        flap = ellipsoid(0.05, 0.24, 0.15, n=12).at(y=0.2).turned(x=-20, z=side * -38)
         toy.accent(flap.at(x=side * wide * 0.85, y=-0.12, z=-0.06))
         toy.detail("paper", ellipsoid(0.05, 0.1, 0.1, n=12).at(x=side * wide * 0.68, y=-long * 0.62, z=tall * 0.24))
         toy.detail("ink", ellipsoid(0.05, 0.06, 0.06, n=10).at(x=side * wide * 0.78, y=-long * 0.66, z=tall * 0.24))

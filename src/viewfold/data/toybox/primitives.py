@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+Number = float | int
+
+Points = NDArray[np.float64] | Sequence[Sequence[Number]]
+"""Points (m, 3) along a curve."""
 
 _CORNERS = [[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)]
 
@@ -23,16 +28,16 @@ class Solid:
     vertices: NDArray[np.float64]
     faces: NDArray[np.int64]
 
-    def at(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Solid:
+    def at(self, x: Number = 0.0, y: Number = 0.0, z: Number = 0.0) -> Solid:
         """Return the solid moved by (x, y, z)."""
         return Solid(self.vertices + np.array([x, y, z]), self.faces)
 
-    def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> Solid:
+    def scaled(self, x: Number = 1.0, y: Number = 1.0, z: Number = 1.0) -> Solid:
         """Return the solid stretched along the axes; a negative product of factors turns the faces round."""
         faces = self.faces if x * y * z > 0 else self.faces[:, ::-1]
         return Solid(self.vertices * np.array([x, y, z]), faces)
 
-    def turned(self, *, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Solid:
+    def turned(self, *, x: Number = 0.0, y: Number = 0.0, z: Number = 0.0) -> Solid:
         """Return the solid turned about the x, then the y, then the z axis, in degrees, counter-clockwise."""
         vertices = self.vertices
         for axis, degrees in enumerate((x, y, z)):
@@ -41,7 +46,7 @@ class Solid:
         return Solid(vertices, self.faces)
 
 
-def _rotation(axis: int, degrees: float) -> NDArray[np.float64]:
+def _rotation(axis: int, degrees: Number) -> NDArray[np.float64]:
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     matrix = np.eye(3)
     first, second = (axis + 1) % 3, (axis + 2) % 3
@@ -58,7 +63,11 @@ def _strip(rings: int, n: int, *, wrap: bool = False) -> NDArray[np.int64]:
     return np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
 
 
-def _capped(rings: NDArray[np.float64], bottom: ArrayLike, top: ArrayLike) -> Solid:
+def _capped(
+    rings: NDArray[np.float64],
+    bottom: Sequence[Number] | NDArray[np.float64],
+    top: Sequence[Number] | NDArray[np.float64],
+) -> Solid:
     """Close a stack of rings (m, n, 3), counter-clockwise seen from above, with one point at either end."""
     m, n = rings.shape[:2]
     first, last = m * n, m * n + 1
@@ -70,7 +79,7 @@ def _capped(rings: NDArray[np.float64], bottom: ArrayLike, top: ArrayLike) -> So
     return Solid(vertices, np.concatenate([_strip(m, n), low, high]))
 
 
-def lathe(profile: Sequence[tuple[float, float]], *, n: int = 24) -> Solid:
+def lathe(profile: Sequence[tuple[Number, Number]], *, n: int = 24) -> Solid:
     """Turn a profile of (radius, z), from the bottom's axis up round the outside to the top's axis, about z."""
     points = np.array([p for p in profile if p[0] > 1e-9], dtype=np.float64)
     angle = 2 * np.pi * np.arange(n) / n
@@ -81,24 +90,24 @@ def lathe(profile: Sequence[tuple[float, float]], *, n: int = 24) -> Solid:
     return _capped(rings, (0, 0, profile[0][1]), (0, 0, profile[-1][1]))
 
 
-def cylinder(radius: float, height: float, *, top: float | None = None, n: int = 20) -> Solid:
+def cylinder(radius: Number, height: Number, *, top: Number | None = None, n: int = 20) -> Solid:
     """Stand a cylinder, or a cut cone with the radius `top`, on z = 0."""
     return lathe([(radius, 0.0), (radius if top is None else top, height)], n=n)
 
 
-def cone(radius: float, height: float, *, n: int = 20) -> Solid:
+def cone(radius: Number, height: Number, *, n: int = 20) -> Solid:
     """Stand a cone on z = 0."""
     return lathe([(radius, 0.0), (0.0, height)], n=n)
 
 
-def ellipsoid(x: float, y: float | None = None, z: float | None = None, *, n: int = 18) -> Solid:
+def ellipsoid(x: Number, y: Number | None = None, z: Number | None = None, *, n: int = 18) -> Solid:
     """Return an ellipsoid of these half-axes about the origin; one number makes a sphere."""
     polar = np.linspace(0, np.pi, n // 2 + 2)[1:-1]
     profile = [(0.0, -1.0), *zip(np.sin(polar).tolist(), (-np.cos(polar)).tolist(), strict=True), (0.0, 1.0)]
     return lathe(profile, n=n).scaled(x, x if y is None else y, x if z is None else z)
 
 
-def box(x: float, y: float, z: float, *, bevel: float = 0.0, taper: tuple[float, float] = (1.0, 1.0)) -> Solid:
+def box(x: Number, y: Number, z: Number, *, bevel: Number = 0.0, taper: tuple[Number, Number] = (1.0, 1.0)) -> Solid:
     """Return a box of these edges about the origin.
 
     Args:
@@ -158,7 +167,7 @@ def _bevelled_faces() -> list[tuple[int, int, int]]:
     return faces
 
 
-def tube(points: ArrayLike, radius: float | Sequence[float], *, n: int = 10, closed: bool = False) -> Solid:
+def tube(points: Points, radius: Number | Sequence[Number], *, n: int = 10, closed: bool = False) -> Solid:
     """Sweep a circle along a curve of points (m, 3); `radius` may differ at every point; `closed` joins the ends."""
     path = np.asarray(points, dtype=np.float64)
     forward = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
@@ -182,25 +191,25 @@ def tube(points: ArrayLike, radius: float | Sequence[float], *, n: int = 10, clo
     return _capped(rings, path[0], path[-1])
 
 
-def arc(radius: float, start: float, stop: float, *, n: int = 12, squash: float = 1.0) -> NDArray[np.float64]:
+def arc(radius: Number, start: Number, stop: Number, *, n: int = 12, squash: Number = 1.0) -> NDArray[np.float64]:
     """Return points (n, 3) on an arc in the xz plane from `start` to `stop` degrees; `squash` scales its x."""
     angle = np.radians(np.linspace(start, stop, n))
     return np.stack([squash * radius * np.cos(angle), np.zeros(n), radius * np.sin(angle)], -1)
 
 
-def torus(radius: float, thickness: float, *, n: int = 24) -> Solid:
+def torus(radius: Number, thickness: Number, *, n: int = 24) -> Solid:
     """Return a ring in the xy plane: `radius` to the middle of a tube of the radius `thickness`."""
     angle = 2 * np.pi * np.arange(n) / n
     return tube(np.stack([radius * np.cos(angle), radius * np.sin(angle), 0 * angle], -1), thickness, closed=True)
 
 
-def loft(rings: ArrayLike) -> Solid:
+def loft(rings: NDArray[np.float64]) -> Solid:
     """Close a stack of rings (m, n, 3), each counter-clockwise seen from the end of the stack, at their means."""
     stack = np.asarray(rings, dtype=np.float64)
     return _capped(stack, stack[0].mean(0), stack[-1].mean(0))
 
 
-def extrude(outline: Sequence[tuple[float, float]], thickness: float) -> Solid:
+def extrude(outline: Sequence[tuple[Number, Number]], thickness: Number) -> Solid:
     """Thicken a simple polygon of (x, z) points along y, by half of `thickness` to either side."""
     flat = np.array(outline, dtype=np.float64)
     if _area(flat) < 0:

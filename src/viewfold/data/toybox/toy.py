@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from viewfold.data.toybox.palette import DETAILS, Color
-from viewfold.data.toybox.primitives import Solid
+from viewfold.data.toybox.primitives import Number, Solid
 from viewfold.scene.mesh import Material, Mesh
 
 MAIN, ACCENT = "main", "accent"
@@ -25,7 +25,7 @@ class Toy:
         self.rng = rng
         self.solids: list[tuple[str, Solid]] = []
 
-    def draw(self, low: float, high: float) -> float:
+    def draw(self, low: Number, high: Number) -> float:
         """Return a number between `low` and `high`."""
         return float(low + (high - low) * self.rng.random())
 

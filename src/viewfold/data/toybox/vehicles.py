@@ -9,14 +9,14 @@ from viewfold.data.toybox.toy import Kind, Toy
 
 
 def _car(toy: Toy) -> None:
-    long, wide, low = toy.draw(1.5, 1.85), toy.draw(0.72, 0.85), toy.draw(0.3, 0.38)
+    long, wide, low = toy.draw(1.4, 1.7), toy.draw(0.74, 0.86), toy.draw(0.3, 0.38)
     wheel, cabin, high = toy.draw(0.17, 0.21), toy.draw(0.5, 0.6) * long, toy.draw(0.22, 0.28)
     floor = wheel * 0.8
     toy.main(box(wide, long, low, bevel=0.08).at(z=floor + low / 2))
     y, top = long * 0.07, floor + low
     toy.detail("glass", box(wide * 0.88, cabin, high, taper=(0.88, 0.74)).at(y=y, z=top + high / 2 - 0.01))
-    toy.accent(box(wide * 0.86, cabin * 0.84, 0.15, bevel=0.045).at(y=y, z=top + high + 0.05))
-    toy.accent(box(wide * 0.86, 0.09, high).at(y=y + 0.04, z=top + high / 2))
+    toy.accent(box(wide * 0.86, cabin * 0.88, 0.21, bevel=0.06).at(y=y, z=top + high + 0.06))
+    toy.accent(box(wide * 0.88, 0.12, high).at(y=y + 0.04, z=top + high / 2))
     for side in (-1, 1):
         for end in (-0.3, 0.3):
             hub = toy_wheel(wheel)
@@ -33,7 +33,7 @@ def toy_wheel(radius: float) -> Solid:
 
 
 def _boat(toy: Toy) -> None:
-    long, wide, deep = toy.draw(1.3, 1.55), toy.draw(0.5, 0.6), toy.draw(0.3, 0.38)
+    long, wide, deep = toy.draw(1.2, 1.4), toy.draw(0.58, 0.7), toy.draw(0.34, 0.44)
     length = np.linspace(0, 1, 9)
     beam = wide / 2 * np.minimum(1, 1.25 * (1 - length**3)) * (0.8 + 0.2 * np.minimum(1, length * 4))
     beam[-1] = 0.012
@@ -46,9 +46,9 @@ def _boat(toy: Toy) -> None:
     ]
     toy.main(loft(np.array(rings)[:, ::-1]))
     toy.detail("wood", box(wide * 0.7, long * 0.5, 0.04).at(y=0.1 * long, z=deep + 0.02))
-    mast, bow = toy.draw(1.05, 1.3), -0.06 * long
+    mast, bow = toy.draw(0.98, 1.18), -0.06 * long
     toy.detail("wood", cylinder(0.035, mast, n=8).at(y=bow, z=deep - 0.05))
-    turn, reach = toy.draw(28, 50) * (1 if toy.chance(0.5) else -1), toy.draw(0.5, 0.62) * long
+    turn, reach = toy.draw(32, 52) * (1 if toy.chance(0.5) else -1), toy.draw(0.5, 0.62) * long
     tall = mast - 0.22
     sail = extrude([(0.03, 0.0), (reach, 0.05), (reach * 0.55, tall * 0.52), (0.03, tall)], 0.05)
     jib = extrude([(-0.03, 0.0), (-0.03, tall * 0.85), (-reach * 0.62, 0.02)], 0.05)
@@ -84,7 +84,7 @@ def _aeroplane(toy: Toy) -> None:
 
 
 def _rocket(toy: Toy) -> None:
-    girth, tall = toy.draw(0.23, 0.29), toy.draw(1.35, 1.6)
+    girth, tall = toy.draw(0.27, 0.33), toy.draw(1.3, 1.5)
     hull = [(0.0, 0.0), (0.68, 0.0), (0.9, 0.15), (1.0, 0.38), (0.95, 0.58), (0.7, 0.8), (0.32, 0.94), (0.0, 1.0)]
     toy.main(lathe([(r * girth, z * tall) for r, z in hull], n=22))
     toy.detail("rubber", cylinder(girth * 0.6, 0.12, top=girth * 0.4, n=14).at(z=-0.11))
