@@ -152,3 +152,51 @@ def test_numbers_out_of_range_name_the_argument(arguments: dict, named: str) -> 
 
 def test_framing_distance_grows_as_the_lens_narrows() -> None:
     assert framing_distance(15) > framing_distance(40) > framing_distance(60)
+
+
+# Conversions, as docs/conventions.md gives them.
+
+FLIP = torch.diag(torch.tensor([1.0, -1, -1, 1]))
+
+
+def seen_by_opencv(world_from_camera: torch.Tensor, focal: float, points: torch.Tensor) -> torch.Tensor:
+    """Project with OpenCV's formula, y down, the focal length in half-frames."""
+    camera_from_world = torch.linalg.inv(world_from_camera)
+    local = camera_from_world[:3, :3] @ points.T + camera_from_world[:3, 3:]
+    return focal * (local[:2] / local[2]).T
+
+
+def test_opencv_sees_the_same_picture_upside_down() -> None:
+    cameras, points = spread(), torch.rand(9, 3) - 0.5
+    focal = 1 / math.tan(math.radians(25))
+    ours, _ = cameras.project(points)
+    for view, pose in enumerate(cameras.world_from_camera):
+        theirs = seen_by_opencv(pose @ FLIP, focal, points)
+        torch.testing.assert_close(theirs * torch.tensor([1.0, -1]), ours[view], atol=1e-5, rtol=0)
+
+
+def test_threestudio_counts_azimuth_from_plus_x() -> None:
+    """threestudio: x = d cos(e) cos(a), y = d cos(e) sin(a), in a scene of radius 1."""
+    cameras = spread()
+    azimuth, elevation = (cameras.azimuth_deg - 90).deg2rad(), cameras.elevation_deg.deg2rad()
+    theirs = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
+    torch.testing.assert_close(theirs * 2 * 2.0, 2 * cameras.position, atol=1e-5, rtol=0)
+
+
+def test_gltf_has_y_up_and_the_front_towards_z() -> None:
+    to_gltf = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    pose = to_gltf @ Cameras.orbit(1, elevation_deg=0, distance=2.0).world_from_camera
+    torch.testing.assert_close(pose[0], torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2], [0, 0, 0, 1]]))
+
+
+def test_nerfstudio_and_blender_take_the_pose_as_it_is(tmp_path: Path) -> None:
+    """Their camera looks down -z with y up in a z-up world: a point ahead of the pose is -z in its frame."""
+    from viewfold.image import Views
+
+    cameras = spread(2)
+    folder = Views(rgb=torch.zeros(2, 3, 4, 4), cameras=cameras).save(tmp_path / "views", turntable=False)
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    written = torch.tensor([frame["transform_matrix"] for frame in frames])
+    torch.testing.assert_close(written, cameras.world_from_camera)
+    ahead = written @ torch.tensor([0.0, 0, -2, 1])
+    torch.testing.assert_close(ahead[:, :3], torch.zeros(2, 3), atol=1e-5, rtol=0)

@@ -1,10 +1,113 @@
-"""Read the arguments, run the verb, and turn every foreseen failure into one message and an exit code."""
+"""Read the arguments, run the verb, and turn every foreseen failure into one message and an exit code.
+
+Exit codes: 0 done; 2 to 6 as drawn in `viewfold.errors`; 130 stopped with Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+import re
+import sys
 from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from viewfold.cli.dataset import Assets, Pack, Render
+from viewfold.cli.doctor import Doctor
+from viewfold.cli.flow import Generate, Lift
+from viewfold.cli.weights import Weights
+from viewfold.errors import OutputError, ViewfoldError
+
+Verb = Generate | Lift | Assets | Render | Pack | Weights | Doctor
+
+VERBS = Annotated[
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Lift, tyro.conf.subcommand("lift")]
+    | Annotated[Assets, tyro.conf.subcommand("assets")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Pack, tyro.conf.subcommand("pack")]
+    | Annotated[Weights, tyro.conf.subcommand("weights")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")],
+    tyro.conf.OmitSubcommandPrefixes,
+]
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+FLAGS = {
+    "n_views": "--views",
+    "cameras": "--views",
+    "elevation_deg": "--elevation",
+    "azimuth_deg": "--azimuth",
+    "fov_deg": "--fov",
+    "name": "--model",
+    "prompt": "PROMPT",
+    "rgb": "--from",
+    "source": "--from",
+}
+"""Names of arguments in the library that have another name on the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `viewfold` and return the exit code."""
+    """Run `viewfold` with these arguments (default: the process's) and return the exit code."""
+    verb = tyro.cli(VERBS, prog="viewfold", args=arguments, description="Text to consistent views to 3D.")
+    try:
+        _quieten_libraries()
+        verb.run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("stopped; what was not finished has been removed.", 130)
+    except ViewfoldError as error:
+        return _fail(name_flags(str(error), verb), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"`{error.filename}` " if error.filename else ""
+        code = OutputError.exit_code if error.errno in CANNOT_WRITE else 1
+        return _fail(f"{where}could not be used: {(error.strerror or str(error)).lower()}.", code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail("not enough memory. Ask for fewer --views or a smaller --size, or use another --device.", 1)
     return 0
+
+
+def name_flags(message: str, verb: object) -> str:
+    """Replace the arguments' names in a message of the library by the flags of the verb: `n_views` -> `--views`."""
+    fields = {field.name for field in dataclasses.fields(verb)}  # type: ignore[arg-type]
+    fields |= {"from"} if "source" in fields else set()
+
+    def flag(match: re.Match[str]) -> str:
+        name = match[1]
+        option = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        known = not option.startswith("--") or option[2:].replace("-", "_") in fields
+        return f"`{option}`" if known else match[0]
+
+    return re.sub(r"`([a-z]\w*)`", flag, message)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"viewfold: {message}", file=sys.stderr)
+    return code
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch's own class is not imported for this; its CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _quieten_libraries() -> None:
+    """Show our own warnings as one line each and none of the libraries'."""
+    import logging
+    import warnings
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+        if issubclass(category, UserWarning) and f"{os.sep}viewfold{os.sep}" in filename:
+            print(f"note: {message}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    for library in ("diffusers", "transformers", "trimesh"):
+        logging.getLogger(library).setLevel(logging.ERROR)

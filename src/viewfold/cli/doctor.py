@@ -1,0 +1,161 @@
+"""`viewfold doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from viewfold.errors import ViewfoldError
+
+EXTRAS = {
+    "train": ("peft", "fine-tuning with LoRA"),
+    "video": ("imageio_ffmpeg", ".mp4 turntables; .webp and .gif need nothing"),
+}
+"""Extra of pyproject.toml -> the module that shows that it is there, and what it is for."""
+
+CORE = ("torch", "diffusers", "transformers", "accelerate", "trimesh", "numpy")
+
+MIN_MEMORY_GIB = 4.0
+MIN_DISK_GIB = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    state: str
+    advice: str = ""
+    """What to do about it; empty if all is well."""
+    broken: bool = False
+    """Something that must be mended before anything runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what this machine can do: device, memory, extras, weights, and what will be slow."""
+
+    json: bool = False
+    """Print the findings as JSON."""
+
+    def run(self) -> None:
+        """Print the findings; fail if something must be mended first."""
+        findings = examine()
+        if self.json:
+            print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+        else:
+            width = max(len(finding.topic) for finding in findings)
+            for finding in findings:
+                mark = "!!" if finding.broken else "- " if finding.advice else "ok"
+                print(f"{mark} {finding.topic:<{width}}  {finding.state}")
+                if finding.advice:
+                    print(f"{'':<{width + 5}}{finding.advice}")
+        broken = [finding.topic for finding in findings if finding.broken]
+        if broken:
+            raise ViewfoldError(f"this machine is not ready: {', '.join(broken)}. See the lines marked with !!.")
+
+
+def examine() -> list[Finding]:
+    """Look at this machine; starts nothing and loads no weights."""
+    return [*_software(), *_hardware(), _shipped_model(), *_extras(), *_slow()]
+
+
+def _software() -> list[Finding]:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in CORE if importlib.util.find_spec(name))
+    missing = [name for name in CORE if importlib.util.find_spec(name) is None]
+    advice = f"Missing: {', '.join(missing)}. pip install -e ." if missing else ""
+    findings = [
+        Finding(topic="python", state=f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding(topic="packages", state=versions, advice=advice, broken=bool(missing)),
+    ]
+    if importlib.util.find_spec("torchvision"):
+        try:
+            importlib.import_module("torchvision")
+        except Exception as error:  # a compiled half that does not fit raises RuntimeError and others
+            fix = "pip uninstall torchvision (viewfold does not need it)."
+            findings.append(Finding(topic="torchvision", state=f"broken: {error}", advice=fix, broken=True))
+    return findings
+
+
+def _hardware() -> list[Finding]:
+    import torch
+
+    device = best_device()
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        name, gib = properties.name, properties.total_memory / 2**30
+        state = f"cuda: {name}, {gib:.0f} GiB"
+    else:
+        state = {
+            "mps": "mps: Apple GPU",
+            "cpu": f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        }[device]
+    memory, disk = _memory_gib(), shutil.disk_usage(Path.cwd()).free / 2**30
+    low_memory = memory is not None and memory < MIN_MEMORY_GIB
+    return [
+        Finding(topic="device", state=state),
+        Finding(
+            topic="memory",
+            state="unknown" if memory is None else f"{memory:.1f} GiB",
+            advice=f"Below {MIN_MEMORY_GIB:.0f} GiB: close other programs, use few views." if low_memory else "",
+        ),
+        Finding(
+            topic="disk",
+            state=f"{disk:.1f} GiB free here",
+            advice="Little space: results may not fit." if disk < MIN_DISK_GIB else "",
+        ),
+    ]
+
+
+def best_device() -> str:
+    """Return the device that the flows choose by themselves."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _memory_gib() -> float | None:
+    """The machine's memory, or less where a container is limited; None where the system does not say."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        total = min(total, int(limit.read_text()))
+    except (OSError, ValueError):
+        pass
+    return total / 2**30
+
+
+def _shipped_model() -> Finding:
+    folder = Path(__file__).parents[1] / "models" / "toybox"
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    if not (folder / "model_index.json").is_file():
+        fix = "Reinstall viewfold, or make the model with recipes/toybox.sh."
+        return Finding(topic="toybox", state="the shipped model is missing", advice=fix, broken=True)
+    size = sum(path.stat().st_size for path in files) / 2**20
+    return Finding(topic="toybox", state=f"shipped model, {size:.1f} MiB")
+
+
+def _extras() -> list[Finding]:
+    return [
+        Finding(topic=f"[{extra}]", state=f"installed: {purpose}")
+        if importlib.util.find_spec(module)
+        else Finding(topic=f"[{extra}]", state=f"absent: {purpose}", advice=f'pip install "viewfold[{extra}]"')
+        for extra, (module, purpose) in EXTRAS.items()
+    ]
+
+
+def _slow() -> list[Finding]:
+    if best_device() != "cpu":
+        return [Finding(topic="speed", state="everything that ships runs well here")]
+    state = "no GPU: `toybox` is made for this; networks of MVDream's size take minutes a picture, hours to lift"
+    return [Finding(topic="speed", state=state)]

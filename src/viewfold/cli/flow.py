@@ -1,0 +1,181 @@
+"""`viewfold generate` and `viewfold lift`: from a prompt to pictures, from pictures to a 3D file."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from viewfold.cli.progress import progress_bars, stage
+from viewfold.errors import AssetError, InputError, PromptError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+MESH_SUFFIXES = (".glb", ".obj", ".ply")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Draw consistent views of what a prompt says: pictures, cameras, a contact sheet and a turntable."""
+
+    prompt: Positional[str] = ""
+    """What to draw; or use --prompts."""
+    prompts: Path | None = None
+    """A text file with one prompt a line; each gets a folder of its own, finished ones are skipped."""
+    model: str = "toybox"
+    """A shipped model, a folder, or a released .pt or .safetensors file."""
+    views: int = 4
+    """How many, 1 to 256."""
+    elevation: float = 15.0
+    """Height of the cameras above the horizon in degrees."""
+    azimuth: float = 0.0
+    """Direction of the first view in degrees: 0 is the front, 90 the object's left (+x)."""
+    fov: float = 40.0
+    """Field of view in degrees; it matters to `lift`, the network is not told."""
+    distance: float | None = None
+    """From the object's centre; by default the object fills the frame."""
+    seed: int = 0
+    """The same seed draws the same pictures, alone or in a file."""
+    steps: int = 30
+    """Denoising steps: more is slower and somewhat better."""
+    guidance: float = 7.5
+    """How closely to follow the prompt; 1 is not at all beyond the plain model."""
+    rescale: float = 0.0
+    """0 to 1: takes back the contrast that high guidance adds."""
+    negative: str = ""
+    """What to keep away from."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """Folder to write; by default out/ and the prompt's words, or the file's name."""
+
+    def run(self) -> None:
+        """Draw one prompt or a file of them and say where the results are."""
+        if bool(self.prompt) == bool(self.prompts):
+            raise InputError("`prompt` must be given, or a file of them with `prompts`: one of the two.")
+        from viewfold.camera import Cameras
+
+        cameras = Cameras.orbit(
+            self.views,
+            elevation_deg=self.elevation,
+            azimuth_deg=self.azimuth,
+            fov_deg=self.fov,
+            distance=self.distance,
+        )
+        settings: dict[str, Any] = {
+            "cameras": cameras,
+            "seed": self.seed,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "rescale": self.rescale,
+            "negative": self.negative,
+        }
+        if self.prompts is None:
+            self._run_one(settings)
+        else:
+            self._run_file(self.prompts, settings)
+
+    def _run_one(self, settings: dict[str, Any]) -> None:
+        from viewfold.pipeline import generate, load
+
+        started = time.perf_counter()
+        out = self.out or Path("out") / slug(self.prompt)
+        model = load(self.model, device=chosen(self.device))
+        say_notes(model.text.check(self.prompt))
+        with progress_bars() as report:
+            views = generate(model, self.prompt, progress=stage(report, "generate"), **settings)
+        views.save(out)
+        seconds = time.perf_counter() - started
+        print(f"{out}: {len(views)} views, contact.png, turntable.webp, transforms.json, run.json ({seconds:.1f} s)")
+
+    def _run_file(self, path: Path, settings: dict[str, Any]) -> None:
+        from viewfold.pipeline import generate_batch, load
+        from viewfold.pipeline.batch import read_prompts
+
+        out = self.out or Path("out") / path.stem
+        prompts = read_prompts(path)
+        model = load(self.model, device=chosen(self.device))
+        finished = itertools.count(1)
+        with progress_bars() as report:
+            done = generate_batch(
+                model,
+                prompts,
+                out,
+                progress=lambda prompt, folder: report("prompts", next(finished), len(set(prompts))),
+                **settings,
+            )
+        print(f"{out}: {done.summary()}")
+        if done.failed:
+            raise PromptError(f"{len(done.failed)} prompts could not be drawn; the rest is done.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lift:
+    """Make a 3D file of what a prompt says."""
+
+    prompt: Positional[str]
+    """What to make."""
+    source: Annotated[Path | None, arg(name="from")] = None
+    """Folder of saved views to start from; by default they are generated."""
+    model: str = "toybox"
+    """A shipped model, a folder, or a released .pt or .safetensors file."""
+    seed: int = 0
+    """The same seed makes the same object."""
+    negative: str = ""
+    """What to keep away from."""
+    steps: int | None = None
+    """Steps of distillation after the fit; 0 only fits the views. By default what the model was tuned with."""
+    device: Device = "auto"
+    """Where to compute."""
+    out: Path | None = None
+    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
+
+    def run(self) -> None:
+        """Make the file, a turntable and a report beside it, and say where they are."""
+        out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
+        if out.suffix.lower() not in MESH_SUFFIXES:
+            raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
+        if self.source is not None and not self.source.is_dir():
+            raise AssetError(f"`source` must be a folder that `viewfold generate` wrote; got '{self.source}'.")
+        from viewfold.flow import lift
+        from viewfold.image import Views
+
+        started = time.perf_counter()
+        views = None if self.source is None else Views.load(self.source)
+        model = load_model(self.model, self.device)
+        with progress_bars() as report:
+            asset = lift(
+                model,
+                self.prompt,
+                views=views,
+                seed=self.seed,
+                negative=self.negative,
+                steps=self.steps,
+                progress=report,
+            )
+            asset.save(out)
+        print(f"{out}: {len(asset.mesh.faces)} faces ({time.perf_counter() - started:.1f} s)")
+
+
+def chosen(device: Device) -> str | None:
+    """Return None where the library is to choose."""
+    return None if device == "auto" else device
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what a person should know about the prompt before it is drawn."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def slug(prompt: str) -> str:
+    """Return a short name for files: `A red mug!` -> `a-red-mug`."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
+    return words[:48].rstrip("-") or "untitled"

@@ -1,0 +1,58 @@
+"""`viewfold weights`: released checkpoints into the layout that every command reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, subcommand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Convert a released checkpoint (.pt or .safetensors, original key layout) to a diffusers folder; strict."""
+
+    file: Positional[Path]
+    """The checkpoint. It is read without running any code that it may hold."""
+    to: Path
+    """Folder to write; it appears whole or not at all."""
+    head_channels: int | None = None
+    """Channels per attention head: 64 for the SD 2.1 kind. The file's shapes do not tell."""
+    heads: int | None = None
+    """Number of attention heads: 8 for the SD 1.5 kind."""
+
+    def run(self) -> None:
+        """Convert and say which parts were written."""
+        from viewfold.model.weights import convert
+
+        parts = convert(self.file, to=self.to, head_channels=self.head_channels, heads=self.heads)
+        print(f"{self.to}: {', '.join(sorted(parts))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Say which networks a checkpoint holds, without converting it."""
+
+    file: Positional[Path]
+    """The checkpoint. It is read without running any code that it may hold."""
+
+    def run(self) -> None:
+        """Print one line per network."""
+        from viewfold.model.checkpoint import read_checkpoint
+        from viewfold.model.weights import split
+
+        for name, tensors in sorted(split(read_checkpoint(self.file)).items()):
+            n_parameters = sum(tensor.numel() for tensor in tensors.values())
+            print(f"{name}: {len(tensors)} tensors, {n_parameters / 1e6:.2f} M parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Look at released weights and convert them."""
+
+    action: Annotated[Convert, subcommand("convert")] | Annotated[Show, subcommand("show")]
+
+    def run(self) -> None:
+        """Run the action."""
+        self.action.run()

@@ -1,0 +1,184 @@
+"""The command line: help at once, results where it says, and every foreseen failure as one line and an exit code."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from viewfold.cli import command, dataset, doctor, flow, main
+from viewfold.errors import FitError, InputError, OutputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """A verb that fails as it is told."""
+
+    error: BaseException
+    views: int = 0
+    head_channels: int = 0
+
+    def run(self) -> None:
+        raise self.error
+
+
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: Failing(error=error))
+    return main([])
+
+
+@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "weights", "doctor"])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"viewfold {verb}" in capsys.readouterr().out
+
+
+def test_every_option_has_a_line_of_help() -> None:
+    for verb in (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, doctor.Doctor):
+        lines = Path(sys.modules[verb.__module__].__file__ or "").read_text().splitlines()
+        for name in verb.__dataclass_fields__:
+            at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
+            assert at and all(lines[i + 1].startswith('    """') for i in at), f"{verb.__name__}.{name}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["sing"], ["generate", "mug", "--veiws", "3"], ["lift"], ["assets", "many"]])
+def test_a_wrong_command_line_exits_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("`n_views` must lie between 1 and 256; got 0."), 2, "`--views` must lie between 1 and 256; got 0."),
+        (InputError("`head_channels` or `heads` must be given."), 2, "`--head-channels` or `heads` must be given."),
+        (FitError("the fit diverged."), 5, "the fit diverged."),
+        (OutputError("`out/x.glb` cannot be written: no space."), 4, "`out/x.glb` cannot be written"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 4, "`out/x` could not be used: no space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), 4, "permission denied"),
+        (MemoryError(), 1, "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 1, "not enough memory"),
+    ],
+)
+def test_a_failure_is_one_line_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fail_with(error, monkeypatch) == code
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.startswith("viewfold: ") and message.count("\n") == 1 and "Traceback" not in message
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="shape"):
+        fail_with(RuntimeError("shape mismatch"), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "a mug", "--views", "0"], "`--views` must lie between 1 and 256; got 0"),
+        (["generate", "a mug", "--views", "1000"], "`--views` must lie between 1 and 256; got 1000"),
+        (["generate", "a mug", "--elevation", "95"], "`--elevation` must lie between"),
+        (["generate"], "`PROMPT` must be given"),
+        (["generate", "a mug", "--prompts", "list.txt"], "`PROMPT` must be given"),
+        (["lift", "a mug", "--out", "mug.stl"], "`--out` must end in .glb"),
+    ],
+)
+def test_a_value_out_of_range_names_its_flag(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lift", "a mug", "--from", "nowhere"], "`--from` must be a folder"),
+        (["generate", "a mug", "--model", "nowhere"], "`--model` must be"),
+        (["weights", "show", "nowhere.pt"], "nowhere.pt"),
+        (["weights", "convert", "nowhere.pt", "--to", "model", "--heads", "8"], "nowhere.pt"),
+    ],
+)
+def test_a_missing_file_is_named(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 3
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_assets_become_renders_become_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assets, renders, shards = (str(tmp_path / name) for name in ("assets", "renders", "shards"))
+    commands = [
+        ["assets", "2", "--out", assets],
+        ["render", assets, "--out", renders, "--size", "16", "--views", "2", "--orbits", "1"],
+        ["pack", renders, "--out", shards],
+    ]
+    for arguments in commands:
+        assert main(arguments) == 0
+    assert len(list((tmp_path / "shards").glob("*.tar"))) == 1
+    assert "2 samples packed into 1 shards" in capsys.readouterr().out
+    assert main(commands[0]) == 0
+    assert "0 assets written, 2 were there already" in capsys.readouterr().out
+
+
+def test_assets_that_cannot_be_used_are_named_and_the_rest_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["assets", "1", "--out", str(tmp_path / "assets")]) == 0
+    (tmp_path / "assets" / "broken.glb").write_bytes(b"glTF")
+    arguments = ["render", str(tmp_path / "assets"), "--out", str(tmp_path / "renders"), "--size", "8", "--views", "1"]
+    assert main(arguments) == 3
+    output = capsys.readouterr()
+    assert "1 assets rendered" in output.out and "broken.glb" in output.err
+
+
+def test_doctor_reports_in_both_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = doctor.examine()
+    assert {"python", "packages", "device", "memory", "disk", "toybox", "speed"} <= {f.topic for f in findings}
+    broken = any(finding.broken for finding in findings)
+    assert main(["doctor", "--json"]) == (1 if broken else 0)
+    assert [f["topic"] for f in json.loads(capsys.readouterr().out)] == [f.topic for f in findings]
+    assert main(["doctor"]) == (1 if broken else 0)
+    assert "device" in capsys.readouterr().out
+
+
+def test_slugs_are_safe_names() -> None:
+    assert flow.slug("A red mug!") == "a-red-mug"
+    assert flow.slug("../../etc/passwd") == "etc-passwd"
+    assert flow.slug("???") == "untitled"
+    assert len(flow.slug("very " * 100)) <= 48
+
+
+@pytest.mark.parametrize("length", [1, 10**6])
+def test_a_closed_pipe_is_no_error(length: int) -> None:
+    """`viewfold ... | head`: whether the reader leaves in the middle of the output or before the last of it."""
+    code = (
+        "import sys; from viewfold.cli import command\n"
+        f"class Verb: run = lambda self: print('x' * {length})\n"
+        "command.tyro.cli = lambda *_, **__: Verb()\n"
+        "sys.exit(command.main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(), errors) == (0, "")
