@@ -72,16 +72,21 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
             self.left = MAX_BYTES
 
         def get(self, key: str) -> bytes:
-            found = (folder / str(key).strip()).resolve()
+            try:
+                return self.read(str(key).strip())
+            except AssetError as error:  # trimesh swallows what goes wrong with a material
+                refused.append(str(error))
+                raise
+
+        def read(self, name: str) -> bytes:
+            found = (folder / name).resolve()
             if not found.is_relative_to(folder.resolve()):
-                refused.append(f"it refers to `{key}`, which lies outside of its folder")
-                raise AssetError(refused[-1])
+                raise AssetError(f"it refers to `{name}`, which lies outside of its folder. Pack its textures.")
             if not found.is_file():
-                raise FileNotFoundError(key)
+                raise FileNotFoundError(name)
             self.left -= found.stat().st_size
             if self.left < 0:
-                refused.append(f"it refers to files of more than {MAX_BYTES} bytes")
-                raise AssetError(refused[-1])
+                raise AssetError(f"it refers to files of more than {MAX_BYTES} bytes. Simplify it first.")
             content = found.read_bytes()
             if found.suffix.lower() not in (".mtl", ".bin"):
                 _check_image(content)
@@ -103,12 +108,16 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
             _check_ply(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, on damaged numbers; they are checked afterwards
-        # trimesh swallows what goes wrong with a material, hence `refused`.
         scene = trimesh.load_scene(
             io.BytesIO(data), file_type=suffix[1:], resolver=Inside(), process=False, maintain_order=True
         )
     if refused:
-        raise AssetError(f"{refused[0]}. Pack its textures.")
+        raise AssetError(refused[0])
+    for part in scene.geometry.values():
+        material = getattr(part.visual, "material", None)
+        for image in (getattr(material, "image", None), getattr(material, "baseColorTexture", None)):
+            if image is not None:
+                _check_pixels(image.size)
     n_faces = 0
     for node in scene.graph.nodes_geometry:
         n_faces += len(getattr(scene.geometry[scene.graph[node][1]], "faces", ()))
@@ -161,8 +170,13 @@ def _check_image(content: bytes) -> None:
 
     try:
         with Image.open(io.BytesIO(content)) as image:
-            pixels = math.prod(image.size)
+            size = image.size
     except (UnidentifiedImageError, OSError):
         return  # a kind that is not read: trimesh leaves the texture out
+    _check_pixels(size)
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    pixels = math.prod(size)
     if pixels > MAX_TEXTURE_PIXELS:
         raise AssetError(f"a texture must have at most {MAX_TEXTURE_PIXELS} pixels; one has {pixels}.")

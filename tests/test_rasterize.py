@@ -1,0 +1,190 @@
+"""The rasteriser against closed forms, cameras and laws."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.errors import InputError
+from viewfold.scene import rasterize as module
+from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.rasterize import Light, rasterize
+
+RED, BLUE = (0.8, 0.1, 0.2), (0.1, 0.3, 0.9)
+
+
+def _square(y: float, half: float = 0.25, color: tuple[float, float, float] = RED, **more: object) -> Mesh:
+    """A square across the y axis, seen from the front."""
+    corners = torch.tensor([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]]) * half
+    corners[:, 1] = y
+    materials = (Material(color=color),)
+    return Mesh(vertices=corners, faces=torch.tensor([[0, 1, 2], [0, 2, 3]]), **{"materials": materials, **more})  # type: ignore[arg-type]
+
+
+def _ball(radius: float = 0.5, subdivisions: int = 4) -> Mesh:
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+    return Mesh(
+        vertices=torch.tensor(ball.vertices, dtype=torch.float32), faces=torch.tensor(ball.faces, dtype=torch.int64)
+    )
+
+
+FRONT = Cameras.orbit(1, elevation_deg=0.0)
+DISTANCE = float(FRONT.position.norm())
+
+
+def test_a_ball_covers_the_area_of_its_cone() -> None:
+    cameras = Cameras.orbit(3, elevation_deg=25.0, azimuth_deg=10.0)
+    radius = math.tan(math.asin(0.5 / DISTANCE)) / math.tan(math.radians(20)) * 32  # pixels, of the outline
+    area = rasterize(_ball(), cameras, size=64, supersample=4).alpha.sum((1, 2, 3))
+    assert area.tolist() == pytest.approx([math.pi * radius**2] * 3, rel=5e-3)
+
+
+def test_a_ball_shows_its_depth_and_its_normals() -> None:
+    cameras = Cameras.orbit(4, elevation_deg=30.0)
+    picture = rasterize(_ball(), cameras, size=33, supersample=1)
+    toward = cameras.position / cameras.position.norm(dim=-1, keepdim=True)
+    assert torch.allclose(picture.depth[:, 0, 16, 16], torch.full((4,), DISTANCE - 0.5), atol=2e-3)
+    assert torch.allclose(picture.normal[:, :, 16, 16], toward, atol=0.03)
+
+
+def test_a_face_lies_where_the_camera_projects_it() -> None:
+    cameras = Cameras.orbit(4, elevation_deg=20.0, azimuth_deg=17.0)
+    center = torch.tensor([0.2, -0.1, 0.15])
+    dot = _ball(0.02, 2)
+    picture = rasterize(Mesh(vertices=dot.vertices + center, faces=dot.faces), cameras, size=128, supersample=2)
+    place = cameras.project(center[None])[0][:, 0]
+    grid = (torch.arange(128) + 0.5) / 64 - 1
+    weight = picture.alpha[:, 0] / picture.alpha.sum((1, 2, 3))[:, None, None]
+    seen = torch.stack([(weight.sum(1) * grid).sum(1), -(weight.sum(2) * grid).sum(1)], dim=1)
+    assert torch.allclose(seen, place, atol=2e-3)
+
+
+def test_the_depth_of_a_slanted_plane_follows_its_rays() -> None:
+    plane = Mesh(
+        vertices=torch.tensor([[-1.0, -0.8, -1], [1, 0.6, -1], [1, 0.6, 1], [-1, -0.8, 1]]),
+        faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+    )
+    picture = rasterize(plane, FRONT, size=16, supersample=1)
+    origin, direction = (x[0] for x in FRONT.rays(16))
+    normal = torch.tensor([-0.7, 1.0, 0.0])  # y = 0.7 x - 0.1
+    length = (-0.1 - origin @ normal) / (direction @ normal)
+    assert bool((picture.alpha == 1).all())
+    assert torch.allclose(picture.depth[0, 0], length * direction[..., 1], atol=1e-4)
+
+
+def test_attributes_are_interpolated_in_perspective() -> None:
+    floor = Mesh(
+        vertices=torch.tensor([[-1.0, -1, -0.3], [1, -1, -0.3], [1, 1, -0.3], [-1, 1, -0.3]]),
+        faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+        vertex_color=torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]),
+    )
+    cameras = Cameras.orbit(1, elevation_deg=20.0)
+    picture = rasterize(floor, cameras, size=32, supersample=1, light=None)
+    origin, direction = (x[0] for x in cameras.rays(32))
+    hit = origin + direction * ((-0.3 - origin[..., 2:]) / direction[..., 2:])
+    mask = (picture.alpha[0, 0] == 1) & (hit[..., :2].abs() < 0.99).all(-1)
+    assert int(mask.sum()) > 300
+    assert torch.allclose(picture.rgb[0, :2].permute(1, 2, 0)[mask], (hit[..., :2][mask] + 1) / 2, atol=1e-4)
+
+
+def test_the_nearer_face_hides_the_farther_in_any_order() -> None:
+    near, far = _square(-0.2, 0.1), _square(0.2, 0.3, BLUE)
+    for mesh in (Mesh.cat([near, far]), Mesh.cat([far, near])):
+        picture = rasterize(mesh, Cameras.orbit(2, elevation_deg=0.0), size=33, light=None)
+        assert picture.rgb[0, :, 16, 16].tolist() == pytest.approx(RED)
+        assert picture.rgb[1, :, 16, 16].tolist() == pytest.approx(BLUE)  # from behind
+
+
+def test_unlit_colour_is_exact_and_premultiplied() -> None:
+    picture = rasterize(_square(0.0), FRONT, size=21, supersample=3, light=None)
+    assert torch.allclose(picture.rgb, picture.alpha * torch.tensor(RED)[:, None, None], atol=1e-6)
+    assert 0 < float(picture.alpha.min() + picture.alpha[picture.alpha > 0].min()) < 1
+    over = picture.over((0.5, 0.5, 0.5))
+    assert over[0, :, 0, 0].tolist() == [0.5] * 3
+    assert over[0, :, 10, 10].tolist() == pytest.approx(RED)
+
+
+def test_light_is_mild_and_does_not_turn_with_the_camera() -> None:
+    normal = torch.nn.functional.normalize(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    factor = Light().shade(normal)
+    assert 0.54 < float(factor.min()) < float(factor.max()) < 1.07
+    lit = rasterize(_ball(), Cameras.orbit(4, elevation_deg=0.0), size=33).rgb.mean((1, 2, 3))
+    assert float(lit[0]) > float(lit[2])  # the lamp stands in front
+
+
+def test_both_sides_of_a_face_are_drawn_and_lit_alike() -> None:
+    square = _square(0.0)
+    turned = Mesh(vertices=square.vertices, faces=square.faces.flip(1), materials=square.materials)
+    one, two = (rasterize(m, FRONT, size=16) for m in (square, turned))
+    assert torch.allclose(one.rgb, two.rgb) and torch.allclose(one.normal, two.normal)
+    assert one.normal[0, :, 8, 8].tolist() == pytest.approx([0, -1, 0])
+
+
+def test_a_texture_is_the_right_way_up() -> None:
+    texture = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 1]]])
+    square = _square(0.0, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=texture),))
+    rgb = rasterize(square, FRONT, size=64, light=None).rgb[0]
+    edge = round(0.125 / DISTANCE / math.tan(math.radians(20)) * 32)
+    quarters = [[rgb[:, 32 + y, 32 + x].tolist() for x in (-edge, edge - 1)] for y in (-edge, edge - 1)]
+    assert torch.allclose(torch.tensor(quarters), texture, atol=0.15)  # the samples lie up to half a pixel aside
+
+
+def test_a_fine_texture_is_averaged_when_it_is_far_away() -> None:
+    checker = ((torch.arange(256)[:, None] + torch.arange(256)) % 2).float()[..., None].expand(256, 256, 3)
+    square = _square(
+        0.0, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=checker.contiguous()),)
+    )
+    rgb = rasterize(square, FRONT, size=32, supersample=1, light=None).rgb[0, :, 14:18, 14:18]
+    assert torch.allclose(rgb, torch.full_like(rgb, 0.5), atol=1e-3)
+
+
+def test_permuting_views_permutes_pictures() -> None:
+    cameras, order = Cameras.orbit(5, elevation_deg=15.0), [3, 0, 4, 1, 2]
+    mesh = Mesh.cat([_ball(0.4, 2), _square(-0.3)])
+    assert torch.equal(rasterize(mesh, cameras, size=24).rgb[order], rasterize(mesh, cameras[order], size=24).rgb)
+
+
+def test_a_closed_surface_has_no_gaps() -> None:
+    cameras = Cameras.orbit(3, elevation_deg=0.0)  # edges of the ball run exactly through samples
+    alpha = rasterize(_ball(), cameras, size=64, supersample=1).alpha[:, 0]
+    first = (alpha > 0).float().argmax(-1)
+    last = 63 - (alpha > 0).flip(-1).float().argmax(-1)
+    assert torch.equal(alpha.sum(-1), torch.where(alpha.any(-1), last - first + 1, 0).float())
+
+
+def test_a_face_that_crosses_the_near_plane_is_still_drawn() -> None:
+    floor = Mesh(
+        vertices=torch.tensor([[-50.0, -50, -0.2], [50, -50, -0.2], [0, 50, -0.2]]), faces=torch.tensor([[0, 1, 2]])
+    )
+    cameras = Cameras.look_at(torch.tensor([[0.0, -1.0, 0.0]]))
+    picture = rasterize(floor, cameras, size=32, supersample=1)
+    direction = cameras.rays(32)[1][0]
+    expected = torch.where(direction[..., 2] < -0.01, -0.2 / direction[..., 2] * direction[..., 1], 0.0)
+    below = direction[..., 2] < -0.01
+    assert bool((picture.alpha[0, 0][below] == 1).all()) and not bool(picture.alpha[0, 0, :16].any())
+    assert torch.allclose(picture.depth[0, 0][below], expected[below], rtol=1e-3)
+
+
+def test_small_blocks_of_memory_give_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras, mesh = Cameras.orbit(3), Mesh.cat([_ball(0.3, 2), _square(0.0)])
+    whole = rasterize(mesh, cameras, size=20)
+    monkeypatch.setattr(module, "_FACES_AT_ONCE", 50)
+    monkeypatch.setattr(module, "_SAMPLES_AT_ONCE", 300)
+    pieces = rasterize(mesh, cameras, size=20)
+    assert torch.equal(whole.rgb, pieces.rgb) and torch.equal(whole.depth, pieces.depth)
+
+
+def test_an_object_behind_the_camera_leaves_an_empty_picture() -> None:
+    away = Cameras.look_at(torch.tensor([[0.0, -2.0, 0.0]]), target=(0.0, -4.0, 0.0))
+    picture = rasterize(_ball(), away, size=8)
+    assert not bool(picture.alpha.any() | picture.rgb.any() | picture.depth.any())
+
+
+def test_a_size_out_of_range_is_refused() -> None:
+    with pytest.raises(InputError, match="`size` must lie between 1 and 8192"):
+        rasterize(_ball(), FRONT, size=0)
