@@ -96,6 +96,7 @@ def write_asset(asset: Asset, folder: str | Path) -> bool:
     if glb.is_file() and card.is_file():
         return False
     content = asset.mesh().to_trimesh().export(file_type="glb")
+    assert isinstance(content, bytes)
     with atomic_write(glb) as temporary:
         temporary.write_bytes(content)
     with atomic_write(card) as temporary:

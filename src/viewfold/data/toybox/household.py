@@ -9,16 +9,16 @@ from viewfold.data.toybox.toy import Kind, Toy
 
 
 def _mug(toy: Toy) -> None:
-    radius, height, wall = toy.draw(0.36, 0.46), toy.draw(0.8, 1.0), 0.05
+    radius, height, wall = toy.draw(0.36, 0.46), toy.draw(0.8, 1.0), 0.06
     foot = radius * toy.draw(0.82, 1.0)
     outside = [(foot * 0.94, 0.0), (foot, 0.04), (radius, height - 0.03), (radius - 0.02, height)]
     inside = [(radius - wall, height), (foot - wall, wall), (0.0, wall)]
     toy.main(lathe([(0.0, 0.0), *outside, *inside], n=28))
     if toy.chance(0.5):
         toy.detail("wood", cylinder(radius - wall - 0.005, 0.02, n=28).at(z=height * 0.8))
-    reach, span = toy.draw(1.05, 1.35), height * toy.draw(0.26, 0.31)
-    handle = tube(arc(span, -100, 100, n=14, squash=reach), toy.draw(0.075, 0.095), n=10)
-    toy.accent(handle.at(x=(radius + foot) / 2, z=height * 0.5))
+    path = arc(height * toy.draw(0.26, 0.31), -90, 90, n=14, squash=toy.draw(1.1, 1.4)) + [0, 0, height / 2]
+    path[:, 0] += foot + (radius - foot) * path[:, 2] / height - 0.025  # both ends stop inside the wall
+    toy.accent(tube(path, toy.draw(0.08, 0.1), n=10))
 
 
 def _teapot(toy: Toy) -> None:

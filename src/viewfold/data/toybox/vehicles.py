@@ -19,15 +19,15 @@ def _car(toy: Toy) -> None:
     toy.accent(box(wide * 0.88, 0.12, high).at(y=y + 0.04, z=top + high / 2))
     for side in (-1, 1):
         for end in (-0.3, 0.3):
-            hub = toy_wheel(wheel)
+            hub = _wheel(wheel)
             toy.detail("rubber", hub.at(x=side * (wide / 2 - 0.05), y=end * long, z=wheel))
-            toy.detail("metal", toy_wheel(wheel * 0.45).at(x=side * (wide / 2 - 0.03), y=end * long, z=wheel))
+            toy.detail("metal", _wheel(wheel * 0.45).at(x=side * (wide / 2 - 0.03), y=end * long, z=wheel))
         toy.detail("glow", ellipsoid(0.09, 0.06, 0.07, n=10).at(x=side * wide * 0.32, y=-long / 2, z=top - 0.12))
         toy.detail("tail light", box(0.16, 0.06, 0.08).at(x=side * wide * 0.32, y=long / 2, z=top - 0.12))
     toy.detail("ink", box(wide * 0.4, 0.04, 0.1).at(y=-long / 2, z=floor + 0.1))
 
 
-def toy_wheel(radius: float) -> Solid:
+def _wheel(radius: float) -> Solid:
     """Return a wheel about the x axis."""
     return cylinder(radius, 0.16, n=16).at(z=-0.08).turned(y=90)
 
@@ -50,29 +50,24 @@ def _boat(toy: Toy) -> None:
     toy.detail("wood", cylinder(0.035, mast, n=8).at(y=bow, z=deep - 0.05))
     turn, reach = toy.draw(32, 52) * (1 if toy.chance(0.5) else -1), toy.draw(0.5, 0.62) * long
     tall = mast - 0.22
-    sail = extrude([(0.03, 0.0), (reach, 0.05), (reach * 0.55, tall * 0.52), (0.03, tall)], 0.05)
-    jib = extrude([(-0.03, 0.0), (-0.03, tall * 0.85), (-reach * 0.62, 0.02)], 0.05)
-    toy.accent(sail.turned(z=90 - turn).at(y=bow, z=deep + 0.12), jib.turned(z=90 - turn).at(y=bow, z=deep + 0.12))
+    sail = extrude([(0.03, 0.0), (reach, 0.05), (reach * 0.55, tall * 0.52), (0.03, tall)], 0.1)
+    jib = extrude([(-0.03, 0.0), (-0.03, tall * 0.85), (-reach * 0.75, 0.02)], 0.1)
+    for cloth, angle in ((sail, 90 - turn), (jib, 90 + 0.85 * turn)):  # across each other: one shows its breadth
+        toy.accent(cloth.turned(z=angle).at(y=bow, z=deep + 0.12))
 
 
 def _aeroplane(toy: Toy) -> None:
-    long, girth = toy.draw(1.5, 1.7), toy.draw(0.17, 0.21)
+    long, girth = toy.draw(1.4, 1.6), toy.draw(0.2, 0.24)
     hull = [(0.0, 0.0), (0.06, 0.02), (0.1, 0.12), (girth, 0.55), (girth, 0.82), (girth * 0.72, 0.95), (0.0, 1.0)]
     body = lathe([(r, z * long) for r, z in hull], n=18).turned(x=90)  # the tail at y = 0, the nose at y = -long
     toy.main(body)
-    span, chord, sweep = toy.draw(1.5, 1.75) / 2, toy.draw(0.34, 0.42), toy.draw(0.0, 0.28)
-    wing = [
-        (0.0, 0.0),
-        (span, sweep),
-        (span, sweep + chord * 0.6),
-        (0.0, chord),
-        (-span, sweep + chord * 0.6),
-        (-span, sweep),
-    ]
-    flat = extrude([(x, -y) for x, y in wing], 0.07).turned(x=90).scaled(y=-1, z=-1)
-    toy.accent(flat.turned(x=0).scaled(y=-1).at(y=-long * 0.68, z=toy.draw(-0.08, 0.02)))
-    toy.accent(flat.scaled(0.42, -0.6, 0.8).at(y=-0.26, z=0.05))
-    fin = extrude([(0.0, 0.0), (0.32, 0.0), (0.02, 0.4), (-0.14, 0.4)], 0.07).turned(z=90)
+    span, chord, sweep = toy.draw(1.5, 1.75) / 2, toy.draw(0.38, 0.46), toy.draw(0.0, 0.28)
+    half = [(span, sweep), (span, sweep + chord * 0.6)]  # (x, y); the wings are swept back, towards +y
+    outline = [(0.0, 0.0), *half, (0.0, chord), *((-x, y) for x, y in reversed(half))]
+    flat = extrude([(x, -y) for x, y in outline], 0.09).turned(x=90)
+    toy.accent(flat.at(y=-long * 0.68, z=toy.draw(-0.08, 0.02)))
+    toy.accent(flat.scaled(0.42, 0.6, 0.8).at(y=-0.26, z=0.05))
+    fin = extrude([(0.0, 0.0), (0.32, 0.0), (0.02, 0.4), (-0.14, 0.4)], 0.09).turned(z=90)
     toy.accent(fin.at(y=-0.3, z=0.05))
     toy.detail("glass", ellipsoid(girth * 0.72, 0.17, 0.13, n=12).at(y=-long * 0.83, z=girth * 0.75))
     for side in (-1, 1):
