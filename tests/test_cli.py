@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import command, dataset, doctor, flow, main
+from viewfold.cli import command, dataset, doctor, flow, main, training
 from viewfold.errors import FitError, InputError, OutputError
 
 
@@ -30,7 +30,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     return main([])
 
 
-@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "weights", "doctor"])
+@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -39,7 +39,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    for verb in (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, doctor.Doctor):
+    for verb in (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor):
         lines = Path(sys.modules[verb.__module__].__file__ or "").read_text().splitlines()
         for name in verb.__dataclass_fields__:
             at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
@@ -121,6 +121,80 @@ def test_a_missing_file_is_named(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 3
     assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model on disk."""
+    from fakes import tiny_model
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model(folder)
+    return str(folder)
+
+
+def test_generate_writes_views_where_it_says(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mug"
+    arguments = ["--model", model, "--views", "3", "--steps", "2", "--seed", "4", "--out", str(out)]
+    assert main(["generate", "a red mug", *arguments]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert {"000.png", "002.png", "contact.png", "transforms.json", "run.json"} <= {p.name for p in out.iterdir()}
+    assert json.loads((out / "run.json").read_text())["settings"]["seed"] == 4
+
+
+def test_a_file_of_prompts_is_resumed(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("a red mug\n\na green car\n")
+    arguments = [
+        "--prompts",
+        str(listed),
+        "--model",
+        model,
+        "--steps",
+        "1",
+        "--views",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["generate", *arguments]) == 0
+    assert "2 made, 0 there already" in capsys.readouterr().out
+    assert main(["generate", *arguments]) == 0
+    assert "0 made, 2 there already" in capsys.readouterr().out
+
+
+def test_words_that_the_model_does_not_know_are_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", model, "--steps", "1", "--views", "1", "--out", str(tmp_path / "out")]
+    assert main(["generate", "a red xylophone", *arguments]) == 0
+    assert "xylophone" in capsys.readouterr().err
+    assert main(["generate", "  ", *arguments]) == 2
+
+
+def test_an_output_that_cannot_be_written_exits_with_four(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["--model", model, "--steps", "1", "--views", "1", "--out", str(tmp_path / "file" / "mug")]
+    assert main(["generate", "a red mug", *arguments]) == 4
+    assert "cannot be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_stopping_in_the_middle_leaves_nothing(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from viewfold import image
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image, "contact_sheet", stopped)
+    arguments = ["--model", model, "--steps", "1", "--views", "1", "--out", str(tmp_path / "out")]
+    assert main(["generate", "a red mug", *arguments]) == 130
+    assert "stopped" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

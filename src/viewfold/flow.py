@@ -34,6 +34,8 @@ def lift(
         FitError: the fit diverged or found no surface.
     """
     report = progress or (lambda stage, done, total: None)
-    if views is None:
-        views = generate(model, prompt, seed=seed, progress=lambda done, total: report("generate", done, total))
-    return lift_views(model, prompt, views=views, seed=seed, settings=settings or LiftSettings(), progress=report)
+
+    def sample(seed: int) -> Views:
+        return generate(model, prompt, seed=seed, progress=lambda done, total: report("generate", done, total))
+
+    return lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)

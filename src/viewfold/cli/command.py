@@ -18,10 +18,11 @@ import tyro
 from viewfold.cli.dataset import Assets, Pack, Render
 from viewfold.cli.doctor import Doctor
 from viewfold.cli.flow import Generate, Lift
+from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, ViewfoldError
 
-Verb = Generate | Lift | Assets | Render | Pack | Weights | Doctor
+Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Doctor
 
 VERBS = Annotated[
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -29,9 +30,11 @@ VERBS = Annotated[
     | Annotated[Assets, tyro.conf.subcommand("assets")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Pack, tyro.conf.subcommand("pack")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],
     tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
 ]
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -43,6 +46,7 @@ FLAGS = {
     "azimuth_deg": "--azimuth",
     "fov_deg": "--fov",
     "name": "--model",
+    "texture_size": "--texture",
     "prompt": "PROMPT",
     "rgb": "--from",
     "source": "--from",

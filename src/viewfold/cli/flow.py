@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,7 +118,7 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Lift:
-    """Make a 3D file of what a prompt says."""
+    """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
 
     prompt: Positional[str]
     """What to make."""
@@ -128,17 +128,23 @@ class Lift:
     """A shipped model, a folder, or a released .pt or .safetensors file."""
     seed: int = 0
     """The same seed makes the same object."""
-    negative: str = ""
-    """What to keep away from."""
     steps: int | None = None
-    """Steps of distillation after the fit; 0 only fits the views. By default what the model was tuned with."""
+    """Steps of distillation; 0 only fits the views, which is quick."""
+    guidance: float | None = None
+    """Of the distillation: how closely to follow the prompt."""
+    negative: str = ""
+    """What to keep away from, in the distillation."""
+    faces: int | None = None
+    """Largest number of faces."""
+    texture: int | None = None
+    """Width of the texture in texels."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
     """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
 
     def run(self) -> None:
-        """Make the file, a turntable and a report beside it, and say where they are."""
+        """Make the files and say where they are."""
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
@@ -146,22 +152,29 @@ class Lift:
             raise AssetError(f"`source` must be a folder that `viewfold generate` wrote; got '{self.source}'.")
         from viewfold.flow import lift
         from viewfold.image import Views
+        from viewfold.lift.optimize import LiftSettings
+        from viewfold.pipeline import load
 
         started = time.perf_counter()
+        base = LiftSettings()
+        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
+        mesh = {"faces": self.faces, "texture_size": self.texture}
+        settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
         views = None if self.source is None else Views.load(self.source)
-        model = load_model(self.model, self.device)
+        model = load(self.model, device=chosen(self.device))
+        say_notes(model.text.check(self.prompt))
         with progress_bars() as report:
-            asset = lift(
-                model,
-                self.prompt,
-                views=views,
-                seed=self.seed,
-                negative=self.negative,
-                steps=self.steps,
-                progress=report,
-            )
+            asset = lift(model, self.prompt, views=views, seed=self.seed, settings=settings, progress=report)
             asset.save(out)
-        print(f"{out}: {len(asset.mesh.faces)} faces ({time.perf_counter() - started:.1f} s)")
+        seconds = time.perf_counter() - started
+        print(
+            f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
+        )
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were set on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def chosen(device: Device) -> str | None:

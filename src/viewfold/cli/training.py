@@ -1,0 +1,95 @@
+"""`viewfold train`: go on with a model's network, or start it anew, on shards of posed views and single pictures."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from viewfold.cli.flow import Device, chosen, given
+from viewfold.cli.progress import progress_bars
+from viewfold.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a model's multi-view network; a run that was stopped goes on.
+
+    On several processes: torchrun --nproc-per-node 2 -m viewfold.cli train ...
+    """
+
+    objects: Positional[Path]
+    """Folder of shards of posed views, packed with --latents."""
+    out: Path
+    """Folder of the run: checkpoint.pt, log.jsonl, and model/ when it is done."""
+    pictures: Path | None = None
+    """Folder of shards of single captioned pictures, the 2D half of the mix."""
+    model: str = "toybox"
+    """Where the autoencoder, the text encoder and the network come from."""
+    fresh: bool = False
+    """Start with a new network of the same shape."""
+    steps: int | None = None
+    """Steps in all, those of earlier runs included."""
+    minutes: float | None = None
+    """Stop after this long, with a checkpoint."""
+    batch: int | None = None
+    """Objects a step and process."""
+    views: int | None = None
+    """Views of each object."""
+    lr: float | None = None
+    """Peak learning rate."""
+    fold: bool = True
+    """Let the views see each other; without, each is trained by itself, the baseline of the paper's ablation."""
+    seed: int = 0
+    """Of everything random."""
+    device: Device = "auto"
+    """Where to compute."""
+
+    def run(self) -> None:
+        """Train, and write the finished model as a folder that every command reads."""
+        if not self.objects.is_dir():
+            raise InputError(
+                f"`objects` must be a folder of shards; got '{self.objects}'. Make it with `viewfold pack`."
+            )
+        from viewfold.image import atomic_write
+        from viewfold.model.unet import MultiViewUNet
+        from viewfold.pipeline import load
+        from viewfold.train.diffusion import is_lead, train_diffusion
+
+        model = load(self.model, device=chosen(self.device))
+        if self.fresh:
+            model.unet = MultiViewUNet.from_config(model.unet.config).to(model.device)
+        with progress_bars() as report:
+            train_diffusion(
+                model.unet,
+                model.text,
+                model.alphas_cumprod,
+                self.out,
+                objects=self.objects,
+                pictures=self.pictures,
+                settings=self._settings(model.scheduler.config["prediction_type"]),
+                progress=lambda step, total, scalars: report("train", step, total),
+            )
+        if is_lead():
+            with atomic_write(self.out / "model") as folder:
+                model.save_pretrained(folder)
+            print(f"{self.out / 'model'}: use it with --model {self.out / 'model'}")
+        else:
+            print("done", file=sys.stderr)
+
+    def _settings(self, prediction: str) -> Any:
+        from viewfold.train.diffusion import DiffusionSettings
+
+        base = DiffusionSettings()
+        loop = given({"steps": self.steps, "minutes": self.minutes, "lr": self.lr, "seed": self.seed})
+        share = base.objective.share_2d if self.pictures is not None else 0.0
+        return replace(
+            base,
+            **given({"batch": self.batch, "views": self.views}),
+            fold=self.fold,
+            loop=replace(base.loop, **loop),
+            objective=replace(base.objective, share_2d=share, prediction=prediction),
+        )
