@@ -1,7 +1,7 @@
 """Many prompts, one folder each: start it again and it goes on where it stopped.
 
-A unit of work is a prompt with its settings.  Its folder's name depends on nothing else, and appears whole or not at all,
-so a folder that exists is a finished unit, and machines that share a disk may work on one list.
+A unit of work is a prompt with its settings.  Its folder's name depends on nothing else, and the folder appears whole
+or not at all: one that exists is a finished unit, and machines that share a disk may work on one list.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def read_prompts(path: str | Path) -> list[str]:
             raise InputError(f"`prompts` must be a file of at most {MAX_PROMPT_FILE_BYTES} bytes; {path} is larger.")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"`prompts` must be a text file with a prompt a line; {path} cannot be read: {error}."
-        ) from error
+        raise InputError(f"`prompts` must be a text file, a prompt a line; {path} cannot be read: {error}.") from error
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"`prompts` must hold at least one prompt; {path} holds none.")

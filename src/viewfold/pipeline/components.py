@@ -6,8 +6,10 @@ numbers; a folder may come from a stranger, so this one does neither.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,24 @@ def read_components(
     missing = [part for part in PARTS if part not in given and part not in index]
     if missing:
         raise WeightsError(f"`{folder / INDEX}` must name {', '.join(PARTS)}; missing: {', '.join(missing)}.")
-    return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
+    with _quiet():
+        return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and load reports off the terminal; what matters is raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -84,6 +103,8 @@ def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> An
 def _read_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
+    if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+        options["add_pooling_layer"] = False  # or the library invents one with random numbers
     network, info = kind.from_pretrained(folder, **{name: dtype}, **options)
     wrong = {
         problem: sorted(str(key) for key in info.get(f"{problem}_keys", ()) if not str(key).startswith(_NEVER_USED))

@@ -42,8 +42,8 @@ def load(
     """Load a model: the shipped "toybox", a converted "mvdream-sd21" or "mvdream-sd15", a folder, or a released file.
 
     Args:
-        name: a name, a folder with model_index.json, or a .pt, .ckpt or .safetensors file in the original layout, which is
-            converted once and kept in the cache folder.
+        name: a name, a folder with model_index.json, or a .pt, .ckpt or .safetensors file in the original layout,
+            which is converted once and kept in the cache folder.
         device: None takes the GPU where there is one.
         dtype: of the networks; None is float32.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -54,7 +54,7 @@ class MultiViewPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, folder: str | Path, *, torch_dtype: torch.dtype = torch.float32, **components: Any
-    ) -> Self:
+    ) -> MultiViewPipeline:
         """Read a folder that `save_pretrained` wrote; parts given by name are used instead of the folder's.
 
         Raises:
@@ -78,7 +78,7 @@ class MultiViewPipeline(DiffusionPipeline):
         eta: float = 0.0,
         callback_on_step_end: Callback | None = None,
         output_type: str = "pt",
-    ) -> Float[Tensor, "b v c h w"]:
+    ) -> Float[Tensor, "b v _ _ _"]:
         """Sample pictures of each prompt from the cameras.
 
         Args:
@@ -93,7 +93,7 @@ class MultiViewPipeline(DiffusionPipeline):
             latents: start from this noise (standard normal) instead of the seeds'.
             eta: 0 for a deterministic walk (DDIM); up to 1 adds fresh noise, drawn from the seeds as well.
             callback_on_step_end: as in diffusers; may replace the latents.
-            output_type: "pt" for sRGB pictures in [0, 1], "latent" for latents.
+            output_type: "pt" for sRGB pictures "b v 3 h w" in [0, 1], "latent" for latents.
 
         Raises:
             InputError: an argument out of range or of the wrong shape.  PromptError: an empty prompt.
@@ -112,8 +112,8 @@ class MultiViewPipeline(DiffusionPipeline):
                 x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
             if not bool(x.isfinite().all()):
                 raise FitError(
-                    f"`unet` must return finite numbers; got NaN or infinity at step {index} (t = {int(timestep)}). "
-                    "Check the weights, lower `guidance`, and use float32 if half precision overflows."
+                    f"`unet` must lead to finite latents; got NaN or infinity at step {index} (t = {int(timestep)}). "
+                    "Check the weights, lower `guidance`, use float32, or another scheduler (DDIM holds at any level)."
                 )
         pictures = x if output_type == "latent" else self.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         self.maybe_free_model_hooks()
@@ -133,9 +133,7 @@ class MultiViewPipeline(DiffusionPipeline):
             raise InputError(f"`cameras` must be 1 to {MAX_VIEWS}; got {len(cameras)}. Ask for fewer views at a time.")
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         if len(negatives) != len(prompts):
-            raise InputError(
-                f"`negative_prompt` must be one, or one per prompt ({len(prompts)}); got {len(negatives)}."
-            )
+            raise InputError(f"`negative_prompt` must be one or {len(prompts)} texts; got {len(negatives)}.")
         texts = prompts if guidance == 1 else negatives + prompts
         codes = None if cameras is None else cameras.code().to(self._execution_device)
         return self.embed(texts), None if codes is None else codes.expand(len(texts), -1, -1)
@@ -177,7 +175,7 @@ class MultiViewPipeline(DiffusionPipeline):
         return self.scheduler.alphas_cumprod
 
     @property
-    def text(self) -> TextEncoder:
+    def text(self) -> Any:
         """The reader of prompts: tokens, warnings about words that it does not know."""
         from viewfold.model.text import TextEncoder
 

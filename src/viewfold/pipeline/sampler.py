@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -24,6 +24,7 @@ from viewfold.errors import InputError
 from viewfold.guidance import decompose
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """One walk from noise to a clean sample."""
 
@@ -153,10 +154,11 @@ class SchedulerWalk:
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "b *shape"]:
         """Take one step; see `Sampler.step`."""
-        options = {"generator": list(generators)} if self._takes_generators else {}
-        return self._scheduler.step(predicted, self.timesteps[index], x, **self._options, **options, return_dict=False)[
-            0
-        ]
+        options: dict[str, Any] = {"generator": list(generators)} if self._takes_generators else {}
+        (x, *_) = self._scheduler.step(
+            predicted, self.timesteps[index], x, return_dict=False, **self._options, **options
+        )
+        return x
 
 
 def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Float[Tensor, "b *shape"]:
@@ -165,7 +167,7 @@ def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Float[T
 
 
 def _spread(config: Any, steps: int) -> tuple[int, ...]:
-    """Return exactly `steps` distinct levels, noisiest first, as `timestep_spacing` says (arXiv 2305.08891, table 2)."""
+    """Return exactly `steps` distinct levels, noisiest first, spread as in arXiv 2305.08891, table 2."""
     trained, spacing = int(config["num_train_timesteps"]), config["timestep_spacing"]
     match spacing:
         case "trailing":

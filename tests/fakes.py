@@ -1,0 +1,166 @@
+"""Real objects in miniature: whole models of a few thousand parameters with random weights.
+
+tiny_model()              a MultiViewPipeline: 16 px pictures, 4x4 latents of 4 channels, 32-d text tokens
+tiny_model(folder)        the same, saved there as `load` reads it
+TinyTransformer           a second kind of network with the calls of MultiViewUNet: no UNet, no convolution
+GaussianDenoiser          the exact answer for data from one Gaussian, so that samplers have known results
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from viewfold.model.unet import MultiViewUNet
+from viewfold.pipeline import MultiViewPipeline
+
+WORDS = "a an the red green blue yellow white mug car chair house robot duck with and on of roof wheels".split()
+TEXT_DIM, TEXT_LENGTH, LATENT_CHANNELS, LATENT_SIZE = 32, 12, 4, 4
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words that knows `WORDS`."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=TEXT_LENGTH,
+    )
+
+
+def tiny_text_encoder() -> BertModel:
+    """A BERT of one layer."""
+    config = BertConfig(
+        vocab_size=len(WORDS) + 4,
+        hidden_size=TEXT_DIM,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=TEXT_LENGTH,
+    )
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def tiny_vae() -> AutoencoderKL:
+    """An autoencoder that shrinks pictures four times."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+        mid_block_add_attention=False,
+    ).eval()
+
+
+def tiny_unet() -> MultiViewUNet:
+    """A multi-view UNet of two levels."""
+    return MultiViewUNet(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(16, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=TEXT_DIM,
+    ).eval()
+
+
+def tiny_scheduler(**changes: Any) -> DDIMScheduler:
+    """The scheduler of the shipped model."""
+    settings = {
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+    }
+    return DDIMScheduler(**{**settings, **changes})
+
+
+def tiny_model(folder: str | Path | None = None, *, unet: nn.Module | None = None, seed: int = 0) -> MultiViewPipeline:
+    """A whole model with random weights; saved to `folder` if one is given."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pipeline = MultiViewPipeline(
+            vae=tiny_vae(),
+            text_encoder=tiny_text_encoder(),
+            tokenizer=tiny_tokenizer(),
+            unet=tiny_unet() if unet is None else unet,
+            scheduler=tiny_scheduler(),
+        )
+    if folder is not None:
+        pipeline.save_pretrained(folder)
+    return pipeline
+
+
+class TinyTransformer(ModelMixin, ConfigMixin):
+    """Views, pixels and text as one sequence of tokens; the calls of `MultiViewUNet` and nothing else in common."""
+
+    @register_to_config
+    def __init__(
+        self, in_channels: int = LATENT_CHANNELS, sample_size: int = LATENT_SIZE, text_dim: int = TEXT_DIM
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Linear(in_channels, 16)
+        self.place = nn.Parameter(torch.randn(sample_size**2, 16))
+        self.read = nn.Linear(text_dim, 16)
+        self.camera = nn.Linear(16, 16)
+        self.time = nn.Linear(2, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.leave = nn.Linear(16, in_channels)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Return a prediction for every view: "b v c h w"."""
+        b, v, _, h, w = latents.shape
+        angle = torch.as_tensor(timesteps).to(latents).expand(b)[:, None] / 1000
+        tokens = self.enter(latents.flatten(3).transpose(2, 3)) + self.place  # b v (h w) d
+        tokens = tokens + self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))[:, None, None]
+        if cameras is not None:
+            tokens = tokens + self.camera(cameras.to(latents))[:, :, None]
+        words = self.read(text if text.ndim == 3 else text.flatten(1, 2))
+        joined = self.block(torch.cat([tokens.flatten(1, 2), words], dim=1))
+        pixels = self.leave(joined[:, : v * h * w])
+        return pixels.reshape(b, v, h, w, -1).movedim(-1, 2)
+
+
+class GaussianDenoiser(ModelMixin, ConfigMixin):
+    """The exact noise prediction for latents that are independent normal numbers with one mean and deviation."""
+
+    @register_to_config
+    def __init__(
+        self, mean: float = 1.5, std: float = 0.5, in_channels: int = LATENT_CHANNELS, sample_size: int = 16
+    ) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.register_buffer("alphas_cumprod", tiny_scheduler().alphas_cumprod)
+        self.anchor = nn.Parameter(torch.zeros(1))  # gives the network a device and a dtype
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Return E[noise | x_t], by linear regression: cov(noise, x) / var(x) times the distance from the mean."""
+        alpha_bar = self.alphas_cumprod[timesteps.long()][:, None, None, None, None]  # type: ignore[index]
+        variance = alpha_bar * self.std**2 + 1 - alpha_bar
+        return (1 - alpha_bar).sqrt() * (latents - alpha_bar.sqrt() * self.mean) / variance
