@@ -30,6 +30,8 @@ CREASE_DEG = 40.0
 _MAX_FAN = 256
 """Corners shared by more faces than this are shaded flat, which bounds the pairs that `normals` visits."""
 
+_PAIRS_AT_ONCE = 2**22
+
 _HASH = (0x9E3779B97F4A7C1, 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
 """Odd multipliers that turn the bits of a position into one number."""
 
@@ -201,11 +203,16 @@ class Mesh:
         count = torch.bincount(corner_point, minlength=int(point.max()) + 1 if len(point) else 0)
         start = count.cumsum(0) - count
         fan = torch.where(count > _MAX_FAN, 0, count)[corner_point]
-        first = torch.arange(len(corner_point), device=fan.device).repeat_interleave(fan)
-        offset = torch.arange(len(first), device=fan.device) - (fan.cumsum(0) - fan)[first]
-        other = order[start[corner_point[first]] + offset] // 3
-        near = (flat[first // 3] * flat[other]).sum(-1) >= np.cos(np.deg2rad(crease_deg))
-        total = torch.zeros(len(corner_point), 3, device=fan.device).index_add_(0, first[near], area[other[near]])
+        total = torch.zeros(len(corner_point), 3, device=fan.device)
+        step = max(1, _PAIRS_AT_ONCE // max(1, int(fan.max()) if len(fan) else 1))
+        for begin in range(0, len(corner_point), step):
+            some = fan[begin : begin + step]
+            first = torch.arange(len(some), device=fan.device).repeat_interleave(some)
+            offset = torch.arange(len(first), device=fan.device) - (some.cumsum(0) - some)[first]
+            first += begin
+            other = order[start[corner_point[first]] + offset] // 3
+            near = (flat[first // 3] * flat[other]).sum(-1) >= np.cos(np.deg2rad(crease_deg))
+            total.index_add_(0, first[near], area[other[near]])
         smooth = torch.nn.functional.normalize(total, dim=-1, eps=1e-20).reshape(-1, 3, 3)
         lost = (smooth.square().sum(-1, keepdim=True) < 0.5).expand_as(smooth)
         return torch.where(lost, flat[:, None].expand_as(smooth), smooth)

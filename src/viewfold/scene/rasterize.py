@@ -30,7 +30,7 @@ NEAR = 0.01
 _MAX_SIZE = 8192
 _FACES_AT_ONCE = 2**18
 _SAMPLES_AT_ONCE = 2**22
-"""Bounds on working memory (about 0.5 GiB)."""
+"""Bounds on working memory: about 0.5 GiB, or 60 bytes a sample of one view where that is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +221,8 @@ def _shade(
     corner = mesh.faces[face]  # p 3
     x, y, w = screen.flatten(0, 1)[corner + (view * screen.shape[1])[:, None]].unbind(-1)
     x, y = x - w * column[:, None], y - w * row[:, None]
-    j, k = [1, 2, 0], [2, 0, 1]
-    weight = x[:, j] * y[:, k] - y[:, j] * x[:, k]
+    after, before = [1, 2, 0], [2, 0, 1]
+    weight = x[:, after] * y[:, before] - y[:, after] * x[:, before]
     total = weight.sum(1, keepdim=True)
     away = total > 0  # rows run downwards, so that a face turned to the camera is clockwise here
     weight = (weight / total).float().clamp_(0, 1)
@@ -236,7 +236,11 @@ def _shade(
         color = color * light.shade(normal)
     out[at] = torch.cat([color.clamp_(0, 1), torch.ones_like(color[:, :1]), 1 / inverse[:, None], normal], dim=1)
     out = out.view(len(screen), size, supersample, size, supersample, 8)
-    out = sum(out[:, :, i, :, j] for i in range(supersample) for j in range(supersample)).permute(0, 3, 1, 2)
+    pooled = torch.zeros_like(out[:, :, 0, :, 0])
+    for i in range(supersample):
+        for j in range(supersample):  # several times faster than `sum((2, 4))`
+            pooled += out[:, :, i, :, j]
+    out = pooled.permute(0, 3, 1, 2)
     covered = out[:, 3:4].clamp(min=1)
     scale = supersample**2
     return torch.cat([out[:, :4] / scale, out[:, 4:5] / covered, out[:, 5:] / scale], dim=1)
