@@ -183,7 +183,7 @@ def _fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], modules: Mapp
     filled, wrong = {}, []
     for name, target in network.state_dict().items():
         source = tensors[sources[name]]
-        if source.shape != target.shape and source.flatten(1).shape == target.shape and source.shape[2:] == (1, 1):
+        if target.ndim == 2 and source.shape == (*target.shape, 1, 1):
             source = source.flatten(1)  # a 1x1 convolution that is a linear layer in diffusers
         if source.shape != target.shape:
             wrong.append(f"{sources[name]} {tuple(source.shape)} instead of {tuple(target.shape)}")
