@@ -1,0 +1,175 @@
+"""Prompts to token states: one class over any tokenizer and any text network of transformers.
+
+Used by every flow (training caches nothing of the text, sampling and distillation embed prompts).  Knows two habits:
+networks with an attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it,
+padded to 77 with no mask.  Knows nothing of diffusion.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from viewfold.errors import PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAX_CHARACTERS = 10_000
+"""Longer prompts are refused before they are tokenised."""
+
+MAX_TOKENS = 77
+"""Length used where a tokenizer states none (transformers then says 1e30): CLIP's."""
+
+ENDINGS = frozenset({"##s", "##es", "##ed", "##d", "##ing", "##er", "##y", "##ly", "##ish", "##like"})
+"""Pieces that leave the word before them known."""
+
+N_NEAR = 3
+"""How many near words a message names."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A tokenizer and the network that reads its tokens; both stock transformers classes."""
+
+    tokenizer: PreTrainedTokenizerBase
+    network: PreTrainedModel
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of every encoded prompt, the start, end and padding included."""
+        length = int(self.tokenizer.model_max_length)
+        limit = int(getattr(self.network.config, "max_position_embeddings", MAX_TOKENS))
+        return min(length if length < 1_000_000 else MAX_TOKENS, limit)
+
+    @property
+    def masks_padding(self) -> bool:
+        """Whether the network is told which tokens are padding; CLIP is not (its attention is causal)."""
+        return not str(self.network.config.model_type).startswith("clip")
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Return the token states of each prompt, in the network's type and on its device.
+
+        The empty string is allowed: it is the unconditional text.  What does not fit into `n_tokens` is cut (`check`
+        says what).  Each prompt is encoded alone, so its states do not depend on the batch.  Where the network masks
+        padding, the states of the padding are zero.
+
+        Raises:
+            PromptError: no prompt, or one that is too long to read.
+        """
+        if isinstance(prompts, str):
+            raise PromptError(
+                f"`prompts` must be a list of prompts; got the string {prompts[:40]!r}. Put it in a list."
+            )
+        if not prompts:
+            raise PromptError(
+                "`prompts` must hold at least one prompt; got none. Give [''] for the unconditional text."
+            )
+        return torch.cat([self._encode(clean(prompt)) for prompt in prompts])
+
+    def _encode(self, prompt: str) -> Float[Tensor, "1 n d"]:
+        code = self.tokenizer(
+            prompt, padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
+        )
+        ids = code["input_ids"].to(self.network.device)
+        if not self.masks_padding:
+            return self.network(ids).last_hidden_state
+        mask = code["attention_mask"].to(self.network.device)
+        return self.network(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+
+    def check(self, prompt: str) -> list[str]:
+        """Return what a person should know before using this prompt: words that are cut, words that are not known.
+
+        Raises:
+            PromptError: the prompt says nothing (empty, blanks, symbols alone) or is too long to read.
+        """
+        text = clean(prompt)
+        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        if not any(character.isalnum() or unicodedata.category(character) == "So" for character in text) or not ids:
+            raise PromptError(f"`prompt` must describe something; got {prompt[:40]!r}. Try 'a red mug'.")
+        if all(token == self.tokenizer.unk_token_id for token in ids) and self.masks_padding:
+            raise PromptError(
+                f"`prompt` must hold words that the model reads; got {prompt[:40]!r}. Write it in English."
+            )
+        return self._cut(text, ids) + self._unknown(text)
+
+    def _cut(self, text: str, ids: list[int]) -> list[str]:
+        room = self.n_tokens - self.tokenizer.num_special_tokens_to_add()
+        if len(ids) <= room:
+            return []
+        offsets = None
+        if self.tokenizer.is_fast:
+            offsets = self.tokenizer(
+                text, add_special_tokens=False, truncation=False, return_offsets_mapping=True
+            )["offset_mapping"]  # fmt: skip
+        lost = text[offsets[room][0] :] if offsets else self.tokenizer.decode(ids[room:])
+        shown = lost if len(lost) <= 80 else lost[:77] + "..."
+        return [f"the prompt is longer than the {room} tokens that the model reads; ignored: '{shown.strip()}'"]
+
+    def _unknown(self, text: str) -> list[str]:
+        vocabulary = word_list(self.tokenizer)
+        if vocabulary is None:
+            return []
+        notes = []
+        for word in dict.fromkeys(split_words(text)):
+            pieces = self.tokenizer.tokenize(word)
+            if is_known(pieces):
+                continue
+            near = self.near_words(word)
+            hint = f"; near words: {', '.join(near)}" if near else ""
+            notes.append(f"the model does not know '{word[:40]}'{hint}")
+        return notes
+
+    def near_words(self, word: str) -> list[str]:
+        """Return up to `N_NEAR` words of the vocabulary that are spelt like `word`, or begin as it does."""
+        vocabulary = word_list(self.tokenizer) or ()
+        word = word.lower()[:40]
+        near = difflib.get_close_matches(word, vocabulary, n=N_NEAR, cutoff=0.72)
+        starts = [other for other in vocabulary if len(other) > 3 and (word.startswith(other) or word.endswith(other))]
+        return list(dict.fromkeys(near + sorted(starts, key=len, reverse=True)))[:N_NEAR]
+
+
+def clean(prompt: str) -> str:
+    """Return the prompt without control characters and doubled blanks; raise `PromptError` if it is not text or huge."""
+    if not isinstance(prompt, str):
+        raise PromptError(f"`prompt` must be a string; got {type(prompt).__name__}. Write what the object is.")
+    if len(prompt) > MAX_CHARACTERS:
+        raise PromptError(f"`prompt` must have at most {MAX_CHARACTERS} characters; got {len(prompt)}. Shorten it.")
+    kept = (
+        " " if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else character for character in prompt
+    )
+    return " ".join("".join(kept).split())
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of two letters or more, hyphens and apostrophes splitting them."""
+    spaced = "".join(character if character.isalpha() else " " for character in text.lower())
+    return [word for word in spaced.split() if len(word) > 1]
+
+
+def is_known(pieces: list[str]) -> bool:
+    """Return whether WordPiece read a word whole: one piece, or a word of three letters and a common ending."""
+    if len(pieces) == 1:
+        return pieces[0] != "[UNK]"
+    return len(pieces) == 2 and len(pieces[0]) > 2 and pieces[1] in ENDINGS
+
+
+@functools.lru_cache(maxsize=8)
+def _words(vocabulary: frozenset[str]) -> tuple[str, ...] | None:
+    if not any(token.startswith("##") for token in vocabulary):
+        return None
+    return tuple(sorted(token for token in vocabulary if len(token) > 2 and token.isascii() and token.isalpha()))
+
+
+def word_list(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...] | None:
+    """Return the whole words of a WordPiece vocabulary; None for others (CLIP's pieces do not tell what it knows)."""
+    return _words(frozenset(tokenizer.get_vocab()))
