@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 import torch
 
 from viewfold.camera import Cameras
+from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, render_assets
 from viewfold.errors import InputError
 from viewfold.image import read_image
@@ -111,3 +114,21 @@ def test_two_processes_render_what_one_does(assets: Path, tmp_path: Path) -> Non
 def test_a_folder_without_assets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.glb, \.obj, \.ply"):
         render_assets(tmp_path, tmp_path / "out")
+
+
+def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    deadly, started = Path("c.glb"), []
+
+    def fake(paths: list[Path], *_: object) -> Iterator[tuple[Path, None]]:
+        started.append(paths[0].name)
+        for path in paths:
+            if path == deadly:
+                raise BrokenProcessPool
+            yield path, None
+
+    monkeypatch.setattr(render, "_in_pool", fake)
+    paths = [Path(f"{name}.glb") for name in "abcde"]
+    result = list(render._render_all(paths, tmp_path, SETTINGS, 2))
+    assert [path for path, _ in result] == paths
+    assert [path for path, reason in result if reason] == [deadly]
+    assert started == ["a.glb", "c.glb", "d.glb"]

@@ -242,9 +242,11 @@ def _render_all(
             return
         except BrokenProcessPool:
             left = [path for path in left if path not in done]
-            if at_once == 1:
+            if at_once > 1:
+                at_once = 1
+            else:
                 yield left.pop(0), "its process died, probably for lack of memory"
-            at_once = 1
+                at_once = 2 * workers
 
 
 def _in_pool(
