@@ -16,6 +16,30 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+
+def _keep_the_compiled_files_of_other_packages() -> None:
+    """Let jaxtyping's hook name its own compiled files only for the modules that it rewrites.
+
+    It does so for as long as such a module runs, and so for all that the module imports: without this, torch, diffusers
+    and transformers are compiled again from source, half a minute.
+    """
+    from functools import partial
+    from importlib.machinery import SourceFileLoader
+    from unittest.mock import patch
+
+    from jaxtyping import _import_hook as hook
+
+    def get_code(self: hook._JaxtypingLoader, fullname: str) -> object:
+        name = partial(hook._optimized_cache_from_source, self._typechecker.get_hash())
+        with patch("importlib._bootstrap_external.cache_from_source", name):
+            return SourceFileLoader.get_code(self, fullname)
+
+    hook._JaxtypingLoader.get_code = get_code  # type: ignore[method-assign]
+    hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module  # type: ignore[method-assign]
+
+
+_keep_the_compiled_files_of_other_packages()
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -31,7 +31,7 @@ ARROWS = {
     "pipeline": {"model", "guidance"},
     "lift": {"scene", "guidance"},
     "data": {"scene"},
-    "train": {"model", "data"},
+    "train": {"model", "data", "guidance"},  # guidance holds the conversions between noise, v and clean latents
     "evaluate": {"scene"},
     "select": {"pipeline", "lift", "evaluate"},
     "flow": {"pipeline", "lift"},
@@ -44,7 +44,7 @@ ARROWS = {
 
 FORBIDDEN = {
     "guidance": {"diffusers", "transformers", "viewfold.camera", "viewfold.image"},
-    "model": {"viewfold.camera", "viewfold.image"},
+    "model": {"viewfold.camera"},
     "scene": {"diffusers", "transformers"},
     "lift": {"diffusers", "transformers"},
 }
