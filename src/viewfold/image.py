@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -79,7 +80,7 @@ def to_pil(rgb: Float[Tensor, "c h w"]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def read_image(path: str | Path) -> Float[Tensor, "c h w"]:
+def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     """Read a picture as RGB, or RGBA where it has alpha, in [0, 1].
 
     Raises:

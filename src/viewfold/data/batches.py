@@ -34,7 +34,7 @@ class LatentSet:
         self.latents = [sample.latents().half() for sample in samples]
         self.captions = [[str(caption) for caption in sample.meta["captions"]] for sample in samples]
         self.cameras = [None if sample.cameras is None else sample.cameras.code() for sample in samples]
-        self.orbits = [int(sample.meta.get("orbits", 1)) for sample in samples]
+        self.orbits = [sample.orbits for sample in samples]
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -95,7 +95,7 @@ def _write_picture(path: Path, target: Path, *, name: str, size: int) -> None:
         "captions": [form.format(name) for form in CAPTION_FORMS],
         "licence": "MIT",
         "author": "Microsoft Fluent Emoji",
-        "cameras": None,
+        "views": None,
     }
     with atomic_write(target) as temporary:
         temporary.mkdir()

@@ -134,12 +134,17 @@ class Sample:
     @cached_property
     def cameras(self) -> Cameras | None:
         """The cameras of a 3D sample; None for a 2D picture."""
-        stored = self.meta.get("cameras")
+        stored = self.meta.get("views")
         if not stored:
             return None
         poses = torch.tensor([camera["world_from_camera"] for camera in stored], dtype=torch.float32)
         fov = torch.tensor([float(camera["fov_deg"]) for camera in stored])
         return Cameras(world_from_camera=poses.reshape(-1, 4, 4), fov_deg=fov)
+
+    @property
+    def orbits(self) -> int:
+        """How many circles of cameras the views come from, one after the other."""
+        return int(self.meta.get("render", {}).get("orbits", 1))
 
     def latents(self) -> Float[Tensor, "v c h w"]:
         """The cached latents, normalised, float32."""
@@ -159,7 +164,7 @@ class Sample:
 
 def _decode(content: bytes, name: str) -> Float[Tensor, "c h w"]:
     try:
-        return read_image(io.BytesIO(content))  # type: ignore[arg-type]
+        return read_image(io.BytesIO(content))
     except AssetError as error:
         raise AssetError(f"`{name}`: {error}") from error
 

@@ -1,0 +1,93 @@
+"""What one training step minimises: the mixed 2D/3D objective of MVDream, as pure functions.
+
+    L_MV = E || target - prediction(x_t; text, cameras, t) ||^2                      (arXiv 2308.16512, equation 1)
+
+over two kinds of samples: objects, all views noised to the same t and seen together with their cameras, and single
+pictures with neither cameras nor a second view (the 2D mode).  Knows no files and no optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from viewfold.guidance import Prediction, compose, velocity
+
+Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(latents b v c h w, timesteps b, text b n d, cameras b v 16 or None) -> prediction b v c h w"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """The terms of the objective."""
+
+    prediction: Prediction = "v_prediction"
+    share_2d: float = 0.3
+    """Share of single pictures among the samples (MVDream: 0.3)."""
+    drop_text: float = 0.1
+    """Share of samples whose text is replaced by the empty prompt, for guidance."""
+    snr_cap: float | None = 5.0
+    """Cap of the signal-to-noise ratio in the weights (min-SNR, arXiv 2303.09556); None weighs all steps alike."""
+
+
+def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> Float[Tensor, "b"]:
+    """Return the weight of each sample's squared error (min-SNR-gamma, arXiv 2303.09556, section 3.4).
+
+    In terms of the clean part it is min(SNR, cap); divided by SNR for noise and by SNR + 1 for v prediction.
+    """
+    if settings.snr_cap is None:
+        return torch.ones_like(alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-8)
+    capped = snr.clamp(max=settings.snr_cap)
+    match settings.prediction:
+        case "epsilon":
+            return capped / snr.clamp(min=1e-8)
+        case "v_prediction":
+            return capped / (snr + 1)
+        case "sample":
+            return capped
+
+
+def diffusion_loss(
+    network: Network,
+    latents: Float[Tensor, "b v c h w"],
+    text: Float[Tensor, "b n d"],
+    cameras: Float[Tensor, "b v 16"] | None,
+    *,
+    alphas_cumprod: Float[Tensor, "t"],
+    settings: ObjectiveSettings,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Return the weighted denoising error of clean latents, one time step per object.
+
+    Time steps are stratified over the batch: each is uniform, and together they cover the schedule evenly.
+    """
+    n_samples, n_steps = len(latents), len(alphas_cumprod)
+    strata = (torch.arange(n_samples) + torch.rand(n_samples, generator=generator)) / n_samples
+    timesteps = (strata * n_steps).long().clamp(max=n_steps - 1).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    alpha_bar = alphas_cumprod[timesteps]
+    match settings.prediction:
+        case "epsilon":
+            target = noise
+        case "v_prediction":
+            target = velocity(latents, noise, alpha_bar)
+        case "sample":
+            target = latents
+    predicted = network(compose(latents, noise, alpha_bar), timesteps, text, cameras)
+    error = (predicted.float() - target.float()).square().flatten(1).mean(dim=1)
+    return (error * loss_weight(alpha_bar, settings)).mean()
+
+
+def drop(n_samples: int, share: float, generator: torch.Generator) -> Bool[Tensor, "b"]:
+    """Choose which samples lose their text."""
+    return torch.rand(n_samples, generator=generator) < share
+
+
+def n_pictures(n_objects: int, share_2d: float) -> int:
+    """Return how many single pictures go with `n_objects` objects so that they are `share_2d` of all samples."""
+    return round(n_objects * share_2d / (1 - share_2d))

@@ -1,0 +1,110 @@
+"""Views on disk: round trips, all or nothing, and pictures from strangers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.errors import AssetError, InputError, OutputError
+from viewfold.image import Views, atomic_write, contact_sheet, read_image, to_pil, write_turntable
+
+
+def make_views(*, alpha: bool = False) -> Views:
+    generator = torch.Generator().manual_seed(0)
+    rgb = (torch.rand(3, 3, 8, 8, generator=generator) * 255).round() / 255
+    return Views(
+        rgb=rgb,
+        alpha=torch.ones(3, 1, 8, 8) if alpha else None,
+        cameras=Cameras.orbit(3, elevation_deg=20, fov_deg=35),
+        prompt="a red mug",
+        run={"seed": 3},
+    )
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_saved_views_load_back_the_same(tmp_path: Path, alpha: bool) -> None:
+    views = make_views(alpha=alpha)
+    views.save(tmp_path / "mug")
+    again = Views.load(tmp_path / "mug")
+    assert torch.equal(again.rgb, views.rgb)
+    assert (again.alpha is not None) == alpha
+    assert torch.allclose(again.cameras.world_from_camera, views.cameras.world_from_camera)
+    assert torch.allclose(again.cameras.fov_deg, views.cameras.fov_deg)
+    assert again.prompt == "a red mug" and again.run["seed"] == 3
+
+
+def test_saving_twice_replaces_the_folder(tmp_path: Path) -> None:
+    make_views().save(tmp_path / "mug")
+    (tmp_path / "mug" / "stale.txt").write_text("old")
+    make_views().save(tmp_path / "mug")
+    assert not (tmp_path / "mug" / "stale.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mug"]
+
+
+def test_a_failure_inside_atomic_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_views().save(tmp_path / "file" / "mug")
+
+
+def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
+    make_views().save(tmp_path / "mug")
+    document = json.loads((tmp_path / "mug" / "transforms.json").read_text())
+    document["frames"][0]["file_path"] = "../../secret.png"
+    (tmp_path / "mug" / "transforms.json").write_text(json.dumps(document))
+    with pytest.raises(AssetError, match="points outside"):
+        Views.load(tmp_path / "mug")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n broken", b"not a picture"])
+def test_damaged_pictures_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(AssetError, match=r"bad\.png"):
+        read_image(tmp_path / "bad.png")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"frames": 3}', '{"frames": [{}]}', '{"frames": []}'])
+def test_damaged_transforms_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "transforms.json").write_text(content)
+    with pytest.raises(AssetError, match=r"transforms\.json"):
+        Views.load(tmp_path)
+
+
+def test_views_need_a_camera_each() -> None:
+    with pytest.raises(InputError, match="one picture per camera"):
+        Views(rgb=torch.zeros(2, 3, 8, 8), cameras=Cameras.orbit(3))
+
+
+def test_a_contact_sheet_holds_every_picture_in_order() -> None:
+    rgb = torch.stack([torch.full((3, 4, 4), value) for value in (0.0, 0.2, 0.4)])
+    sheet = contact_sheet(rgb, columns=2, gap=2)
+    assert sheet.size == (10, 10)
+    assert [sheet.getpixel(at)[0] for at in ((1, 1), (8, 1), (1, 8), (8, 8))] == [0, 51, 102, 255]
+
+
+def test_a_turntable_has_a_frame_a_view(tmp_path: Path) -> None:
+    from PIL import Image
+
+    write_turntable(make_views().rgb, tmp_path / "turn.gif")
+    with Image.open(tmp_path / "turn.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == 3
+    with pytest.raises(InputError, match=r"\.webp, \.gif or \.mp4"):
+        write_turntable(make_views().rgb, tmp_path / "turn.avi")
+
+
+def test_pictures_survive_the_trip_to_eight_bits() -> None:
+    rgb = torch.arange(256).reshape(1, 16, 16).expand(3, 16, 16) / 255
+    import numpy as np
+
+    assert np.array_equal(np.asarray(to_pil(rgb))[..., 0], np.arange(256).reshape(16, 16))

@@ -1,0 +1,147 @@
+"""Shards and batches: what goes in comes out, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from viewfold.camera import Cameras
+from viewfold.data.batches import LatentSet
+from viewfold.data.pictures import emoji_name, import_emoji
+from viewfold.data.shards import cache_latents, open_shards, pack
+from viewfold.errors import AssetError, InputError
+from viewfold.image import to_pil
+
+ORBITS, VIEWS = 2, 4
+
+
+def write_render(folder: Path, uid: str, *, value: float) -> None:
+    (folder / uid).mkdir(parents=True)
+    cameras = Cameras.orbit(ORBITS * VIEWS)
+    views = [
+        {"world_from_camera": pose, "fov_deg": 40.0} for pose in cameras.world_from_camera.flatten(1).tolist()
+    ]
+    meta = {"captions": [f"a {uid}", uid], "views": views, "render": {"orbits": ORBITS}}
+    (folder / uid / "meta.json").write_text(json.dumps(meta))
+    for index in range(ORBITS * VIEWS):
+        rgba = torch.full((4, 8, 8), value)
+        rgba[3] = index / 10
+        to_pil(rgba).save(folder / uid / f"{index:03d}.webp", lossless=True)
+
+
+def mean_latents(pictures: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(pictures, 8).repeat(1, 2, 1, 1)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    for number in range(5):
+        write_render(tmp_path / "renders", f"asset{number}", value=number / 5)
+    pack(tmp_path / "renders", tmp_path / "shards", samples_per_shard=2)
+    return tmp_path / "shards"
+
+
+def test_a_sample_comes_back_with_its_pictures_and_cameras(shards: Path) -> None:
+    samples = open_shards(shards)
+    assert [sample.uid for sample in samples] == [f"asset{number}" for number in range(5)]
+    pictures = samples[4].pictures(background=0.5)
+    expected = 0.8 * 0.3 + 0.5 * 0.7
+    assert pictures.shape == (8, 3, 8, 8) and pictures[3].mean().item() == pytest.approx(expected, abs=0.01)
+    cameras = samples[4].cameras
+    assert cameras is not None
+    assert torch.allclose(cameras.world_from_camera, Cameras.orbit(ORBITS * VIEWS).world_from_camera, atol=1e-6)
+
+
+def test_shards_are_plain_webdataset_tars(shards: Path) -> None:
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    with (shards / "shard-00000.tar").open("rb") as stream:
+        members = [{**member, "__url__": "shard"} for member in tar_file_iterator(stream)]
+    first = next(iter(group_by_keys(members)))
+    assert first["__key__"] == "asset0"
+    assert json.loads(first["json"])["captions"][0] == "a asset0" and "007.webp" in first
+
+
+def test_packing_again_keeps_finished_shards(shards: Path, tmp_path: Path) -> None:
+    (shards / "shard-00001.tar").unlink()
+    report = pack(tmp_path / "renders", shards, samples_per_shard=2)
+    assert (report.samples, report.shards, report.skipped) == (2, 3, 2)
+
+
+def test_a_damaged_picture_costs_its_sample_only(tmp_path: Path) -> None:
+    for number in range(3):
+        write_render(tmp_path / "renders", f"asset{number}", value=0.1)
+    (tmp_path / "renders" / "asset1" / "003.webp").write_bytes(b"RIFF")
+    report = pack(tmp_path / "renders", tmp_path / "shards")
+    assert report.samples == 2 and [uid for uid, _ in report.failed] == ["asset1"]
+    assert [sample.uid for sample in open_shards(tmp_path / "shards")] == ["asset0", "asset2"]
+
+
+def test_a_truncated_shard_is_named(shards: Path) -> None:
+    content = (shards / "shard-00002.tar").read_bytes()
+    (shards / "shard-00002.tar").write_bytes(content[: len(content) // 3])
+    with pytest.raises(AssetError, match="shard-00002"):
+        for sample in open_shards(shards):
+            sample.pictures()
+
+
+def test_members_that_leave_the_folder_are_refused(shards: Path) -> None:
+    with tarfile.open(shards / "shard-00009.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../evil.json"))
+    with pytest.raises(AssetError, match="unusable member"):
+        open_shards(shards)
+
+
+def test_latents_are_cached_once_and_read_back(shards: Path) -> None:
+    assert cache_latents(shards, mean_latents).samples == 5
+    assert cache_latents(shards, mean_latents).skipped == 3
+    latents = open_shards(shards)[2].latents()
+    assert latents.shape == (8, 6, 1, 1)
+    assert latents[5].mean().item() == pytest.approx(0.4 * 0.5 + 0.5 * 0.5, abs=0.01)
+
+
+def test_a_batch_holds_evenly_spaced_views_of_one_circle(shards: Path) -> None:
+    cache_latents(shards, mean_latents)
+    latents = LatentSet(open_shards(shards))
+    batch = latents.draw(16, torch.Generator().manual_seed(0), views=2)
+    assert batch.latents.shape == (16, 2, 6, 1, 1) and batch.cameras is not None
+    position = batch.cameras[..., [3, 7, 11]]
+    between = (position[:, 0, :2] * position[:, 1, :2]).sum(-1)
+    assert torch.allclose(between, torch.zeros(16), atol=1e-5), "views two apart of eight on the circle are 90 degrees"
+
+
+def test_the_generator_alone_decides_a_batch(shards: Path) -> None:
+    cache_latents(shards, mean_latents)
+    latents = LatentSet(open_shards(shards))
+    one, two, three = (latents.draw(6, torch.Generator().manual_seed(seed), views=4) for seed in (1, 1, 2))
+    assert one.captions == two.captions and torch.equal(one.latents, two.latents)
+    assert one.captions != three.captions
+
+
+def test_a_picture_batch_has_one_view_and_no_camera(shards: Path) -> None:
+    cache_latents(shards, mean_latents)
+    batch = LatentSet(open_shards(shards)).draw(3, torch.Generator().manual_seed(0))
+    assert batch.latents.shape == (3, 1, 6, 1, 1) and batch.cameras is None
+
+
+def test_nothing_to_pack_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="viewfold render"):
+        pack(tmp_path, tmp_path / "shards")
+    with pytest.raises(InputError, match="viewfold pack"):
+        open_shards(tmp_path)
+
+
+def test_emoji_are_named_by_their_code_point(tmp_path: Path) -> None:
+    assert emoji_name("1f68b") == "tram car" and emoji_name("2615-fe0f") == "hot beverage"
+    assert emoji_name("1f468-200d-1f373") is None and emoji_name("readme") is None
+    to_pil(torch.rand(4, 32, 32)).save(tmp_path / "1f68b.png")
+    to_pil(torch.rand(3, 32, 32)).save(tmp_path / "2615.png")
+    (tmp_path / "1f697.png").write_bytes(b"broken")
+    report = import_emoji(tmp_path, tmp_path / "out", size=8, without=frozenset({"beverage"}))
+    assert (report.done, report.skipped, [name for name, _ in report.failed]) == (1, 1, ["1f697.png"])
+    assert json.loads((tmp_path / "out/emoji-1f68b/meta.json").read_text())["captions"][0] == "tram car"
