@@ -359,7 +359,7 @@ def test_arguments_out_of_range_are_named(model, arguments, message):
 
 @pytest.mark.parametrize("prompt", ["", "   ", "?!", ["a mug", ""]])
 def test_prompts_that_say_nothing_are_refused(model, prompt):
-    with pytest.raises(PromptError, match="must say what to make"):
+    with pytest.raises(PromptError, match="must describe something"):
         model(prompt, CAMERAS)
 
 

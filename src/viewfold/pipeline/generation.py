@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from viewfold.camera import Cameras
-from viewfold.errors import WeightsError
+from viewfold.errors import PromptError, WeightsError
 from viewfold.image import Views
 from viewfold.model.weights import convert
 from viewfold.pipeline.multiview import MultiViewPipeline
@@ -120,12 +120,20 @@ def generate(
     )
     run = {
         "settings": settings,
-        "warnings": model.text.check(prompt) + (model.text.check(negative) if negative else []),
+        "warnings": model.text.check(prompt) + _doubts(model, negative),
         "scheduler": type(model.scheduler).__name__,
         "seconds": round(time.perf_counter() - started, 3),
         **describe(model),
     }
     return Views(rgb=pictures[0].cpu(), cameras=cameras, prompt=prompt, run=run)
+
+
+def _doubts(model: MultiViewPipeline, negative: str) -> list[str]:
+    """Return what to know about a negative prompt; one that says nothing is allowed."""
+    try:
+        return [f"negative prompt: {note}" for note in model.text.check(negative)] if negative.strip() else []
+    except PromptError:
+        return ["the negative prompt says nothing to the model"]
 
 
 def describe(model: MultiViewPipeline) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -18,14 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import FitError, InputError, PromptError
+from viewfold.errors import FitError, InputError
 from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
+from viewfold.model.text import TextEncoder
 from viewfold.pipeline.components import read_components
 from viewfold.pipeline.sampler import draw, sampler_for
-
-if TYPE_CHECKING:
-    from viewfold.model.text import TextEncoder
 
 MAX_VIEWS = 256
 VIEWS_AT_ONCE = 16
@@ -126,7 +124,7 @@ class MultiViewPipeline(DiffusionPipeline):
         if not prompts:
             raise InputError("`prompt` must be one or more texts; got none.")
         for prompt in prompts:
-            check_prompt(prompt)
+            self.text.check(prompt)
         if not 0 <= guidance < float("inf"):
             raise InputError(f"`guidance` must be a finite number of at least 0; got {guidance}.")
         if cameras is not None and len(cameras) > MAX_VIEWS:
@@ -175,10 +173,8 @@ class MultiViewPipeline(DiffusionPipeline):
         return self.scheduler.alphas_cumprod
 
     @property
-    def text(self) -> Any:
+    def text(self) -> TextEncoder:
         """The reader of prompts: tokens, warnings about words that it does not know."""
-        from viewfold.model.text import TextEncoder
-
         return TextEncoder(self.tokenizer, self.text_encoder)
 
     @torch.no_grad()
@@ -226,14 +222,6 @@ class MultiViewPipeline(DiffusionPipeline):
     @property
     def _shift(self) -> float:
         return float(self.vae.config.get("shift_factor") or 0.0)
-
-
-def check_prompt(prompt: object) -> None:
-    """Refuse what is no text, and a text that says nothing."""
-    if not isinstance(prompt, str):
-        raise InputError(f"`prompt` must be a text; got {type(prompt).__name__}.")
-    if not any(character.isalnum() for character in prompt):
-        raise PromptError(f'`prompt` must say what to make; got "{prompt[:40]}". Name an object, such as "a red mug".')
 
 
 def _per_prompt(seeds: int | Sequence[int], n_prompts: int) -> list[int]:
