@@ -37,7 +37,8 @@ def save_mesh(mesh: Mesh, path: str | Path) -> Path:
     """Write a mesh as .glb, .obj or .ply, by the suffix; whole or not at all.
 
     Shading normals are written, with hard edges where `Mesh.normals` sees a crease.  An OBJ comes with NAME.mtl and
-    NAME_0.png ... beside it, written first.  A PLY holds no picture: a texture becomes colours of the vertices.
+    NAME_0.png ... beside it, written first; without them if all of its colour is at the vertices.  A PLY holds no
+    picture: a texture becomes colours of the vertices.
 
     Raises:
         InputError: another suffix, or a mesh without faces.
@@ -83,7 +84,8 @@ def _save_glb(mesh: Mesh, path: Path) -> None:
 
 
 def _save_obj(mesh: Mesh, path: Path) -> None:
-    mesh, normals = split_normals(mesh)
+    has_library = mesh.vertex_color is None or any(m.texture is not None for m in mesh.materials)
+    mesh, normals = split_normals(mesh if has_library else to_vertex_colors(mesh))
     stem = re.sub(r"[^\w.-]", "_", path.stem)
     material = mesh.material_index()
     library = []
@@ -94,17 +96,19 @@ def _save_obj(mesh: Mesh, path: Path) -> None:
             library.append(f"map_Kd {stem}_{number}.png")
             with atomic_write(path.with_name(f"{stem}_{number}.png")) as temporary:
                 temporary.write_bytes(_png(surface.texture))
-    with atomic_write(path.with_name(f"{stem}.mtl")) as temporary:
-        temporary.write_text("\n".join(library) + "\n")
+    if has_library:  # importers that see a material ignore colours of vertices
+        with atomic_write(path.with_name(f"{stem}.mtl")) as temporary:
+            temporary.write_text("\n".join(library) + "\n")
 
     columns = [_y_up(mesh.vertices)] if mesh.vertex_color is None else [_y_up(mesh.vertices), mesh.vertex_color]
-    lines = [f"mtllib {stem}.mtl"] + [f"v {_row(x)}" for x in torch.cat(columns, dim=1).tolist()]
+    lines = [f"mtllib {stem}.mtl"] if has_library else []
+    lines += [f"v {_row(x)}" for x in torch.cat(columns, dim=1).tolist()]
     lines += [f"vn {_row(x)}" for x in _y_up(normals).tolist()]
     corner = "{0}//{0}" if mesh.uv is None else "{0}/{0}/{0}"
     if mesh.uv is not None:
         lines += [f"vt {_row(x)}" for x in mesh.uv.tolist()]
     for number in material.unique().tolist():
-        lines.append(f"usemtl {stem}_{number}")
+        lines += [f"usemtl {stem}_{number}"] if has_library else []
         faces = (mesh.faces[material == number] + 1).tolist()
         lines += ["f " + " ".join(corner.format(i) for i in face) for face in faces]
     with atomic_write(path) as temporary:
@@ -159,7 +163,8 @@ def to_vertex_colors(mesh: Mesh) -> Mesh:
         mine = material == number
         if surface.texture is not None and mesh.uv is not None and bool(mine.any()):
             height, width = surface.texture.shape[:2]
-            u, v = (mesh.uv[source[mine]] % 1).unbind(1)
+            uv = mesh.uv[source[mine]]
+            u, v = torch.where((uv >= 0) & (uv <= 1), uv, uv % 1).unbind(1)
             row = ((1 - v) * height).long().clamp(0, height - 1)
             column = (u * width).long().clamp(0, width - 1)
             color[mine] = color[mine] * surface.texture[row, column]
