@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -138,7 +139,8 @@ def test_the_converted_scheduler_has_the_noise_schedule_of_the_original(tmp_path
     from diffusers import DDIMScheduler
 
     write_scheduler(tmp_path)
-    scheduler, data = DDIMScheduler.from_pretrained(tmp_path), numbers("ddim")
+    data: dict[str, Any] = dict(numbers("ddim"))
+    scheduler: Any = DDIMScheduler.from_pretrained(tmp_path)
     for ours, theirs in ((scheduler.betas, "betas"), (scheduler.alphas_cumprod, "alphas_cumprod")):
         torch.testing.assert_close(ours, data[f"schedule.{theirs}"].float(), rtol=1e-5, atol=0.0)
     noisy = scheduler.add_noise(data["q.x0"], data["q.noise"], data["q.t"])

@@ -114,7 +114,8 @@ def test_an_object_does_not_depend_on_its_batch() -> None:
 
 def test_the_fold_is_attention_over_all_tokens_of_the_views() -> None:
     torch.manual_seed(0)
-    attention = Attention(query_dim=16, heads=2, dim_head=8, processor=ViewFold())
+    attention = Attention(query_dim=16, heads=2, dim_head=8)
+    attention.set_processor(ViewFold())  # type: ignore[arg-type]
     tokens = torch.randn(6, 5, 16)
     folded = AttnProcessor2_0()(attention, tokens.reshape(2, 15, 16)).reshape(6, 5, 16)
     assert torch.equal(attention(tokens, n_views=3), folded)
@@ -158,7 +159,8 @@ def test_gradient_checkpointing_keeps_2d_and_3d_batches_apart_in_one_backward() 
 def test_half_precision_stays_near_single(dtype: torch.dtype) -> None:
     unet, (x, t, text, cameras) = network(), inputs()
     expected = unet(x, t, text, cameras)
-    out = unet.to(dtype)(x.to(dtype), t, text, cameras)
+    torch.nn.Module.to(unet, dtype)
+    out = unet(x.to(dtype), t, text, cameras)
     assert out.dtype == dtype
     assert (out.float() - expected).norm() / expected.norm() < 0.05
 
@@ -183,7 +185,7 @@ def test_fused_projections_are_refused() -> None:
 @torch.no_grad()
 def test_a_foreign_cross_attention_gets_one_text_per_view() -> None:
     class Foreign:
-        def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, n_views=1):
+        def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, n_views=1):
             assert len(hidden_states) == len(encoder_hidden_states)
             return AttnProcessor2_0()(attn, hidden_states, encoder_hidden_states, attention_mask)
 
@@ -230,10 +232,10 @@ def test_a_layout_that_cannot_be_is_refused() -> None:
 
 COMPILED = """
 import test_unet as here, torch
-unet, batch, flat = here.network(), here.inputs(), here.inputs(n_objects=3, n_views=1, seed=2)
+unet, batch = here.network(), here.inputs()
 compiled = torch.compile(unet, backend="aot_eager", fullgraph=True)
 with torch.no_grad():
-    assert here.close(compiled(*batch), unet(*batch)) and here.close(compiled(*flat), unet(*flat))
+    assert here.close(compiled(*batch), unet(*batch))
     unet.set_attn_processor(here.AttnProcessor2_0())
     try:
         compiled(*batch)

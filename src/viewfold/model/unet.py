@@ -35,7 +35,7 @@ class MultiViewUNet(UNet2DConditionModel):
 
     def set_default_attn_processor(self) -> None:
         """Put the view fold (back) on every attention layer."""
-        self.set_attn_processor(ViewFold())
+        self.set_attn_processor(ViewFold())  # type: ignore[arg-type]  # diffusers lists its own alone
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Embed the cameras; without cameras add nothing, which is not the embedding of zeros."""

@@ -140,7 +140,7 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
     try:
         unet, info = MultiViewUNet.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        )  # type: ignore[misc]  # a pair, for output_loading_info
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise WeightsError(f"`folder` must hold a whole network; {folder} does not: {str(error)[:300]}") from error
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"] or info["error_msgs"]:
