@@ -4,15 +4,15 @@
     python recipes/text_encoder.py --out src/viewfold/models/toybox
 
 Reads the 6-layer all-MiniLM-L6-v2 (Apache-2.0) that the package ships, writes `text_encoder/` and `tokenizer/` as stock
-transformers folders. No training and no randomness: the same input gives the same bytes. Five steps; docs/weights.md has
-the figures:
+transformers folders. No training and no randomness: the same input gives the same bytes.
+Five steps; docs/weights.md has the figures:
 
 1. vocabulary: WordPiece stays closed (all single ASCII characters, bare and as ##pieces); whole words are taken in the
    order of BERT's vocabulary, which is roughly by frequency, moved forward where the full model finds them concrete;
 2. added words: names of things that BERT splits (`settee`, `toadstool`) get a token of their own, whose embedding is a
    mixture of the words that the full model finds most alike;
-3. retrofitting (Faruqui et al., arXiv 1411.4166): colour words move towards the basic colours that they look like, names
-   of things towards their synonyms. A model that only ever read text does not know that crimson is red;
+3. retrofitting (Faruqui et al., arXiv 1411.4166): colour words move towards the basic colours that they look like,
+   names of things towards their synonyms. A model that only ever read text does not know that crimson is red;
 4. the first layers and the first positions are kept, in float16;
 5. the last LayerNorm standardises the features.
 """
@@ -34,7 +34,8 @@ from lexicon import ALSO_THINGS, BASIC_COLORS, COLOR_WORDS, NOT_COLORS, SCENE_WO
 from PIL import ImageColor
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertTokenizerFast, logging as transformers_logging
+from transformers import BertTokenizerFast
+from transformers import logging as transformers_logging
 from transformers.models.bert.modeling_bert import BertConfig, BertModel
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -44,18 +45,17 @@ FIRST_WORD = 1996
 ALSO_THINGS_SHARE = 0.75
 """How far a word with two meanings moves, as a share of the others' way."""
 
-CONCRETE = (
-    "animal,bird,fish,insect,plant,flower,tree,fruit,vegetable,food,drink,dessert,tool,weapon,machine,vehicle,ship,toy,"
-)
-CONCRETE += "furniture,clothes,hat,jewel,building,room,container,musical instrument,kitchen utensil,electronic device,"
-CONCRETE += (
-    "sports equipment,body part,monster,robot,material,fabric,metal,wood,stone,colour,paint,shape,pattern,weather,"
-)
-CONCRETE += "landscape,small object,large object,shiny,soft,round"
-ABSTRACT = (
-    "first name of a man,first name of a woman,surname,city,country,politician,company,football club,law,government,"
-)
-ABSTRACT += "month,year,statistics,religion,theory,academic,software,election,nationality,battle,legal,disease"
+CONCRETE = """
+animal, bird, fish, insect, plant, flower, tree, fruit, vegetable, food, drink, dessert, tool, weapon, machine,
+vehicle, ship, toy, furniture, clothes, hat, jewel, building, room, container, musical instrument, kitchen
+utensil, electronic device, sports equipment, body part, monster, robot, material, fabric, metal, wood, stone,
+colour, paint, shape, pattern, weather, landscape, small object, large object, shiny, soft, round
+"""
+ABSTRACT = """
+first name of a man, first name of a woman, surname, city, country, politician, company, football club, law,
+government, month, year, statistics, religion, theory, academic, software, election, nationality, battle, legal,
+disease
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,10 @@ def emoji_words() -> set[str]:
     return {word for name in names for word in name.lower().replace("-", " ").split() if is_word(word)}
 
 
+def phrases(text: str) -> list[str]:
+    return " ".join(text.split()).split(", ")
+
+
 def is_word(text: str) -> bool:
     return len(text) > 1 and text.isascii() and text.isalpha()
 
@@ -136,8 +140,8 @@ def choose_words(teacher: Teacher, trim: Trim) -> list[str]:
 def concreteness(teacher: Teacher, words: list[str]) -> np.ndarray:
     """How much nearer each word is to kinds of things than to kinds of names and notions, in standard deviations."""
     vectors = teacher.embed(words)
-    concrete = (vectors @ teacher.embed(CONCRETE.split(",")).T).topk(3).values.mean(1)
-    abstract = (vectors @ teacher.embed(ABSTRACT.split(",")).T).topk(3).values.mean(1)
+    concrete = (vectors @ teacher.embed(phrases(CONCRETE)).T).topk(3).values.mean(1)
+    abstract = (vectors @ teacher.embed(phrases(ABSTRACT)).T).topk(3).values.mean(1)
     score = (concrete - abstract).numpy()
     return (score - score.mean()) / score.std()
 
@@ -238,11 +242,11 @@ def standardise(model: BertModel, teacher: Teacher, vocabulary: list[str], trim:
     """
     code = trim_tokenizer(source_folder(), vocabulary, trim)
     heads, colors = [group[0] for group in THINGS], list(BASIC_COLORS)
-    phrases = [
+    texts = [
         f"a {colors[i % 12]} {thing} with a {colors[(5 * i + 3) % 12]} {SCENE_WORDS[60 + i % 40]}"
         for i, thing in enumerate(heads)
     ] + [f"a {colors[(7 * i) % 12]} {thing}" for i, thing in enumerate(heads)]
-    batch = code(phrases, padding=True, return_tensors="pt")
+    batch = code(texts, padding=True, return_tensors="pt")
     states = model(**batch).last_hidden_state[batch["attention_mask"].bool()]
     spread = states.std(0).clamp(min=0.25 * float(states.std()))
     norm = model.encoder.layer[-1].output.LayerNorm

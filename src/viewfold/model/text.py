@@ -1,6 +1,6 @@
 """Prompts to token states: one class over any tokenizer and any text network of transformers.
 
-Used by every flow (training caches nothing of the text, sampling and distillation embed prompts).  Knows two habits:
+Used by every flow (training, sampling and distillation embed prompts).  Knows two habits:
 networks with an attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it,
 padded to 77 with no mask.  Knows nothing of diffusion.
 """
@@ -31,6 +31,9 @@ MAX_TOKENS = 77
 
 ENDINGS = frozenset({"##s", "##es", "##ed", "##d", "##ing", "##er", "##y", "##ly", "##ish", "##like"})
 """Pieces that leave the word before them known."""
+
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories of characters that are read as blanks: controls, formats, surrogates, line ends."""
 
 N_NEAR = 3
 """How many near words a message names."""
@@ -67,24 +70,17 @@ class TextEncoder:
             PromptError: no prompt, or one that is too long to read.
         """
         if isinstance(prompts, str):
-            raise PromptError(
-                f"`prompts` must be a list of prompts; got the string {prompts[:40]!r}. Put it in a list."
-            )
+            raise PromptError(f"`prompts` must be a list; got the string {prompts[:40]!r}. Put it in a list.")
         if not prompts:
-            raise PromptError(
-                "`prompts` must hold at least one prompt; got none. Give [''] for the unconditional text."
-            )
+            raise PromptError("`prompts` must hold at least one prompt; got none. Give [''] for no text.")
         return torch.cat([self._encode(clean(prompt)) for prompt in prompts])
 
     def _encode(self, prompt: str) -> Float[Tensor, "1 n d"]:
-        code = self.tokenizer(
-            prompt, padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
-        )
-        ids = code["input_ids"].to(self.network.device)
-        if not self.masks_padding:
-            return self.network(ids).last_hidden_state
-        mask = code["attention_mask"].to(self.network.device)
-        return self.network(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+        padding = "do_not_pad" if self.masks_padding else "max_length"
+        code = self.tokenizer(prompt, padding=padding, truncation=True, max_length=self.n_tokens, return_tensors="pt")
+        states = self.network(code["input_ids"].to(self.network.device)).last_hidden_state
+        # Alone and unpadded, a masked network gives what it gives beside padding, for less work.
+        return torch.nn.functional.pad(states, (0, 0, 0, self.n_tokens - states.shape[1]))
 
     def check(self, prompt: str) -> list[str]:
         """Return what a person should know before using this prompt: words that are cut, words that are not known.
@@ -93,13 +89,11 @@ class TextEncoder:
             PromptError: the prompt says nothing (empty, blanks, symbols alone) or is too long to read.
         """
         text = clean(prompt)
-        ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         if not any(character.isalnum() or unicodedata.category(character) == "So" for character in text) or not ids:
             raise PromptError(f"`prompt` must describe something; got {prompt[:40]!r}. Try 'a red mug'.")
-        if all(token == self.tokenizer.unk_token_id for token in ids) and self.masks_padding:
-            raise PromptError(
-                f"`prompt` must hold words that the model reads; got {prompt[:40]!r}. Write it in English."
-            )
+        if self.masks_padding and all(token == self.tokenizer.unk_token_id for token in ids):
+            raise PromptError(f"`prompt` must hold words that the model reads; got {prompt[:40]!r}. Use English.")
         return self._cut(text, ids) + self._unknown(text)
 
     def _cut(self, text: str, ids: list[int]) -> list[str]:
@@ -108,9 +102,8 @@ class TextEncoder:
             return []
         offsets = None
         if self.tokenizer.is_fast:
-            offsets = self.tokenizer(
-                text, add_special_tokens=False, truncation=False, return_offsets_mapping=True
-            )["offset_mapping"]  # fmt: skip
+            code = self.tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+            offsets = code["offset_mapping"]
         lost = text[offsets[room][0] :] if offsets else self.tokenizer.decode(ids[room:])
         shown = lost if len(lost) <= 80 else lost[:77] + "..."
         return [f"the prompt is longer than the {room} tokens that the model reads; ignored: '{shown.strip()}'"]
@@ -133,20 +126,18 @@ class TextEncoder:
         """Return up to `N_NEAR` words of the vocabulary that are spelt like `word`, or begin as it does."""
         vocabulary = word_list(self.tokenizer) or ()
         word = word.lower()[:40]
-        near = difflib.get_close_matches(word, vocabulary, n=N_NEAR, cutoff=0.72)
+        near = difflib.get_close_matches(word, vocabulary, n=N_NEAR, cutoff=0.6)
         starts = [other for other in vocabulary if len(other) > 3 and (word.startswith(other) or word.endswith(other))]
         return list(dict.fromkeys(near + sorted(starts, key=len, reverse=True)))[:N_NEAR]
 
 
 def clean(prompt: str) -> str:
-    """Return the prompt without control characters and doubled blanks; raise `PromptError` if it is not text or huge."""
+    """Return the prompt without control characters and doubled blanks; `PromptError` if it is no text or huge."""
     if not isinstance(prompt, str):
         raise PromptError(f"`prompt` must be a string; got {type(prompt).__name__}. Write what the object is.")
     if len(prompt) > MAX_CHARACTERS:
         raise PromptError(f"`prompt` must have at most {MAX_CHARACTERS} characters; got {len(prompt)}. Shorten it.")
-    kept = (
-        " " if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else character for character in prompt
-    )
+    kept = (" " if unicodedata.category(char) in UNSEEN else char for char in prompt)
     return " ".join("".join(kept).split())
 
 
