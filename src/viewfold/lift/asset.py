@@ -29,7 +29,7 @@ GROUND = 1.0
 """The turntable's background, white."""
 
 CHECK_VIEWS = 8
-CHECK_SIZE = 128
+CHECK_SIZE = 96
 """The exported file is drawn from this many sides at this size and compared with the field."""
 
 
@@ -104,7 +104,7 @@ def measure_export(mesh: Mesh, field: GridField, *, ground: torch.Tensor, like: 
     drawn = rasterize(exported, cameras, size=CHECK_SIZE, light=None)
     device = field.grid.device
     occupancy = OccupancyGrid.of(field, device=device)
-    truth = render_volume(field, cameras.to(device), size=CHECK_SIZE, n_samples=128, occupancy=occupancy).to("cpu")
+    truth = render_volume(field, cameras.to(device), size=CHECK_SIZE, n_samples=96, occupancy=occupancy).to("cpu")
     ground = ground.cpu()
     inside, outline = truth.alpha > 0.5, drawn.alpha > 0.5
     error = (truth.over(ground) - drawn.over(ground)).square().mean(dim=1, keepdim=True)[inside].mean()

@@ -24,6 +24,9 @@ MIN_DISTANCE = 0.09
 NOISE_FACTOR = 5.0
 """The threshold rises to this many times the median distance within the border, for noisy pictures."""
 
+MAX_BORDER_DISTANCE = 0.2
+"""A border that is this far from its own median by half is no plain ground."""
+
 MIN_SHARE = 0.002
 """Patches smaller than this share of the picture are specks."""
 
@@ -60,10 +63,11 @@ def find_foreground(views: Views) -> Foreground:
     threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]
     inside, enclosed = _clean((distance > threshold)[:, 0])
     share = inside.float().mean(dim=(1, 2))
-    if bool(((share < MIN_SHARE) | (share > 0.98)).any()):
+    if bool(((share < MIN_SHARE) | (share > 0.98) | (noise > MAX_BORDER_DISTANCE)).any()):
         raise FitError(
             "`views` must show an object on a plain ground; the object covers "
-            f"{[f'{100 * s:.1f}%' for s in share.tolist()]} of the pictures. Try another seed or more guidance."
+            f"{', '.join(f'{s:.1%}' for s in share.tolist())} of the pictures, whose borders vary by "
+            f"{', '.join(f'{n:.2f}' for n in noise.tolist())}. Try another seed or more guidance."
         )
     alpha = _soften(distance, inside[:, None], threshold)
     certainty = torch.where(enclosed[:, None], ENCLOSED_CERTAINTY, 1.0)

@@ -26,8 +26,11 @@ from viewfold.scene.volume import OccupancyGrid, render_volume
 Progress = Callable[[str, int, int], None]
 """progress(stage, step, total): called before each step and once at the end."""
 
-LOGIT_INSIDE, LOGIT_OUTSIDE = 4.0, -6.0
-"""Density logits where the soft hull is 1 and 0."""
+LOGIT_INSIDE, LOGIT_OUTSIDE = 3.0, -8.0
+"""Density logits where the soft hull is 1 and 0: opaque in two voxels, yet soft enough to be carved."""
+
+COARSE_SHARE = 0.6
+"""Share of the steps that is spent on the coarse grid, where a step costs a quarter."""
 
 OCCUPANCY_EVERY = 10
 """Steps between two snapshots of which cells are empty."""
@@ -38,12 +41,12 @@ class FitSettings:
     """How a field is fitted to views."""
 
     resolution: int = 64
-    """Nodes along each axis of the final grid; the first half of the steps uses half of it."""
+    """Nodes along each axis of the final grid; most steps use half of it."""
 
-    steps: int = 100
+    steps: int = 80
     """Steps of the optimiser over both resolutions."""
 
-    samples: int = 64
+    samples: int = 48
     """Samples along a ray across the scene, at the final resolution."""
 
     learning_rate: float = 0.1
@@ -101,7 +104,7 @@ def reconstruct(
         views = replace(views, cameras=estimate_cameras(views, foreground))
     size, loss = views.rgb.shape[-1], float("nan")
     field = hull_field(views, foreground, resolution=max(8, settings.resolution // 2))
-    n_coarse = settings.steps // 2
+    n_coarse = round(COARSE_SHARE * settings.steps)
     for first, last, shrink in ((0, n_coarse, 2), (n_coarse, settings.steps, 1)):
         if shrink == 1:
             field.upsample(settings.resolution)

@@ -1,7 +1,7 @@
 """Distil a fitted field against the prior, from cameras that the views did not have.
 
 Four views leave corners that no silhouette cuts and sides that no picture shows; the prior knows what belongs there.
-Every other step is held to the pictures, so that the object stays the one that was sampled.  A guard watches coverage
+Every third step is held to the pictures, so that the object stays the one that was sampled.  A guard watches coverage
 and gradients and goes back to the last good state when the field fills, empties or turns to NaN.
 """
 
@@ -23,6 +23,9 @@ from viewfold.scene.volume import OccupancyGrid, render_volume
 
 MAX_ROLLBACKS = 3
 """After so many returns to a good state the distillation ends: in an error if NaN was the reason."""
+
+PHOTOMETRIC_EVERY = 3
+"""Steps between two comparisons with the pictures."""
 
 EMPTY_BELOW, FULL_ABOVE = 0.25, 2.5
 """Coverage, as a multiple of the silhouettes', beyond which the field counts as collapsed."""
@@ -57,13 +60,13 @@ class DistilSettings:
     elevation_deg: tuple[float, float] = (0.0, 30.0)
     """Range of the cameras' elevation, one for all views of a step (MVDream: 0 to 30)."""
 
-    learning_rate: float = 0.04
+    learning_rate: float = 0.08
     """Adam's, on logits of density and colour."""
 
-    photometric_weight: float = 20.0
-    """Weight of the pictures beside the prior; they are compared every other step."""
+    photometric_weight: float = 30.0
+    """Weight of the pictures beside the prior; they are compared every third step."""
 
-    samples: int = 64
+    samples: int = 48
     """Samples along a ray across the scene."""
 
     def __post_init__(self) -> None:
@@ -126,7 +129,7 @@ def refine(
             rescale=settings.rescale,
         )
         loss = loss / latents[0, 0].numel() + shape_loss(grid, fit)
-        if step % 2 == 0 and settings.photometric_weight > 0:
+        if step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
             loss = loss + settings.photometric_weight * target.loss(
                 grid, n_samples=settings.samples, occupancy=occupancy, settings=fit, generator=generator
             )
@@ -168,7 +171,7 @@ class Guard:
     def step(self, loss: Tensor, *, coverage: float) -> bool:
         """Descend once; return False if the field went back to its last good state instead.
 
-        `coverage` is the mean alpha of the render that `loss` was computed from, so it judges the state before the step.
+        `coverage` is the mean alpha of the render that `loss` was computed from: it judges the state before the step.
 
         Raises:
             FitError: NaN again after `MAX_ROLLBACKS` returns.
