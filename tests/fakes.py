@@ -60,13 +60,16 @@ def tiny_text_encoder() -> BertModel:
 
 def tiny_vae() -> AutoencoderKL:
     """An autoencoder that shrinks pictures four times."""
+    levels: dict[str, Any] = {  # diffusers annotates these as tuples of one
+        "block_out_channels": (8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=LATENT_CHANNELS,
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        **levels,
         norm_num_groups=4,
         scaling_factor=0.5,
         shift_factor=0.1,
@@ -76,18 +79,19 @@ def tiny_vae() -> AutoencoderKL:
 
 def tiny_unet() -> MultiViewUNet:
     """A multi-view UNet of two levels."""
-    return MultiViewUNet(
-        sample_size=LATENT_SIZE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(16, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=TEXT_DIM,
-    ).eval()
+    settings = {
+        "sample_size": LATENT_SIZE,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "block_out_channels": (16, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": TEXT_DIM,
+    }
+    return MultiViewUNet.from_config(settings).eval()  # type: ignore[union-attr,return-value]
 
 
 def tiny_scheduler(**changes: Any) -> DDIMScheduler:

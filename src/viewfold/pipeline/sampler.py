@@ -28,8 +28,8 @@ from viewfold.guidance import decompose
 class Sampler(Protocol):
     """One walk from noise to a clean sample."""
 
-    timesteps: Sequence[Any]
-    """What the network is told at each step, noisiest first."""
+    timesteps: Any
+    """A sequence: what the network is told at each step, noisiest first."""
 
     noise_level: float
     """Standard deviation of the noise that the walk starts from."""
