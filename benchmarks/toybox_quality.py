@@ -1,0 +1,341 @@
+"""How good is the shipped model?  Held-out combinations only; docs/quality.md says how each figure is measured.
+
+    python benchmarks/toybox_quality.py --out out/quality                      # 60 prompts, 20 unseen words, 10 emoji
+    python benchmarks/toybox_quality.py --out out/quality --lift 12            # and twelve kinds lifted to GLB
+    python benchmarks/toybox_quality.py --out out/fold --against out/fold_off  # paired with a second model's folder
+
+Start it again and it goes on where it stopped.  Writes results.json, table.md, contact.png and a folder per prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.data.toybox import COLORS, KINDS, UNSEEN_WORDING_PROMPTS, Asset, is_held_out, sample_asset
+from viewfold.errors import InputError, OutputError, ViewfoldError
+from viewfold.evaluate.fidelity import Expected, Outcome, assess
+from viewfold.evaluate.interval import mean
+from viewfold.evaluate.judge import Judge, load_judge
+from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
+from viewfold.evaluate.summary import compare, measure_judge, summarise
+from viewfold.image import Views, atomic_write, read_json
+from viewfold.scene.mesh import load_mesh
+from viewfold.scene.rasterize import rasterize
+
+Sampler = Callable[[str, Cameras, int], Views]
+"""(prompt, cameras, seed) -> views."""
+
+Lifter = Callable[[str, Views, int, Path], None]
+"""(prompt, views, seed, path) writes a GLB."""
+
+FIRST_SEED = 80_000_000
+"""Held-out toys of run `seed` come from here + seed * SEEDS_PER_RUN on; nothing is trained on seeds this high."""
+
+SEEDS_PER_RUN = 1_000_000
+BACKGROUND = 0.5
+SIZE = 64
+GENERATED = Cameras.orbit(4, elevation_deg=15)
+UNSEEN = Cameras.at(elevation_deg=[5.0, 25.0] * 4, azimuth_deg=[22.5 + 45 * i for i in range(8)])
+"""Eight sides that no view was generated from."""
+
+EMOJI_SUBJECTS = (
+    "hamburger", "cat face", "slice of pizza", "pineapple", "guitar", "banana", "penguin", "bicycle", "soccer ball",
+    "sunflower",
+)  # fmt: skip
+"""Things known from 2D pictures alone; no toy is like them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured; a folder of results belongs to one of these."""
+
+    prompts: int = 60
+    words: int = len(UNSEEN_WORDING_PROMPTS)
+    emoji: int = len(EMOJI_SUBJECTS)
+    lift: int = 0
+    reference: int = 200
+    """True renders of held-out toys that the judge and the consistency score are measured on."""
+
+    seed: int = 0
+
+
+def held_out_toys(count: int, *, seed: int) -> list[Asset]:
+    """Return toys of combinations never trained on, kinds in turn; a combination comes back late, if it must."""
+    queues: dict[str, list[Asset]] = {kind: [] for kind in KINDS}
+    pause = {kind: sum(is_held_out(kind, a, b) for a in COLORS for b in COLORS if a != b) // 2 for kind in KINDS}
+    kinds, number = list(KINDS), FIRST_SEED + seed * SEEDS_PER_RUN
+    while min(len(queue) for queue in queues.values()) < -(-count // len(kinds)):
+        asset, number = sample_asset(number, held_out=True), number + 1
+        queue = queues[asset.kind]
+        if asset.colors not in [other.colors for other in queue[max(0, len(queue) - pause[asset.kind]) :]]:
+            queue.append(asset)
+    return [queues[kinds[i % len(kinds)]][i // len(kinds)] for i in range(count)]
+
+
+def expect(asset: Asset) -> Expected:
+    """Return the prompt of a toy in its canonical wording and what its views must show."""
+    return Expected(prompt=asset.captions[0], kind=asset.kind, main=asset.main, accent=asset.accent)
+
+
+def true_views(asset: Asset, cameras: Cameras = GENERATED) -> Views:
+    """Return what a perfect generator would make: the toy's own renders."""
+    rgb = rasterize(asset.mesh(), cameras, size=SIZE).over(BACKGROUND)
+    return Views(rgb=rgb, cameras=cameras, prompt=asset.captions[0])
+
+
+def groups(settings: Settings) -> dict[str, list[Expected]]:
+    """Return the subjects of each part of the benchmark."""
+    toys = held_out_toys(settings.prompts, seed=settings.seed)
+    words = [Expected(prompt=p, kind=k, main=m) for p, k, m in UNSEEN_WORDING_PROMPTS[: settings.words]]
+    emoji = [Expected(prompt=f"a {name}") for name in EMOJI_SUBJECTS[: settings.emoji]]
+    return {"held_out": [expect(toy) for toy in toys], "words": words, "emoji": emoji}
+
+
+class Progress:
+    """Prints a line per finished unit with the time left."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done, self.fresh, self.start = name, total, 0, 0, time.time()
+
+    def step(self, note: str, *, fresh: bool) -> None:
+        self.done += 1
+        self.fresh += fresh
+        left = (self.total - self.done) * (time.time() - self.start) / max(self.fresh, 1)
+        print(f"{self.name} {self.done}/{self.total}, {left:.0f} s left: {note}", flush=True)
+
+
+def sample_all(
+    sample: Sampler, judge: Judge, subjects: dict[str, list[Expected]], out: Path, *, seed: int
+) -> dict[str, list[Outcome]]:
+    """Generate and assess the views of every subject that has no result yet."""
+    progress = Progress("sample", sum(len(group) for group in subjects.values()))
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in subjects}
+    for name, group in subjects.items():
+        for index, expected in enumerate(group):
+            folder = out / name / f"{index:03d}"
+            outcome = _read(folder / "outcome.json")
+            fresh = outcome is None
+            if outcome is None:
+                views = sample(expected.prompt, GENERATED, seed * SEEDS_PER_RUN + index)
+                views.save(folder, turntable=False)
+                outcome = assess(judge, views.rgb, views.cameras, expected=expected)
+                _write(folder / "outcome.json", outcome.to_json())
+            outcomes[name].append(outcome)
+            progress.step(describe(outcome), fresh=fresh)
+    return outcomes
+
+
+def lift_all(
+    lift: Lifter, judge: Judge, subjects: Sequence[Expected], out: Path, *, seed: int
+) -> tuple[list[Outcome], dict[str, str]]:
+    """Lift the views of each subject, read the file back and look at it from eight new sides; failures by prompt."""
+    progress, outcomes, failed = Progress("lift", len(subjects)), [], {}
+    for index, expected in enumerate(subjects):
+        folder = out / "held_out" / f"{index:03d}"
+        outcome = _read(folder / "lifted_outcome.json")
+        fresh = outcome is None
+        if outcome is None:
+            try:
+                lift(expected.prompt, Views.load(folder), seed * SEEDS_PER_RUN + index, folder / "lifted.glb")
+                drawn = rasterize(load_mesh(folder / "lifted.glb"), UNSEEN, size=SIZE, light=None).over(BACKGROUND)
+                Views(rgb=drawn, cameras=UNSEEN, prompt=expected.prompt).save(folder / "lifted", turntable=False)
+                outcome = assess(judge, drawn, UNSEEN, expected=expected)
+                _write(folder / "lifted_outcome.json", outcome.to_json())
+            except (OutputError, InputError):
+                raise
+            except ViewfoldError as error:
+                failed[expected.prompt] = str(error)
+        if outcome is not None:
+            outcomes.append(outcome)
+        progress.step(describe(outcome) if outcome else f"{expected.prompt}: {failed[expected.prompt]}", fresh=fresh)
+    return outcomes, failed
+
+
+def describe(outcome: Outcome) -> str:
+    """Return one line for the log."""
+    seen = outcome.verdict
+    return (
+        f"{outcome.expected.prompt}: {seen.kind}, {seen.main}, {seen.accent}; {outcome.right_sides}/"
+        f"{len(seen.kind_of_each)} sides; consistency {outcome.consistency:.3f}"
+    )
+
+
+def measure_reference(judge: Judge, settings: Settings) -> list[Outcome]:
+    """Measure judge and consistency on true renders of other held-out toys than the prompts'."""
+    toys = held_out_toys(settings.reference, seed=settings.seed + 500)
+    return [assess(judge, true_views(toy).rgb, GENERATED, expected=expect(toy)) for toy in toys]
+
+
+def draw_sheet(outcomes: dict[str, list[Outcome]], out: Path) -> None:
+    """Write contact.png: all prompts, good and bad."""
+    entries = []
+    for name, group in outcomes.items():
+        for index, outcome in enumerate(group):
+            seen, wanted = outcome.verdict, outcome.expected
+            parts = [
+                ("kind", seen.kind, wanted.kind),
+                ("main", seen.main, wanted.main),
+                ("part", seen.accent, wanted.accent),
+            ]
+            asked = [(label, got, want) for label, got, want in parts if want is not None]
+            wrong = [f"{got}, not {want}" for _, got, want in asked if got != want]
+            verdict = ("right: " + ", ".join(got for _, got, _ in asked)) if not wrong else "WRONG: " + "; ".join(wrong)
+            entries.append(
+                Entry(
+                    rgb=Views.load(out / name / f"{index:03d}").rgb,
+                    lines=(
+                        (wanted.prompt, None),
+                        (verdict, not wrong) if asked else ("not judged", None),
+                        (f"consistency {outcome.consistency:.2f}", None),
+                    ),
+                )
+            )
+    with atomic_write(out / "contact.png") as temporary:
+        captioned_sheet(entries).save(temporary, optimize=True)
+
+
+def run(
+    sample: Sampler,
+    settings: Settings,
+    out: Path,
+    *,
+    lift: Lifter | None = None,
+    against: Sampler | None = None,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the benchmark and write its results.
+
+    Args:
+        sample: makes views of a prompt.
+        out: the folder of results; of this model and these settings alone.
+        lift: makes GLB files; needed if `settings.lift` > 0.
+        against: a second model, sampled with the same prompts and seeds.
+        notes: of the models, kept in results.json; a folder of results belongs to one set of notes.
+
+    Raises:
+        InputError: `out` holds results of other settings.
+    """
+    _claim(out, settings, notes or {})
+    judge, made = load_judge()
+    reference = measure_reference(judge, settings)
+    subjects = groups(settings)
+    outcomes = sample_all(sample, judge, subjects, out, seed=settings.seed)
+    lifted, failed = [], {}
+    if settings.lift and lift is not None:
+        lifted, failed = lift_all(lift, judge, subjects["held_out"][: settings.lift], out, seed=settings.seed)
+    figures = summarise(outcomes, reference, lifted, len(failed))
+    judged = measure_judge(reference)
+    results: dict[str, Any] = {
+        "settings": asdict(settings),
+        "notes": notes or {},
+        "judge": {"measured_now": {k: asdict(v) for k, v in judged.items()}, "when_made": made},
+        "true_renders": {"consistency": asdict(mean([o.consistency for o in reference]))},
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
+        "failed_lifts": failed,
+    }
+    rows = [[name, figure.percent(), str(figure.n)] for name, figure in figures.items()]
+    header = ["held-out combinations", "value (95 % interval)", "n"]
+    if against is not None:
+        others = sample_all(against, judge, subjects, out / "against", seed=settings.seed)
+        other_figures = summarise(others, reference)
+        results["against"] = {name: asdict(figure) for name, figure in other_figures.items()}
+        results["paired"] = {name: asdict(f) for name, f in compare(outcomes["held_out"], others["held_out"]).items()}
+        rows = [[*row, other_figures[row[0]].percent() if row[0] in other_figures else "-"] for row in rows]
+        header.append("against")
+    text = (
+        markdown_table(header, rows)
+        + "\n\n"
+        + (
+            f"The judge on {len(reference)} unseen true renders: right "
+            + ", ".join(f"{name} {figure.percent()}" for name, figure in judged.items())
+        )
+    )
+    for name, item in results.get("paired", {}).items():
+        text += f"\npaired difference, {name}: {item['value']:+.3f} ({item['low']:+.3f} to {item['high']:+.3f})"
+    print(text)
+    draw_sheet(outcomes, out)
+    _write(out / "results.json", results)
+    with atomic_write(out / "table.md") as temporary:
+        temporary.write_text(text + "\n")
+    return results
+
+
+def _claim(out: Path, settings: Settings, notes: dict[str, Any]) -> None:
+    ours = json.loads(json.dumps({"settings": asdict(settings), "notes": notes}))
+    ours["settings"].pop("lift")
+    path = out / "run.json"
+    if path.is_file() and read_json(path) != ours:
+        raise InputError(f"`out` must be a new folder or hold results of the same run; {path} differs. Name another.")
+    _write(path, ours)
+
+
+def _read(path: Path) -> Outcome | None:
+    return Outcome.from_json(read_json(path)) if path.is_file() else None
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1))
+
+
+def model_sampler(name: str, *, steps: int, guidance: float, rescale: float) -> tuple[Any, Sampler]:
+    """Return a model and the callable that samples it."""
+    import viewfold as vf
+
+    model = vf.load(name)
+
+    def sample(prompt: str, cameras: Cameras, seed: int) -> Views:
+        return vf.generate(model, prompt, cameras=cameras, seed=seed, steps=steps, guidance=guidance, rescale=rescale)
+
+    return model, sample
+
+
+def model_lifter(model: Any) -> Lifter:
+    """Return the callable that lifts with a model's defaults."""
+    from viewfold import flow
+
+    def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
+        flow.lift(model, prompt, views=views, seed=seed).save(path, turntable=False)
+
+    return lift
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="toybox", help="a name or a folder")
+    parser.add_argument("--against", help="a second model, the same prompts and seeds, paired intervals")
+    parser.add_argument("--out", type=Path, default=Path("out/quality"))
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--rescale", type=float, default=0.0)
+    for name, default in asdict(Settings()).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sampling = {name: getattr(options, name) for name in ("steps", "guidance", "rescale")}
+    try:
+        model, sample = model_sampler(options.model, **sampling)
+        against = model_sampler(options.against, **sampling)[1] if options.against else None
+        run(
+            sample,
+            Settings(**{name: getattr(options, name) for name in asdict(Settings())}),
+            options.out,
+            lift=model_lifter(model) if options.lift else None,
+            against=against,
+            notes={"model": options.model, **sampling},
+        )
+    except ViewfoldError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Do the pictures show what was asked for?  One record per subject, from the judge and the consistency of the views."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from viewfold.camera import Cameras
+from viewfold.evaluate.consistency import measure_consistency
+from viewfold.evaluate.judge import Judge, Verdict
+
+RECOGNISED_SHARE = 5 / 8
+"""An asset is recognisable if this share of its sides is taken for the right kind, each seen alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a prompt asks for; None where it does not say."""
+
+    prompt: str
+    kind: str | None = None
+    main: str | None = None
+    accent: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was asked for, what is seen, and how well the views agree."""
+
+    expected: Expected
+    verdict: Verdict
+    consistency: float
+    """See `Consistency.score`."""
+
+    gap_px: float
+    color: float
+
+    @property
+    def right_kind(self) -> bool:
+        return self.verdict.kind == self.expected.kind
+
+    @property
+    def right_main(self) -> bool:
+        return self.verdict.main == self.expected.main
+
+    @property
+    def right_accent(self) -> bool:
+        return self.verdict.accent == self.expected.accent
+
+    @property
+    def right_sides(self) -> int:
+        """Views that, seen alone, are taken for the right kind."""
+        return sum(kind == self.expected.kind for kind in self.verdict.kind_of_each)
+
+    @property
+    def recognisable(self) -> bool:
+        return self.right_sides >= RECOGNISED_SHARE * len(self.verdict.kind_of_each)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Outcome:
+        verdict = {k: tuple(v) if isinstance(v, list) else v for k, v in document["verdict"].items()}
+        numbers = {k: float(document[k]) for k in ("consistency", "gap_px", "color")}
+        return cls(expected=Expected(**document["expected"]), verdict=Verdict(**verdict), **numbers)
+
+
+def assess(judge: Judge, rgb: Float[Tensor, "v 3 h w"], cameras: Cameras, *, expected: Expected) -> Outcome:
+    """Look at the views of one subject; sRGB in [0, 1] on a mid-grey ground."""
+    consistency = measure_consistency(rgb, cameras)
+    return Outcome(
+        expected=expected,
+        verdict=judge.read(rgb),
+        consistency=consistency.score,
+        gap_px=consistency.gap_px,
+        color=consistency.color,
+    )
