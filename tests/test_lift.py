@@ -203,7 +203,7 @@ def test_a_prior_that_knows_the_object_pulls_a_wrong_field_to_it(fitted: Reconst
         wrong,
         prior(),
         "a red ball",
-        settings=DistilSettings(steps=40, samples=24, learning_rate=0.15, photometric_weight=0.0, guidance=1.0),
+        settings=DistilSettings(steps=40, samples=24, learning_rate=0.3, photometric_weight=0.0, guidance=1.0),
         generator=torch.Generator().manual_seed(0),
     )
     assert rollbacks == 0

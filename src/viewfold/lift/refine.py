@@ -7,7 +7,7 @@ and gradients and goes back to the last good state when the field fills, empties
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from viewfold.scene.volume import OccupancyGrid, render_volume
 
 MAX_ROLLBACKS = 3
 """After so many returns to a good state the distillation ends: in an error if NaN was the reason."""
+
+LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
+"""Density logits stay between these: opaque within a voxel or two, and near enough for a phantom to be undone."""
 
 PHOTOMETRIC_EVERY = 3
 """Steps between two comparisons with the pictures."""
@@ -47,12 +50,11 @@ class DistilSettings:
     negative: str = ""
     """What to keep away from."""
 
-    noise: NoiseRange = field(
-        default_factory=lambda: NoiseRange(
-            low=Anneal(start=0.30, end=0.02, steps=140), high=Anneal(start=0.60, end=0.30, steps=140)
-        )
-    )
-    """Which noise levels a step may draw; low ones keep the shape of the fit."""
+    noise_at_start: tuple[float, float] = (0.30, 0.60)
+    """Range of noise levels at the first step, as fractions of the schedule; low ones keep the shape of the fit."""
+
+    noise_at_end: tuple[float, float] = (0.02, 0.30)
+    """Range of noise levels at the last step; both ends move in straight lines, as MVDream's do."""
 
     views: int = 4
     """Cameras of a step, spread evenly around the object, as the prior was trained."""
@@ -60,8 +62,8 @@ class DistilSettings:
     elevation_deg: tuple[float, float] = (0.0, 30.0)
     """Range of the cameras' elevation, one for all views of a step (MVDream: 0 to 30)."""
 
-    learning_rate: float = 0.08
-    """Adam's, on logits of density and colour."""
+    learning_rate: float = 0.1
+    """Adam's at the first step, on logits of density and colour; it falls to a fifth."""
 
     photometric_weight: float = 30.0
     """Weight of the pictures beside the prior; they are compared every third step."""
@@ -77,6 +79,19 @@ class DistilSettings:
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")
+        for name in ("noise_at_start", "noise_at_end"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high < 1:
+                raise InputError(f"`{name}` must be a range within 0 to 1, without 1; got {getattr(self, name)}.")
+
+    @property
+    def noise(self) -> NoiseRange:
+        """The range of noise levels over the run."""
+        (low, high), (last_low, last_high) = self.noise_at_start, self.noise_at_end
+        return NoiseRange(
+            low=Anneal(start=low, end=last_low, steps=self.steps),
+            high=Anneal(start=high, end=last_high, steps=self.steps),
+        )
 
 
 def refine(
@@ -104,6 +119,7 @@ def refine(
     text = prior.embed([prompt, settings.negative])
     target = Target.of(views, foreground, size=min(prior.image_size, views.rgb.shape[-1]))
     ground = foreground.background.mean(dim=0)
+    noise, decay = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps)
     guard = Guard(grid, coverage=float(foreground.alpha.mean()), learning_rate=settings.learning_rate)
     occupancy = OccupancyGrid.of(grid, device=device)
     for step in range(settings.steps):
@@ -121,9 +137,7 @@ def refine(
             text=text[:1],
             negative=text[1:],
             cameras=cameras.code()[None],
-            t=settings.noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator).to(
-                device
-            ),
+            t=noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator).to(device),
             noise=torch.randn(latents.shape, generator=generator).to(latents),
             guidance=settings.guidance,
             rescale=settings.rescale,
@@ -133,7 +147,7 @@ def refine(
             loss = loss + settings.photometric_weight * target.loss(
                 grid, n_samples=settings.samples, occupancy=occupancy, settings=fit, generator=generator
             )
-        if not guard.step(loss, coverage=float(rendered.alpha.detach().mean())):
+        if not guard.step(loss, coverage=float(rendered.alpha.detach().mean()), decay=decay.at(step)):
             if guard.rollbacks > MAX_ROLLBACKS:
                 break
             occupancy = OccupancyGrid.of(grid, device=device)
@@ -168,10 +182,11 @@ class Guard:
         self._good: Tensor = grid.grid.detach().clone()
         self._optimizer = self._fresh_optimizer()
 
-    def step(self, loss: Tensor, *, coverage: float) -> bool:
+    def step(self, loss: Tensor, *, coverage: float, decay: float = 1.0) -> bool:
         """Descend once; return False if the field went back to its last good state instead.
 
         `coverage` is the mean alpha of the render that `loss` was computed from: it judges the state before the step.
+        `decay` multiplies the learning rate.
 
         Raises:
             FitError: NaN again after `MAX_ROLLBACKS` returns.
@@ -191,7 +206,11 @@ class Guard:
             return False
         if self._steps % self.SAVE_EVERY == 0:
             self._good.copy_(self.grid.grid.detach())
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate * decay
         self._optimizer.step()
+        with torch.no_grad():
+            self.grid.grid[:, :1].clamp_(LOWEST_LOGIT, HIGHEST_LOGIT)
         self._steps += 1
         return True
 
