@@ -61,7 +61,8 @@ class Train:
 
         model = load(self.model, device=chosen(self.device))
         if self.fresh:
-            model.unet = MultiViewUNet.from_config(model.unet.config).to(model.device)
+            network = MultiViewUNet(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
+            model.unet = network.to(device=model.device)
         with progress_bars() as report:
             train_diffusion(
                 model.unet,
