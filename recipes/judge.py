@@ -1,6 +1,6 @@
 """Make the judge: render toys, train the small classifier of kind and colours on them, measure it, write its weights.
 
-    python recipes/judge.py --out src/viewfold/models/judge [--assets 1500] [--steps 2000] [--cache out/judge]
+    python recipes/judge.py --out src/viewfold/models/judge [--assets 1500] [--steps 1000] [--cache out/judge]
 
 Each toy is drawn twice: main and accent as bare light (red and green channel), and the small details alone. A picture
 in any two colours is then a sum, so every batch shows every toy in new colours. Combinations that are held out
@@ -142,7 +142,7 @@ def train(layers: Layers, *, steps: int, batch: int, seed: int = 0) -> Judge:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     pairs, start, n_colors = allowed_colors(), time.time(), len(COLORS)
-    average = torch.optim.swa_utils.AveragedModel(judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    average = torch.optim.swa_utils.AveragedModel(judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     for step in range(steps):
         index = torch.randint(len(layers.kind), (batch,), generator=generator)
         n_views = 1 + int(torch.multinomial(N_VIEWS_ODDS, 1, generator=generator))
@@ -165,7 +165,7 @@ def train(layers: Layers, *, steps: int, batch: int, seed: int = 0) -> Judge:
         if step % 100 == 99:
             right = [float((a.argmax(-1) == b).float().mean()) for a, b in zip(answers.pooled, labels, strict=True)]
             eta = (time.time() - start) / (step + 1) * (steps - step - 1)
-            print(f"step {step + 1} views {n_views} loss {float(loss):.3f} right {right} eta {eta:.0f} s", flush=True)
+            print(f"step {step + 1} views {n_views} loss {loss.item():.3f} right {right} eta {eta:.0f} s", flush=True)
     return average.module.eval()
 
 
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/judge"))
     parser.add_argument("--assets", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--test", type=int, default=400, help="toys per measurement")
     options = parser.parse_args()

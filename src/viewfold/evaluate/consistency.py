@@ -26,7 +26,7 @@ NEAR_GROUND, FAR_FROM_GROUND = 0.05, 0.13
 """Distance from the ground's colour (Euclidean, sRGB) where coverage begins and where it is full."""
 
 COLOR_TOLERANCE = 0.25
-"""Difference of colours (Euclidean, sRGB) at which a match counts exp(-1/2); light and shade of one colour differ by less."""
+"""Difference of colours (Euclidean, sRGB) at which a match counts exp(-1/2); light and shade differ by less."""
 
 SAMPLES = 48
 """Points on a ray through the sphere of the object, 1.1 pixels apart at 64 pixels."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from viewfold.errors import InputError, WeightsError
+from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.image import atomic_write, read_json
 
 SIZE = 64
@@ -179,6 +179,6 @@ def load_judge(folder: str | Path | None = None) -> tuple[Judge, dict[str, Any]]
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     except WeightsError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (AssetError, OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"`{folder}` must hold a judge; {error}. Make one: recipes/judge.py.") from error
     return judge.eval().requires_grad_(False), dict(document.get("figures", {}))

@@ -1,0 +1,212 @@
+"""The instruments that quality is measured with: intervals by closed forms, consistency by known damage, the judge."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.data.toybox import Asset
+from viewfold.errors import InputError, WeightsError
+from viewfold.evaluate.consistency import find_coverage, measure_consistency
+from viewfold.evaluate.interval import mean, paired_difference, ratio, share
+from viewfold.evaluate.judge import SHIPPED, Judge, JudgeConfig, load_judge, save_judge
+from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
+from viewfold.image import Views
+from viewfold.scene.rasterize import rasterize
+
+ORBIT = Cameras.orbit(4, elevation_deg=15)
+
+
+def views_of(asset: Asset, cameras: Cameras = ORBIT) -> torch.Tensor:
+    return rasterize(asset.mesh(), cameras, size=64).over(0.5)
+
+
+@pytest.fixture(scope="module")
+def chair() -> torch.Tensor:
+    return views_of(Asset.of("chair", "red", "blue", seed=5))
+
+
+def test_share_is_wilsons_interval_by_hand() -> None:
+    figure = share([True] * 8 + [False] * 2)
+    assert figure.value == 0.8
+    assert (figure.low, figure.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert share([True] * 5).high == pytest.approx(1)
+    assert share([False] * 5).low == pytest.approx(0, abs=1e-9)
+
+
+def test_mean_interval_has_the_width_of_the_normal_one() -> None:
+    values = torch.randn(400, generator=torch.Generator().manual_seed(1)).tolist()
+    figure = mean(values)
+    expected = 1.96 * torch.tensor(values).std().item() / math.sqrt(400)
+    assert figure.high - figure.low == pytest.approx(2 * expected, rel=0.1)
+
+
+def test_paired_difference_sees_what_unpaired_means_hide() -> None:
+    base = torch.linspace(0, 1, 40).tolist()
+    figure = paired_difference([value + 0.01 for value in base], base)
+    assert figure.low > 0.009
+    with pytest.raises(InputError, match="others"):
+        paired_difference([1.0], [1.0, 2.0])
+
+
+def test_ratio_to_itself_is_one_and_nothing_is_refused() -> None:
+    assert ratio([0.5, 0.7], [0.5, 0.7]).value == pytest.approx(1)
+    with pytest.raises(InputError, match="empty"):
+        mean([])
+    with pytest.raises(InputError, match="positive"):
+        ratio([1.0], [0.0])
+
+
+def test_true_renders_agree_and_damage_shows(chair: torch.Tensor) -> None:
+    other = views_of(Asset.of("duck", "yellow", "white", seed=6))
+    true = measure_consistency(chair, ORBIT)
+    assert true.score > 0.9
+    assert true.gap_px < 0.1
+    swapped = measure_consistency(torch.cat([chair[:3], other[3:]]), ORBIT)
+    assert swapped.score < 0.7 * true.score
+    assert swapped.worst_view < 0.5
+
+
+def test_more_damage_never_raises_the_score(chair: torch.Tensor) -> None:
+    scores = []
+    for shift in (0, 2, 5, 9):
+        damaged = chair.clone()
+        damaged[1] = damaged[1].roll(shift, dims=-1)
+        scores.append(measure_consistency(damaged, ORBIT).score)
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_another_colour_on_one_view_lowers_the_colour_and_not_the_outline(chair: torch.Tensor) -> None:
+    repainted = torch.cat([chair[:1].flip(1), chair[1:]])
+    before, after = measure_consistency(chair, ORBIT), measure_consistency(repainted, ORBIT)
+    assert after.color < before.color - 0.1
+    assert after.outline == pytest.approx(before.outline, abs=0.02)
+
+
+def test_order_of_the_views_does_not_matter(chair: torch.Tensor) -> None:
+    order = [2, 0, 3, 1]
+    there, here = measure_consistency(chair[order], ORBIT[order]), measure_consistency(chair, ORBIT)
+    assert there.score == pytest.approx(here.score, abs=1e-6)
+
+
+def test_pictures_without_an_object_or_a_ground_score_nothing(chair: torch.Tensor) -> None:
+    assert measure_consistency(torch.full_like(chair, 0.5), ORBIT).score < 1e-6
+    noise = torch.rand(chair.shape, generator=torch.Generator().manual_seed(0))
+    assert measure_consistency(noise, ORBIT).score < 1e-6
+    with pytest.raises(InputError, match="cameras"):
+        measure_consistency(chair[:3], ORBIT)
+
+
+def test_coverage_is_the_alpha_of_the_renderer() -> None:
+    drawn = rasterize(Asset.of("mug", "red", "blue").mesh(), ORBIT, size=64)
+    error = (find_coverage(drawn.over(0.5)) - drawn.alpha).abs().mean()
+    assert error < 0.02
+
+
+def tiny_judge() -> Judge:
+    torch.manual_seed(0)
+    return Judge(JudgeConfig(kinds=("mug", "car"), colors=("red", "blue", "green"), channels=(4, 4, 4, 4))).eval()
+
+
+def test_the_judge_takes_any_number_of_views_in_any_order(chair: torch.Tensor) -> None:
+    judge = tiny_judge()
+    one, two = judge.read(chair), judge.read(chair[[3, 1, 2, 0]])
+    assert (one.kind, one.main, one.accent) == (two.kind, two.main, two.accent)
+    assert one.confidence == pytest.approx(two.confidence, abs=1e-5)
+    assert judge.read(chair[:1]).agreement == 1.0
+    assert len(one.kind_of_each) == 4
+    assert judge.read(torch.nn.functional.interpolate(chair, scale_factor=2.0)).kind == one.kind
+
+
+def test_the_judge_survives_the_disk(tmp_path: Path, chair: torch.Tensor) -> None:
+    judge = tiny_judge()
+    save_judge(judge, tmp_path, figures={"kind": 0.5})
+    again, figures = load_judge(tmp_path)
+    assert figures == {"kind": 0.5}
+    assert again.read(chair).confidence == pytest.approx(judge.read(chair).confidence, abs=1e-2)
+
+
+def test_damaged_judges_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="judge"):
+        load_judge(tmp_path)
+    save_judge(tiny_judge(), tmp_path, figures={})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="judge"):
+        load_judge(tmp_path)
+    save_judge(tiny_judge(), tmp_path, figures={})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "channels": [4, 4, 4, 10**9]}))
+    with pytest.raises(WeightsError, match="channels"):
+        load_judge(tmp_path)
+
+
+def test_sheet_and_table_hold_every_entry() -> None:
+    entries = [Entry(rgb=torch.zeros(4, 3, 16, 16), lines=(("a very long line of text" * 9, True),)) for _ in range(5)]
+    sheet = captioned_sheet(entries, columns=2)
+    assert sheet.size == (2 * (4 * 18 - 2 + 6), 3 * (16 + 12 + 6))
+    assert markdown_table(["a", "b"], [["x", "long"]]).splitlines()[-1] == "| x | long |"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "toybox_quality.py"
+    spec = importlib.util.spec_from_file_location("toybox_quality", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["toybox_quality"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prompts_are_held_out_combinations_of_all_kinds(benchmark: ModuleType) -> None:
+    toys = benchmark.held_out_toys(20, seed=0)
+    assert all(toy.held_out for toy in toys)
+    assert len({toy.kind for toy in toys[:18]}) == 18
+    assert toys != benchmark.held_out_toys(20, seed=1)
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no judge in this checkout")
+def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleType, tmp_path: Path) -> None:
+    settings = benchmark.Settings(prompts=4, words=0, emoji=1, lift=2, reference=6)
+    right = {toy.captions[0]: toy for toy in benchmark.held_out_toys(4, seed=0)}
+    wrong = dict(zip(right, [*list(right.values())[1:], Asset.of("mug", "red", "blue")], strict=True))
+    calls = []
+
+    def sample(prompt: str, cameras: Cameras, seed: int) -> Views:
+        calls.append(prompt)
+        return dataclasses.replace(
+            benchmark.true_views(right.get(prompt, Asset.of("hat", "red", "blue"))), prompt=prompt
+        )
+
+    def sample_wrong(prompt: str, cameras: Cameras, seed: int) -> Views:
+        return benchmark.true_views(wrong.get(prompt, Asset.of("hat", "red", "blue")))
+
+    def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
+        right[prompt].mesh().to_trimesh().export(path)
+
+    results = benchmark.run(sample, settings, tmp_path, lift=lift, against=sample_wrong)
+    assert results["figures"]["right kind"]["value"] == 1
+    assert results["figures"]["GLB: recognisable (5 of 8 new sides)"]["value"] == 1
+    assert results["against"]["right kind"]["value"] == 0
+    assert (tmp_path / "contact.png").is_file() and (tmp_path / "table.md").is_file()
+    n_calls = len(calls)
+    assert benchmark.run(sample, settings, tmp_path, lift=lift)["figures"] == results["figures"]
+    assert len(calls) == n_calls
+    with pytest.raises(InputError, match="out"):
+        benchmark.run(sample, dataclasses.replace(settings, seed=1), tmp_path)
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no judge in this checkout")
+def test_the_shipped_judge_is_as_good_as_it_says() -> None:
+    _, figures = load_judge()
+    for measured in figures.values():
+        assert min(measured[name] for name in ("kind", "main", "accent")) >= 0.98
+    assert (SHIPPED / "model.safetensors").stat().st_size < 1.5e6
