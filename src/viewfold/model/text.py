@@ -104,7 +104,7 @@ class TextEncoder:
         if self.tokenizer.is_fast:
             code = self.tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
             offsets = code["offset_mapping"]
-        lost = text[offsets[room][0] :] if offsets else self.tokenizer.decode(ids[room:])
+        lost = text[offsets[room][0] :] if offsets else str(self.tokenizer.decode(ids[room:]))
         shown = lost if len(lost) <= 80 else lost[:77] + "..."
         return [f"the prompt is longer than the {room} tokens that the model reads; ignored: '{shown.strip()}'"]
 
