@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
+FIRST_LOGVAR = -5.0
+"""Log variance of the posterior at the start.  From diffusers' 0, half of the channels drowned in their own noise and
+never carried anything: 22 dB after 1,600 steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings:
     """The shape of the VAE and what it minimises."""
@@ -30,7 +35,7 @@ class AutoencoderSettings:
     latent_channels: int = 8
     batch: int = 48
     """Pictures a step and process."""
-    kl: float = 1e-5
+    kl: float = 1e-6
     """Weight of the divergence from a unit Gaussian, against a mean absolute error a pixel."""
     edges: float = 0.5
     """Weight of the error of the picture's differences between neighbours: sharp outlines."""
@@ -41,7 +46,7 @@ def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> Autoe
     from diffusers import AutoencoderKL
 
     levels = len(settings.channels)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=settings.channels,
@@ -51,6 +56,10 @@ def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> Autoe
         sample_size=image_size,
         scaling_factor=1.0,
     )
+    assert vae.quant_conv is not None and vae.quant_conv.bias is not None
+    with torch.no_grad():
+        vae.quant_conv.bias[settings.latent_channels :] += FIRST_LOGVAR
+    return vae
 
 
 def reconstruction_loss(

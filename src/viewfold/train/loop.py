@@ -133,7 +133,7 @@ def fit(
     ema = Ema(network, settings.ema)
     first = _resume(out / "checkpoint.pt", network, ema, optimizer)
     device = next(network.parameters()).device
-    started, saved, step, failures = time.monotonic(), time.monotonic(), first, 0
+    started, saved, done, failures = time.monotonic(), time.monotonic(), first, 0
     try:
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
@@ -152,6 +152,7 @@ def fit(
                 failures += 1
                 if failures >= 20:
                     raise FitError(f"the gradient was not finite for 20 steps up to {step}; lower `lr` and resume.")
+            done = step + 1
             now = time.monotonic()
             if ranks.rank == 0:
                 scalars = {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
@@ -159,13 +160,12 @@ def fit(
                 if progress:
                     progress(step + 1, settings.steps, scalars)
             if _agreed(now - saved > settings.checkpoint_s, ranks):
-                _save(out, network, ema, optimizer, step + 1, ranks)
+                _save(out, network, ema, optimizer, done, ranks)
                 saved = now
             if settings.minutes is not None and _agreed(now - started > 60 * settings.minutes, ranks):
                 break
     finally:
-        done = step + 1 if step >= first and step < settings.steps else settings.steps
-        _save(out, network, ema, optimizer, done if settings.steps > first else first, ranks)
+        _save(out, network, ema, optimizer, done, ranks)
     return ema
 
 
