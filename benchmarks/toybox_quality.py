@@ -211,6 +211,7 @@ def run(
     lift: Lifter | None = None,
     against: Sampler | None = None,
     notes: dict[str, Any] | None = None,
+    against_notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the benchmark and write its results.
 
@@ -219,7 +220,7 @@ def run(
         out: the folder of results; of this model and these settings alone.
         lift: makes GLB files; needed if `settings.lift` > 0.
         against: a second model, sampled with the same prompts and seeds.
-        notes: of the models, kept in results.json; a folder of results belongs to one set of notes.
+        notes, against_notes: which model and how it is sampled; a folder of results belongs to one set of notes.
 
     Raises:
         InputError: `out` holds results of other settings.
@@ -237,6 +238,7 @@ def run(
     results: dict[str, Any] = {
         "settings": asdict(settings),
         "notes": notes or {},
+        "against_notes": against_notes or {},
         "judge": {"measured_now": {k: asdict(v) for k, v in judged.items()}, "when_made": made},
         "true_renders": {"consistency": asdict(mean([o.consistency for o in reference]))},
         "figures": {name: asdict(figure) for name, figure in figures.items()},
@@ -245,6 +247,7 @@ def run(
     rows = [[name, figure.percent(), str(figure.n)] for name, figure in figures.items()]
     header = ["held-out combinations", "value (95 % interval)", "n"]
     if against is not None:
+        _claim(out / "against", settings, against_notes or {})
         others = sample_all(against, judge, subjects, out / "against", seed=settings.seed)
         other_figures = summarise(others, reference)
         results["against"] = {name: asdict(figure) for name, figure in other_figures.items()}
@@ -287,16 +290,18 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(document, indent=1))
 
 
-def model_sampler(name: str, *, steps: int, guidance: float, rescale: float) -> tuple[Any, Sampler]:
-    """Return a model and the callable that samples it."""
+def model_sampler(name: str, *, steps: int, guidance: float, rescale: float) -> tuple[Any, Sampler, dict[str, Any]]:
+    """Return a model, the callable that samples it, and the notes that tell its results from another's."""
     import viewfold as vf
+    from viewfold.pipeline.generation import weights_hash
 
     model = vf.load(name)
+    settings = {"steps": steps, "guidance": guidance, "rescale": rescale}
 
     def sample(prompt: str, cameras: Cameras, seed: int) -> Views:
-        return vf.generate(model, prompt, cameras=cameras, seed=seed, steps=steps, guidance=guidance, rescale=rescale)
+        return vf.generate(model, prompt, cameras=cameras, seed=seed, **settings)
 
-    return model, sample
+    return model, sample, {"model": name, "weights_sha256": weights_hash(model), **settings}
 
 
 def model_lifter(model: Any) -> Lifter:
@@ -323,15 +328,16 @@ def main() -> None:
     torch.set_num_threads(1)
     sampling = {name: getattr(options, name) for name in ("steps", "guidance", "rescale")}
     try:
-        model, sample = model_sampler(options.model, **sampling)
-        against = model_sampler(options.against, **sampling)[1] if options.against else None
+        model, sample, notes = model_sampler(options.model, **sampling)
+        _, against, against_notes = model_sampler(options.against, **sampling) if options.against else (None, None, {})
         run(
             sample,
             Settings(**{name: getattr(options, name) for name in asdict(Settings())}),
             options.out,
             lift=model_lifter(model) if options.lift else None,
             against=against,
-            notes={"model": options.model, **sampling},
+            notes=notes,
+            against_notes=against_notes,
         )
     except ViewfoldError as error:
         raise SystemExit(f"error: {error}") from None

@@ -149,7 +149,7 @@ def test_damaged_judges_are_refused(tmp_path: Path) -> None:
 
 
 def test_sheet_and_table_hold_every_entry() -> None:
-    entries = [Entry(rgb=torch.zeros(4, 3, 16, 16), lines=(("a very long line of text" * 9, True),)) for _ in range(5)]
+    entries = [Entry(rgb=torch.zeros(4, 3, 16, 16), lines=(("a very long line" * 9, True),)) for _ in range(5)]
     sheet = captioned_sheet(entries, columns=2)
     assert sheet.size == (2 * (4 * 18 - 2 + 6), 3 * (16 + 12 + 6))
     assert markdown_table(["a", "b"], [["x", "long"]]).splitlines()[-1] == "| x | long |"

@@ -64,7 +64,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Outcome:
-        verdict = {k: tuple(v) if isinstance(v, list) else v for k, v in document["verdict"].items()}
+        verdict: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document["verdict"].items()}
         numbers = {k: float(document[k]) for k in ("consistency", "gap_px", "color")}
         return cls(expected=Expected(**document["expected"]), verdict=Verdict(**verdict), **numbers)
 

@@ -49,7 +49,8 @@ def mean(values: Sequence[float], *, seed: int = 0) -> Figure:
 
 def ratio(values: Sequence[float], reference: Sequence[float], *, seed: int = 0) -> Figure:
     """Return mean(values) / mean(reference), both resampled, independently of each other."""
-    _count(values, "values"), _count(reference, "reference")
+    _count(values, "values")
+    _count(reference, "reference")
     if not np.mean(reference) > 0:
         raise InputError("`reference` must have a positive mean; got 0 or less.")
     drawn = _resample(values, seed).mean(axis=1) / np.maximum(_resample(reference, seed + 1).mean(axis=1), 1e-9)

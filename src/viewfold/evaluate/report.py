@@ -52,7 +52,8 @@ def captioned_sheet(entries: Sequence[Entry], *, columns: int = 4) -> Image.Imag
     for index, (strip, entry) in enumerate(zip(strips, entries, strict=True)):
         left, top = index % columns * width, index // columns * height
         sheet.paste(strip, (left, top))
-        for line, (text, good) in enumerate(entry.lines):
+        for line, (whole, good) in enumerate(entry.lines):
+            text = whole[: strip.width // 3]  # no letter that matters is narrower
             while len(text) > 4 and draw.textlength(text, font=font) > strip.width:
                 text = text.rstrip(".")[:-1] + "..." if not text.endswith("...") else text[:-4] + "..."
             color = PLAIN if good is None else GOOD if good else BAD
