@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Asset3D:
     """The pictures that it was fitted to."""
 
     prompt: str
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Seconds per stage, memory, and how well the exported file stands for the field."""
 
     def render(self, cameras: Cameras, *, size: int) -> Rendering:

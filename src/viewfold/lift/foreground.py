@@ -94,7 +94,7 @@ def _clean(mask: Bool[Tensor, "v h w"]) -> tuple[Bool[Tensor, "v h w"], Bool[Ten
 
     kept, enclosed = [], []
     for picture in mask.cpu().numpy():
-        labels, _ = ndimage.label(picture, structure=np.ones((3, 3)))
+        labels, _ = ndimage.label(picture, structure=np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         picture = (sizes >= MIN_SHARE * picture.size)[labels]
