@@ -21,7 +21,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sam
 
 from viewfold.camera import Cameras
 from viewfold.data.toybox import COLORS, KINDS, Asset, is_held_out, sample_asset
-from viewfold.evaluate.judge import Judge, JudgeConfig, save_judge
+from viewfold.evaluate.judge import Judge, JudgeConfig, load_judge, save_judge
 from viewfold.scene.rasterize import rasterize
 
 TRAIN_SEED = 50_000_000
@@ -133,11 +133,14 @@ def augment(pictures: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> F
     return ((moved - 0.5) * draw(0.88, 1.1) + 0.5 + draw(-0.04, 0.04) + noise).clamp(0, 1)
 
 
-def train(layers: Layers, *, steps: int, batch: int, seed: int = 0) -> Judge:
+def train(layers: Layers, *, steps: int, batch: int, start_from: Path | None = None, seed: int = 0) -> Judge:
     """Train on pairs of random views in random colours: the pooled answer, and the answer of each view alone."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     judge = Judge(JudgeConfig(kinds=tuple(KINDS), colors=tuple(COLORS)))
+    if start_from is not None:
+        known, _ = load_judge(start_from)
+        judge.load_state_dict(known.state_dict())
     judge.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
@@ -191,12 +194,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/judge"))
     parser.add_argument("--assets", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--start-from", type=Path, help="go on from this judge, for another --steps")
+    parser.add_argument("--seed", type=int, default=0, help="another one when going on")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--test", type=int, default=400, help="toys per measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
     layers = render_layers(options.assets, options.cache)
-    judge = train(layers, steps=options.steps, batch=options.batch)
+    judge = train(layers, steps=options.steps, batch=options.batch, start_from=options.start_from, seed=options.seed)
     figures = {
         "held_out_combinations": measure(judge, count=options.test, held_out=True),
         "training_combinations": measure(judge, count=options.test, held_out=False),
