@@ -50,6 +50,18 @@ def read_components(
         return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
 
 
+def read_text(folder: str | Path) -> tuple[Any, Any]:
+    """Read a BERT text encoder and its tokenizer from `folder`/text_encoder and `folder`/tokenizer, in float32.
+
+    Raises:
+        WeightsError: a part is missing or damaged.
+    """
+    index = {"text_encoder": ["transformers", "BertModel"], "tokenizer": ["transformers", "BertTokenizerFast"]}
+    with _quiet():
+        encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
+    return encoder, tokenizer
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and load reports off the terminal; what matters is raised."""

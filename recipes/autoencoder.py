@@ -1,0 +1,63 @@
+"""Train the VAE on packed pictures and put together the model folder that the network is then trained in.
+
+    [torchrun --nproc-per-node 2] recipes/autoencoder.py --shards DIR [DIR ...] --text DIR --out DIR [--minutes 20]
+
+The folder OUT/base holds the VAE, a copy of the text encoder and tokenizer under --text, the scheduler and a fresh
+network; `viewfold pack --latents OUT/base` and `viewfold train --model OUT/base` go on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    """Train, assemble, save."""
+    from viewfold.data.shards import open_shards
+    from viewfold.image import atomic_write
+    from viewfold.model.presets import TOYBOX, toybox_scheduler
+    from viewfold.pipeline import MultiViewPipeline
+    from viewfold.pipeline.components import read_text
+    from viewfold.train.autoencoder import AutoencoderSettings, train_autoencoder
+    from viewfold.train.diffusion import is_lead
+    from viewfold.train.loop import LoopSettings
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, nargs="+", required=True)
+    parser.add_argument("--text", type=Path, required=True, help="folder with text_encoder/ and tokenizer/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=None)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--pictures", type=int, default=40_000, help="at most this many are held in memory")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    pictures = [
+        (sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)
+    ]
+    stacked = torch.cat(pictures)
+    stacked = stacked[torch.randperm(len(stacked), generator=torch.Generator().manual_seed(0))[: options.pictures]]
+    loop = LoopSettings(
+        steps=options.steps, cooldown=options.steps // 4, minutes=options.minutes, lr=2e-3, warmup=100, ema=0.998,
+        weight_decay=0.0,
+    )  # fmt: skip
+    vae = train_autoencoder(
+        stacked, options.out / "vae", settings=AutoencoderSettings(batch=options.batch), loop=loop
+    )
+    if is_lead():
+        encoder, tokenizer = read_text(options.text)
+        torch.manual_seed(0)
+        model = MultiViewPipeline(
+            vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=TOYBOX.build(), scheduler=toybox_scheduler()
+        )
+        with atomic_write(options.out / "base") as folder:
+            model.save_pretrained(folder)
+        print(f"{options.out / 'base'}: VAE trained on {len(stacked)} pictures; network fresh")
+
+
+if __name__ == "__main__":
+    main()
