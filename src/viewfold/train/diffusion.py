@@ -84,7 +84,8 @@ def train_diffusion(
 
     def term(batch: Batch, generator: torch.Generator) -> Tensor:
         dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
-        text = torch.stack([embed("" if gone else c) for c, gone in zip(batch.captions, dropped, strict=True)]).float()
+        captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
+        text = torch.stack([embed(caption).float() for caption in captions])
         latents, cameras = batch.latents, batch.cameras
         if not settings.fold and cameras is not None:
             text = text.repeat_interleave(latents.shape[1], dim=0)
