@@ -4,7 +4,7 @@
 
 Each toy is drawn twice: main and accent as bare light (red and green channel), and the small details alone. A picture
 in any two colours is then a sum, so every batch shows every toy in new colours. Combinations that are held out
-(docs/data.md) never occur in training and are what the judge is measured on. About eight CPU minutes.
+(docs/data.md) never occur in training and are what the judge is measured on. About four CPU minutes.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def measure(judge: Judge, *, count: int, held_out: bool, seed: int = TEST_SEED) 
         right += torch.tensor(
             [verdict.kind == asset.kind, verdict.main == asset.main, verdict.accent == asset.accent, each]
         )
-    share = (right / count).tolist()
+    share = [round(x, 4) for x in (right / count).tolist()]
     return {**dict(zip(("kind", "main", "accent", "kind_one_view"), share, strict=True)), "assets": float(count)}
 
 
