@@ -28,7 +28,7 @@ from viewfold.evaluate.judge import Judge, load_judge
 from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
 from viewfold.evaluate.summary import compare, measure_judge, summarise
 from viewfold.image import Views, atomic_write, read_json
-from viewfold.scene.mesh import load_mesh
+from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 
 Sampler = Callable[[str, Cameras, int], Views]

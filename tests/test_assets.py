@@ -10,7 +10,7 @@ from viewfold.data import assets as module
 from viewfold.data.assets import describe, write_asset, write_assets
 from viewfold.data.toybox import COLORS, Asset, sample_asset
 from viewfold.errors import InputError, OutputError
-from viewfold.scene.mesh import linear_from_srgb
+from viewfold.scene.interchange import linear_from_srgb
 
 
 def test_a_written_glb_holds_the_same_toy_with_one_material_a_colour(tmp_path):

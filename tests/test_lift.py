@@ -20,7 +20,7 @@ from viewfold.lift.reconstruct import FitSettings, Reconstruction, hull_field, r
 from viewfold.lift.refine import MAX_ROLLBACKS, DistilSettings, Guard, refine
 from viewfold.lift.regularize import binary_entropy, orientation, sparsity, total_variation
 from viewfold.scene.field import GridField, lattice
-from viewfold.scene.mesh import load_mesh
+from viewfold.scene.interchange import load_mesh
 from viewfold.scene.volume import render_volume
 
 SMALL_FIT = FitSettings(resolution=24, steps=24, samples=24)

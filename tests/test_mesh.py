@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from viewfold.errors import AssetError, InputError
-from viewfold.scene.mesh import Convention, Material, Mesh, load_mesh
+from viewfold.scene.interchange import Convention, load_mesh, to_trimesh
+from viewfold.scene.mesh import Material, Mesh
 
 
 def _box(color: tuple[float, float, float] = (0.8, 0.2, 0.4)) -> Mesh:
@@ -35,7 +36,7 @@ def _ball() -> Mesh:
 
 def _save(mesh: Mesh, path: Path) -> Path:
     convention: Convention = {".glb": "glb", ".obj": "obj", ".ply": "ply"}[path.suffix]  # type: ignore[assignment]
-    scene = mesh.to_trimesh(convention=convention)
+    scene = to_trimesh(mesh, convention=convention)
     (scene.to_mesh() if convention == "ply" else scene).export(path)
     return path
 

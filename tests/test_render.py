@@ -16,6 +16,7 @@ from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, render_assets
 from viewfold.errors import InputError
 from viewfold.image import read_image
+from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
 
 SETTINGS = RenderSettings(size=16, views=2)
@@ -27,7 +28,7 @@ def _asset(folder: Path, uid: str) -> None:
         faces=torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]),
         materials=(Material(color=(0.9, 0.2, 0.1)),),
     )
-    mesh.to_trimesh().export(folder / f"{uid}.glb")
+    to_trimesh(mesh).export(folder / f"{uid}.glb")
     (folder / f"{uid}.json").write_text(json.dumps({"captions": [f"a red {uid}"], "licence": "CC0"}))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from viewfold.data.toybox import AUTHOR, LICENCE, Asset, sample_asset
 from viewfold.errors import InputError, OutputError
 from viewfold.image import atomic_write
+from viewfold.scene.interchange import to_trimesh
 
 _CHUNK = 32
 """Assets per task of a worker process."""
@@ -95,7 +96,7 @@ def write_asset(asset: Asset, folder: str | Path) -> bool:
     glb, card = (Path(folder) / f"{asset.uid}{suffix}" for suffix in (".glb", ".json"))
     if glb.is_file() and card.is_file():
         return False
-    content = asset.mesh().to_trimesh().export(file_type="glb")
+    content = to_trimesh(asset.mesh()).export(file_type="glb")
     assert isinstance(content, bytes)
     with atomic_write(glb) as temporary:
         temporary.write_bytes(content)

@@ -25,7 +25,7 @@ from torch import Tensor
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.errors import AssetError, InputError
 from viewfold.image import atomic_write, read_json, to_pil
-from viewfold.scene.mesh import load_mesh
+from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 
 SUFFIXES = (".glb", ".obj", ".ply")

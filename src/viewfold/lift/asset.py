@@ -17,7 +17,8 @@ from viewfold.errors import InputError
 from viewfold.image import Views, atomic_write, write_turntable
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
-from viewfold.scene.mesh import Mesh, load_mesh
+from viewfold.scene.interchange import load_mesh
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.volume import OccupancyGrid, render_volume

@@ -5,7 +5,7 @@ node holds the rotation (x, y, z) -> (x, z, -y), its vertices are ours.  An OBJ 
 -z forward, so its vertices are turned the same way.  A PLY keeps our frame: z up, front towards -y.  `load_mesh`
 undoes it.
 
-Colours are sRGB here; glTF's factors and vertex colours are linear, so `Mesh.to_trimesh` converts them for a GLB.
+Colours are sRGB here; glTF's factors and vertex colours are linear, so `to_trimesh` converts them for a GLB.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from viewfold.errors import InputError
 from viewfold.image import atomic_write
+from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
 
 _NORMAL_STEPS = 500
@@ -58,7 +59,7 @@ def _save_glb(mesh: Mesh, path: Path) -> None:
     from trimesh.exchange.gltf import export_glb
 
     mesh, normals = split_normals(mesh)
-    scene = mesh.to_trimesh(convention="glb")
+    scene = to_trimesh(mesh, convention="glb")
     material = mesh.material_index()
     for number in material.unique().tolist():
         used = mesh.faces[material == number].unique()
@@ -119,7 +120,7 @@ def _save_ply(mesh: Mesh, path: Path) -> None:
     from trimesh.exchange.ply import export_ply
 
     mesh, normals = split_normals(to_vertex_colors(mesh))
-    geometry = mesh.to_trimesh(convention="ply").geometry["part_0"]
+    geometry = to_trimesh(mesh, convention="ply").geometry["part_0"]
     geometry.vertex_normals = normals.numpy()
     data = export_ply(geometry, vertex_normal=True)
     with atomic_write(path) as temporary:
