@@ -1,6 +1,6 @@
 """Opening mesh files that strangers made: sizes are checked before anything is allocated, no path leaves its folder.
 
-Sits below `mesh`, and returns trimesh's scene; knows neither our frames nor our colours.
+Sits below `interchange`, and returns trimesh's scene; knows neither our frames nor our colours.
 """
 
 from __future__ import annotations
@@ -106,10 +106,11 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
             _check_glb(data)
         case ".ply":
             _check_ply(data)
+    # In the order of an OBJ, trimesh hands the texture coordinates of the first part to all of them.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, on damaged numbers; they are checked afterwards
         scene = trimesh.load_scene(
-            io.BytesIO(data), file_type=suffix[1:], resolver=Inside(), process=False, maintain_order=True
+            io.BytesIO(data), file_type=suffix[1:], resolver=Inside(), process=False, maintain_order=suffix != ".obj"
         )
     if refused:
         raise AssetError(refused[0])
