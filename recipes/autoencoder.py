@@ -36,18 +36,14 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    pictures = [
-        (sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)
-    ]
+    pictures = [(sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)]
     stacked = torch.cat(pictures)
     stacked = stacked[torch.randperm(len(stacked), generator=torch.Generator().manual_seed(0))[: options.pictures]]
     loop = LoopSettings(
         steps=options.steps, cooldown=options.steps // 4, minutes=options.minutes, lr=2e-3, warmup=100, ema=0.998,
         weight_decay=0.0,
     )  # fmt: skip
-    vae = train_autoencoder(
-        stacked, options.out / "vae", settings=AutoencoderSettings(batch=options.batch), loop=loop
-    )
+    vae = train_autoencoder(stacked, options.out / "vae", settings=AutoencoderSettings(batch=options.batch), loop=loop)
     if is_lead():
         encoder, tokenizer = read_text(options.text)
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Fetch the captioned pictures of the 2D half: Microsoft's Fluent emoji (MIT), as the npm package @lobehub/fluent-emoji-3d.
+"""Fetch the captioned pictures of the 2D half: Microsoft's Fluent emoji (MIT), npm package @lobehub/fluent-emoji-3d.
 
     python recipes/pictures.py --out runs/toybox/pictures [--folder A_FOLDER_WITH_EMOJI_WEBP]
 

@@ -23,9 +23,7 @@ ORBITS, VIEWS = 2, 4
 def write_render(folder: Path, uid: str, *, value: float) -> None:
     (folder / uid).mkdir(parents=True)
     cameras = Cameras.orbit(ORBITS * VIEWS)
-    views = [
-        {"world_from_camera": pose, "fov_deg": 40.0} for pose in cameras.world_from_camera.flatten(1).tolist()
-    ]
+    views = [{"world_from_camera": pose, "fov_deg": 40.0} for pose in cameras.world_from_camera.flatten(1).tolist()]
     meta = {"captions": [f"a {uid}", uid], "views": views, "render": {"orbits": ORBITS}}
     (folder / uid / "meta.json").write_text(json.dumps(meta))
     for index in range(ORBITS * VIEWS):

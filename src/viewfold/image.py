@@ -91,7 +91,9 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise AssetError(f"`{path}` must have at most {MAX_PIXELS} pixels; got {picture.size}. Make it smaller.")
+                raise AssetError(
+                    f"`{path}` must have at most {MAX_PIXELS} pixels; got {picture.size}. Make it smaller."
+                )
             has_alpha = "A" in picture.getbands() or "transparency" in picture.info
             array = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -126,9 +128,7 @@ def write_turntable(rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_p
         options: dict[str, Any] = {"quality": 90} if path.suffix == ".webp" else {"disposal": 2}
         with atomic_write(path) as temporary:
             duration = round(1000 / frames_per_second)
-            frames[0].save(
-                temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options
-            )
+            frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options)
     else:
         raise InputError(f"`path` must end in .webp, .gif or .mp4; got '{path.suffix}'.")
 
@@ -139,7 +139,9 @@ def _write_mp4(frames: Sequence[Image.Image], path: Path, frames_per_second: flo
     try:
         import imageio_ffmpeg  # type: ignore[import-not-found]
     except ImportError as error:
-        raise MissingExtraError(".mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg==0.6.0, or write .webp") from error
+        raise MissingExtraError(
+            ".mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg==0.6.0, or write .webp"
+        ) from error
     with atomic_write(path) as temporary:
         writer = imageio_ffmpeg.write_frames(str(temporary), frames[0].size, fps=frames_per_second, macro_block_size=2)
         writer.send(None)

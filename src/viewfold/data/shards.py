@@ -58,7 +58,9 @@ def pack(
     """
     folders = sorted(path.parent for path in Path(renders).glob("*/meta.json"))
     if not folders:
-        raise InputError(f"`renders` must hold folders with a meta.json; `{renders}` holds none. Run `viewfold render`.")
+        raise InputError(
+            f"`renders` must hold folders with a meta.json; `{renders}` holds none. Run `viewfold render`."
+        )
     groups = [folders[i : i + samples_per_shard] for i in range(0, len(folders), samples_per_shard)]
     samples, skipped, failed = 0, 0, []
     for number, group in enumerate(groups):

@@ -184,9 +184,7 @@ def _log(out: Path, step: int, seconds: float, scalars: dict[str, float]) -> Non
         log.write(json.dumps({"step": step, "seconds": round(seconds, 2), **scalars}) + "\n")
 
 
-def _save(
-    out: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, step: int, ranks: Ranks
-) -> None:
+def _save(out: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, step: int, ranks: Ranks) -> None:
     if ranks.rank == 0:
         state: dict[str, Any] = {
             "step": step,
