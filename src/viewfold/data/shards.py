@@ -226,7 +226,8 @@ def cache_latents(
         with atomic_write(shard) as temporary, tarfile.open(temporary, "w") as tar:
             for sample in inside.values():
                 try:
-                    latents = encode(sample.pictures(background=background))
+                    with torch.no_grad():
+                        latents = encode(sample.pictures(background=background))
                 except AssetError as error:
                     failed.append((sample.uid, str(error)))
                     continue

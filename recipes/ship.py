@@ -1,0 +1,43 @@
+"""Put a trained model into the package: half precision, files under 15 MB.
+
+    python recipes/ship.py --model runs/toybox/run/model --out src/viewfold/models/toybox
+
+The text encoder and the tokenizer that are there already stay as they are: training never changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+
+FROZEN = ("text_encoder", "tokenizer")
+
+
+def main() -> None:
+    """Read the model, halve it, write it and say what it weighs."""
+    from viewfold.image import atomic_write
+    from viewfold.pipeline import MultiViewPipeline
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    model = MultiViewPipeline.from_pretrained(options.model, torch_dtype=torch.float16)
+    with atomic_write(options.out) as folder:
+        model.save_pretrained(folder, max_shard_size="14MB")
+        for part in FROZEN:
+            if (options.out / part).is_dir():
+                shutil.rmtree(folder / part)
+                shutil.copytree(options.out / part, folder / part)
+    files = [path for path in options.out.rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in files) / 2**20
+    largest = max(path.stat().st_size for path in files) / 1e6
+    print(f"{options.out}: {total:.1f} MiB in {len(files)} files, the largest {largest:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
