@@ -1,0 +1,55 @@
+"""How long the two verbs take from the shell to files, and how much memory: whole processes, imports included.
+
+    python benchmarks/speed.py [--runs 3]
+
+Budgets on two cores without a GPU: generate 12 s; lift 90 s and 2 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROMPT = "a red mug"
+BUDGETS = {"generate": (12.0, None), "lift": (90.0, 2048.0)}
+
+
+def run_verb(verb: str, out: Path) -> tuple[float, float, float]:
+    """Return wall seconds, CPU seconds and peak memory (MiB) of one fresh `viewfold VERB`."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "viewfold.cli", verb, PROMPT, "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"viewfold {verb} failed with status {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Run each verb a few times and print medians beside the budgets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    runs = parser.parse_args().runs
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print(f"{os.cpu_count()} cores; median of {runs}; budget in brackets\n")
+    print("| command | wall s | CPU s | peak MiB |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for verb, (seconds, memory) in BUDGETS.items():
+            out = Path(folder) / ("mug.glb" if verb == "lift" else "mug")
+            wall, cpu, peak = (statistics.median(column) for column in zip(*(run_verb(verb, out) for _ in range(runs))))
+            limit = f" ({memory:.0f})" if memory else ""
+            print(f'| `viewfold {verb} "{PROMPT}"` | {wall:.1f} ({seconds:.0f}) | {cpu:.1f} | {peak:.0f}{limit} |')
+
+
+if __name__ == "__main__":
+    main()
