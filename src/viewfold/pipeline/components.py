@@ -46,7 +46,7 @@ def read_components(
     missing = [part for part in PARTS if part not in given and part not in index]
     if missing:
         raise WeightsError(f"`{folder / INDEX}` must name {', '.join(PARTS)}; missing: {', '.join(missing)}.")
-    with _quiet():
+    with quiet():
         return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
 
 
@@ -57,25 +57,30 @@ def read_text(folder: str | Path) -> tuple[Any, Any]:
         WeightsError: a part is missing or damaged.
     """
     index = {"text_encoder": ["transformers", "BertModel"], "tokenizer": ["transformers", "BertTokenizerFast"]}
-    with _quiet():
+    with quiet():
         encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
     return encoder, tokenizer
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and load reports off the terminal; what matters is raised."""
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+        if diffusers_bars:
+            diffusers_logging.enable_progress_bar()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

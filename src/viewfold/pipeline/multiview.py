@@ -22,7 +22,7 @@ from viewfold.errors import FitError, InputError
 from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.components import read_components
+from viewfold.pipeline.components import quiet, read_components
 from viewfold.pipeline.sampler import draw, sampler_for
 
 MAX_VIEWS = 256
@@ -59,6 +59,11 @@ class MultiViewPipeline(DiffusionPipeline):
             WeightsError: the folder or a part of it is missing, damaged or does not fit.
         """
         return cls(**read_components(folder, dtype=torch_dtype, given=components), **components)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write a folder that `from_pretrained` reads; options as diffusers' (`max_shard_size`, ...)."""
+        with quiet():
+            super().save_pretrained(save_directory, **options)
 
     @torch.no_grad()
     def __call__(
