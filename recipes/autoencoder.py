@@ -9,6 +9,7 @@ network; `viewfold pack --latents OUT/base` and `viewfold train --model OUT/base
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,8 +48,9 @@ def main() -> None:
     if is_lead():
         encoder, tokenizer = read_text(options.text)
         torch.manual_seed(0)
+        layout = replace(TOYBOX, latent_size=stacked.shape[-1] // 2 ** (len(vae.config["block_out_channels"]) - 1))
         model = MultiViewPipeline(
-            vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=TOYBOX.build(), scheduler=toybox_scheduler()
+            vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(), scheduler=toybox_scheduler()
         )
         with atomic_write(options.out / "base") as folder:
             model.save_pretrained(folder)

@@ -3,14 +3,15 @@
 #   recipes/toybox.sh              hours on two cores; stop it at any time, run it again and it goes on
 #   recipes/toybox.sh --resume     train the shipped network further, on new data
 #   recipes/toybox.sh --quick      the same road in under a minute, with next to nothing learned
-# OUT (default runs/toybox), STEPS, WORKERS and MINUTES in the environment change where, how long and how wide.
+# OUT (default runs/toybox), STEPS, WORKERS, MINUTES and SIZE (pixels, default 64; 128 makes a larger model of the same
+# kind) in the environment change where, how long, how wide and how fine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup
 export PATH=$PWD/.venv/bin:$PATH
 mode=${1:-full}
 export OMP_NUM_THREADS=1
-workers=${WORKERS:-2}
+workers=${WORKERS:-2} size=${SIZE:-64}
 case $mode in
   --quick) out=${OUT:-runs/quick} assets=8 vae_steps=12 steps=${STEPS:-4} batch=2 workers=1 emoji=(--folder recipes/quick) ;;
   --resume | full) out=${OUT:-runs/toybox} assets=6000 vae_steps=8000 steps=${STEPS:-20000} batch=16 emoji=() ;;
@@ -19,8 +20,8 @@ esac
 run=(python); [ "$workers" -gt 1 ] && run=(torchrun --nproc-per-node "$workers")
 
 viewfold assets $assets --out "$out/assets" --workers "$workers"
-viewfold render "$out/assets" --out "$out/renders" --workers "$workers"
-python recipes/pictures.py --out "$out/pictures" ${emoji[@]+"${emoji[@]}"}
+viewfold render "$out/assets" --out "$out/renders" --size "$size" --workers "$workers"
+python recipes/pictures.py --out "$out/pictures" --size "$size" ${emoji[@]+"${emoji[@]}"}
 viewfold pack "$out/renders" --out "$out/objects"
 viewfold pack "$out/pictures" --out "$out/flat"
 
