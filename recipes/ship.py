@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-
 FROZEN = ("text_encoder", "tokenizer")
 
 
