@@ -54,6 +54,8 @@ class Train:
             raise InputError(
                 f"`objects` must be a folder of shards; got '{self.objects}'. Make it with `viewfold pack`."
             )
+        from torch import nn
+
         from viewfold.image import atomic_write
         from viewfold.model.unet import MultiViewUNet
         from viewfold.pipeline import load
@@ -62,7 +64,7 @@ class Train:
         model = load(self.model, device=chosen(self.device))
         if self.fresh:
             network = MultiViewUNet(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
-            model.unet = network.to(device=model.device)
+            model.unet = nn.Module.to(network, model.device)
         with progress_bars() as report:
             train_diffusion(
                 model.unet,

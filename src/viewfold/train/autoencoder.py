@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewfold.train.loop import LoopSettings, fit
 
@@ -46,10 +46,10 @@ def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> Autoe
     from diffusers import AutoencoderKL
 
     levels = len(settings.channels)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=settings.channels,
+    vae = AutoencoderKL(  # diffusers declares tuples of one where it takes as many as there are levels
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=settings.channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=settings.layers,
         latent_channels=settings.latent_channels,
         norm_num_groups=8,
@@ -81,16 +81,17 @@ def train_autoencoder(
 ) -> AutoencoderKL:
     """Train on pictures held in memory (12 kB each at 64 px) and return the averaged, normalised VAE."""
     vae = start or make_autoencoder(settings, image_size=pictures.shape[-1])
-    vae = vae.to(memory_format=torch.channels_last).train()
+    vae = nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last).train()
 
     def loss_of_step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         index = torch.randint(len(pictures), (settings.batch,), generator=generator)
         target = pictures[index].float() / 127.5 - 1
         flip = torch.rand(settings.batch, 1, 1, 1, generator=generator) < 0.5
         target = torch.where(flip, target.flip(-1), target).contiguous(memory_format=torch.channels_last)
-        posterior = vae.encode(target).latent_dist
+        posterior = vae.encode(target, return_dict=False)[0]
         noise = torch.randn(posterior.mean.shape, generator=generator)
-        output = vae.decode(posterior.mean + posterior.std * noise).sample
+        latents = posterior.mean + posterior.std * noise
+        output = vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType] - it asks for a FloatTensor
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
         rebuilt = reconstruction_loss(output, target, edges=settings.edges)
@@ -110,7 +111,8 @@ def normalise_latents(vae: AutoencoderKL, pictures: UInt8[Tensor, "p 3 h w"]) ->
 
     Afterwards the posterior means have mean 0 and deviation 1 per channel; decoding is unchanged.
     """
-    means = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in pictures.split(64)])
+    scaled = (part.float() / 127.5 - 1 for part in pictures.split(64))
+    means = torch.cat([vae.encode(part, return_dict=False)[0].mean for part in scaled])
     shift = means.mean(dim=(0, 2, 3))
     scale = means.std(dim=(0, 2, 3))
     n_channels = len(shift)
