@@ -54,7 +54,7 @@ def test_all_views_of_an_object_share_a_time_step_and_objects_cover_the_schedule
 @pytest.mark.parametrize(
     ("prediction", "snr", "weight"),
     [
-        ("epsilon", 1.0, 1.0), ("epsilon", 10.0, 0.5), ("v_prediction", 1.0, 0.5), ("v_prediction", 9.0, 0.5),
+        ("epsilon", 1.0, 1.0), ("epsilon", 10.0, 0.5), ("v_prediction", 1.0, 1.0), ("v_prediction", 9.0, 0.6),
         ("sample", 2.0, 2.0), ("sample", 50.0, 5.0),
     ],
 )  # fmt: skip

@@ -43,6 +43,11 @@ class DiffusionSettings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "views"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
 
 def train_diffusion(
     unet: MultiViewUNet,

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewfold.errors import FitError, InputError, WeightsError
+from viewfold.errors import FitError, InputError, OutputError, WeightsError
 from viewfold.image import atomic_write
 
 LossOfStep = Callable[[int, torch.Generator], dict[str, Tensor]]
@@ -49,6 +53,14 @@ class LoopSettings:
     precision: str = "bf16"
     """"bf16" computes under autocast with float32 weights; "fp32" does not."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"`steps` must not be negative; got {self.steps}.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"`minutes` must be above 0; got {self.minutes}.")
+        if not 0 < self.lr < 10:
+            raise InputError(f"`lr` must lie between 0 and 10; got {self.lr}.")
 
 
 @dataclass(frozen=True)
@@ -117,11 +129,13 @@ def fit(
 ) -> Ema:
     """Train `network` in place and return its averaged weights; continue from `out/checkpoint.pt` if it is there.
 
-    Ctrl-C ends after the current step with a checkpoint.
+    Ctrl-C ends after the current step with a checkpoint; a second one ends at once, with the last one saved.
 
     Raises:
+        KeyboardInterrupt: stopped with Ctrl-C.
         FitError: the loss is not finite for 20 steps on end.
-        WeightsError: the checkpoint belongs to another network.
+        WeightsError: the checkpoint belongs to another network, is damaged, or would run code.
+        OutputError: the checkpoint cannot be written.
     """
     out = Path(out)
     ranks = Ranks.join()
@@ -134,39 +148,67 @@ def fit(
     first = _resume(out / "checkpoint.pt", network, ema, optimizer)
     device = next(network.parameters()).device
     started, saved, done, failures = time.monotonic(), time.monotonic(), first, 0
-    try:
-        for step in range(first, settings.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
-                terms = loss_of_step(step, step_generator(settings.seed, step, ranks.rank))
-            terms["loss"].backward()
-            average_gradients(network, ranks)
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            if bool(torch.isfinite(norm)):
-                optimizer.step()
-                ema.update(network, step)
-                failures = 0
-            else:
-                failures += 1
-                if failures >= 20:
-                    raise FitError(f"the gradient was not finite for 20 steps up to {step}; lower `lr` and resume.")
-            done = step + 1
-            now = time.monotonic()
-            if ranks.rank == 0:
-                scalars = {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
-                _log(out, step, now - started, scalars)
-                if progress:
-                    progress(step + 1, settings.steps, scalars)
-            if _agreed(now - saved > settings.checkpoint_s, ranks):
-                _save(out, network, ema, optimizer, done, ranks)
-                saved = now
-            if settings.minutes is not None and _agreed(now - started > 60 * settings.minutes, ranks):
-                break
-    finally:
+    with _stopping() as stop:
+        try:
+            for step in range(first, settings.steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, settings)
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+                    terms = loss_of_step(step, step_generator(settings.seed, step, ranks.rank))
+                terms["loss"].backward()
+                average_gradients(network, ranks)
+                norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+                if bool(torch.isfinite(norm)):
+                    optimizer.step()
+                    ema.update(network, step)
+                    failures = 0
+                else:
+                    failures += 1
+                    if failures >= 20:
+                        raise FitError(f"the gradient was not finite for 20 steps up to {step}; lower `lr` and resume.")
+                done = step + 1
+                now = time.monotonic()
+                if ranks.rank == 0:
+                    scalars = {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
+                    _log(out, step, now - started, scalars)
+                    if progress:
+                        progress(step + 1, settings.steps, scalars)
+                if _agreed(now - saved > settings.checkpoint_s, ranks):
+                    _save(out, network, ema, optimizer, done, ranks)
+                    saved = now
+                if _agreed(stop.is_set(), ranks):
+                    _save(out, network, ema, optimizer, done, ranks)
+                    raise KeyboardInterrupt
+                if settings.minutes is not None and _agreed(now - started > 60 * settings.minutes, ranks):
+                    break
+        except OutputError:
+            raise
+        except Exception:
+            _save(out, network, ema, optimizer, done, ranks)
+            raise
         _save(out, network, ema, optimizer, done, ranks)
     return ema
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Yield a flag that the first Ctrl-C sets, so that no step is cut in half; the second one acts as ever."""
+    stop = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _agreed(flag: bool, ranks: Ranks) -> bool:
@@ -207,5 +249,8 @@ def _resume(path: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Opt
             raise KeyError("ema")
         ema.weights = {name: value.clone() for name, value in state["ema"].items()}
         return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise WeightsError(f"`{path}` does not fit this network: {error}. Move it away to start anew.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"`{path}` is damaged or would run code when opened. Move it away to start anew.") from error
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"`{path}` does not fit this network: {reason}. Move it away to start anew.") from error

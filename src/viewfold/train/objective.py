@@ -35,9 +35,11 @@ class ObjectiveSettings:
 
 
 def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> Float[Tensor, "b"]:
-    """Return the weight of each sample's squared error (min-SNR-gamma, arXiv 2303.09556, section 3.4).
+    """Return the weight of each sample's squared error, after min-SNR-gamma (arXiv 2303.09556, section 3.4).
 
-    In terms of the clean part it is min(SNR, cap); divided by SNR for noise and by SNR + 1 for v prediction.
+    In terms of the clean part it is min(SNR, cap); divided by SNR for noise.  For v prediction it is
+    min(SNR, cap) + 1, divided by SNR + 1: the paper's own form vanishes with the SNR, where a schedule that ends in
+    pure noise has the layout of the object decided (docs/training.md: kinds were confused for 40,000 objects).
     """
     if settings.snr_cap is None:
         return torch.ones_like(alpha_bar)
@@ -47,7 +49,7 @@ def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> F
         case "epsilon":
             return capped / snr.clamp(min=1e-8)
         case "v_prediction":
-            return capped / (snr + 1)
+            return (capped + 1) / (snr + 1)
         case "sample":
             return capped
 
