@@ -46,7 +46,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for verb, (seconds, memory) in BUDGETS.items():
             out = Path(folder) / ("mug.glb" if verb == "lift" else "mug")
-            wall, cpu, peak = (statistics.median(column) for column in zip(*(run_verb(verb, out) for _ in range(runs))))
+            wall, cpu, peak = (
+                statistics.median(column) for column in zip(*(run_verb(verb, out) for _ in range(runs)), strict=True)
+            )
             limit = f" ({memory:.0f})" if memory else ""
             print(f'| `viewfold {verb} "{PROMPT}"` | {wall:.1f} ({seconds:.0f}) | {cpu:.1f} | {peak:.0f}{limit} |')
 

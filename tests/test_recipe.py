@@ -1,4 +1,4 @@
-"""The recipe of the shipped model runs from assets to pictures, and what the README tells people to type is understood."""
+"""The recipe of the shipped model runs from assets to pictures; what the README tells people to type is understood."""
 
 from __future__ import annotations
 
