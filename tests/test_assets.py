@@ -100,3 +100,16 @@ def test_numbers_out_of_range_and_a_file_in_the_way_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
         write_assets(tmp_path / "file", count=1)
+
+
+def test_a_full_disk_ends_the_run_at_once(tmp_path, monkeypatch):
+    calls = []
+
+    def full(asset, folder):
+        calls.append(asset)
+        raise OutputError("`x` cannot be written: no space left on device.")
+
+    monkeypatch.setattr(module, "write_asset", full)
+    with pytest.raises(OutputError, match="no space"):
+        write_assets(tmp_path, count=5)
+    assert len(calls) == 1

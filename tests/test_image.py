@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError
-from viewfold.image import Views, atomic_write, contact_sheet, read_image, to_pil, write_turntable
+from viewfold.image import Views, atomic_write, check_output, contact_sheet, read_image, to_pil, write_turntable
 
 
 def make_views(*, alpha: bool = False) -> Views:
@@ -39,10 +41,66 @@ def test_saved_views_load_back_the_same(tmp_path: Path, alpha: bool) -> None:
 
 def test_saving_twice_replaces_the_folder(tmp_path: Path) -> None:
     make_views().save(tmp_path / "mug")
-    (tmp_path / "mug" / "stale.txt").write_text("old")
+    (tmp_path / "mug" / "007.png").write_text("of an older run with more views")
     make_views().save(tmp_path / "mug")
-    assert not (tmp_path / "mug" / "stale.txt").exists()
+    assert not (tmp_path / "mug" / "007.png").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mug"]
+
+
+def test_a_folder_that_holds_anything_else_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"would be lost \(thesis.txt\)"):
+        make_views().save(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="would be lost"):
+        make_views().save(".")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(OutputError, match="the folder that you are in"):
+        make_views().save(".")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "thesis.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.glb").mkdir()
+    for place, holds, says in (
+        ("file", "x", "it is a file"),
+        ("file/x.glb", None, "file is a file"),
+        ("folder.glb", None, "it is a folder"),
+        ("a" * 300, "x", "name too long"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            check_output(tmp_path / place, holds=holds)
+    check_output(tmp_path / "new" / "deep" / "mug.glb")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OutputError, match="no permission"):
+        check_output(tmp_path / "mug.glb")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.glb"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("encoder error -2 when writing image file"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_error_whoever_writes(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python, Pillow, torch and safetensors say it."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OutputError, match="no space left"), atomic_write(tmp_path / "file"):
+        raise error
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**40))
+    with pytest.raises(RuntimeError, match="shapes"), atomic_write(tmp_path / "file"):
+        raise RuntimeError("shapes do not fit")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_inside_atomic_write_leaves_nothing(tmp_path: Path) -> None:

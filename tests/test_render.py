@@ -14,7 +14,7 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, render_assets
-from viewfold.errors import InputError
+from viewfold.errors import InputError, OutputError
 from viewfold.image import read_image
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
@@ -133,3 +133,11 @@ def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pyte
     assert [path for path, _ in result] == paths
     assert [path for path, reason in result if reason] == [deadly]
     assert started == ["a.glb", "c.glb", "d.glb"]
+
+
+def test_a_folder_that_holds_anything_else_is_never_replaced(assets: Path) -> None:
+    (assets / "one").mkdir()
+    (assets / "one" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="thesis.txt"):
+        render_assets(assets, assets, settings=SETTINGS)
+    assert (assets / "one" / "thesis.txt").is_file()

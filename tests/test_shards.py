@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
 from viewfold.data.pictures import emoji_name, import_emoji
 from viewfold.data.shards import cache_latents, open_shards, pack
-from viewfold.errors import AssetError, InputError
+from viewfold.errors import AssetError, InputError, OutputError
 from viewfold.image import to_pil
 
 ORBITS, VIEWS = 2, 4
@@ -143,3 +144,17 @@ def test_emoji_are_named_by_their_code_point(tmp_path: Path) -> None:
     report = import_emoji(tmp_path, tmp_path / "out", size=8, without=frozenset({"beverage"}))
     assert (report.done, report.skipped, [name for name, _ in report.failed]) == (1, 1, ["1f697.png"])
     assert json.loads((tmp_path / "out/emoji-1f68b/meta.json").read_text())["captions"][0] == "tram car"
+
+
+def test_a_full_disk_is_not_blamed_on_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    renders = tmp_path / "more" / "sample"
+    renders.mkdir(parents=True)
+    to_pil(torch.zeros(3, 4, 4)).save(renders / "000.webp")
+    (renders / "meta.json").write_text("{}")
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(OutputError, match="no space left"):
+        pack(renders.parent, tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())

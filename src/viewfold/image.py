@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import AssetError, InputError, OutputError
+from viewfold.errors import AssetError, InputError, OutputError, ViewfoldError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +35,24 @@ MAX_PIXELS = 4096 * 4096
 """A picture with more pixels is refused before it is decoded."""
 
 MAX_JSON_BYTES = 16 * 2**20
+
+VIEW_FILES = r"\d{3}\.png|contact\.png|turntable\.webp|transforms\.json|run\.json|\.DS_Store"
+"""Names in a folder of views; a folder that holds anything else is never replaced."""
+
+CANNOT_WRITE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
+_FULL_BYTES = 2**20
+"""With less space than this a writer that fails without a reason has run out of it."""
 
 
 @contextlib.contextmanager
@@ -45,7 +64,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full or the place cannot be written.
     """
-    path = Path(path)
+    path = Path(path).absolute() if not Path(path).name else Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,14 +72,64 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary = holder / path.name
         yield temporary
         _replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            reason = os.strerror(error.errno).lower()
-            raise OutputError(f"`{path}` cannot be written: {reason}. Free the space or name another place.") from error
+    except ViewfoldError:
         raise
+    except Exception as error:
+        code = _write_failure(error, path.parent)
+        if code is None:
+            raise
+        reason = os.strerror(code).lower()
+        raise OutputError(f"`{path}` cannot be written: {reason}. Free the space or name another place.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _write_failure(error: Exception, folder: Path) -> int | None:
+    """Return why a block could not write, as an errno; None if the place is not to blame.
+
+    torch.save and safetensors report a full disk without an errno.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in CANNOT_WRITE else None
+    if "os error 28" in str(error) or "No space left" in str(error):
+        return errno.ENOSPC
+    if isinstance(error, (OSError, RuntimeError)) and folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
+        return errno.ENOSPC
+    return None
+
+
+def check_output(path: str | Path, *, holds: str | None = None) -> None:
+    """Fail before the work if a result could not be put at `path`: a file, or a folder of names that match `holds`.
+
+    A folder is replaced whole; one that holds other names is refused, for they would be lost.
+
+    Raises:
+        OutputError: the place is taken by something else, or cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    reason = None
+    try:
+        above = next(folder for folder in path.parents if folder.exists())
+        if not above.is_dir():
+            reason = f"{above} is a file"
+        elif not os.access(above, os.W_OK | os.X_OK):
+            reason = f"there is no permission to write in {above}"
+        elif holds is None:
+            reason = "it is a folder" if path.is_dir() else None
+        elif path.is_dir():
+            others = sorted(entry.name for entry in path.iterdir() if not re.fullmatch(holds, entry.name))
+            if others:
+                more = ", ..." if len(others) > 3 else ""
+                reason = f"the folder holds other things, which would be lost ({', '.join(others[:3])}{more})"
+            elif Path.cwd().is_relative_to(path):
+                reason = "it is the folder that you are in"
+        elif path.exists():
+            reason = "it is a file"
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    if reason is not None:
+        raise OutputError(f"`{path}` cannot be written: {reason}. Name another place.")
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -183,8 +252,9 @@ class Views:
         Pictures are RGBA with straight alpha where `alpha` is known.  Returns the folder.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: the folder cannot be written, or holds other things than views.
         """
+        check_output(folder, holds=VIEW_FILES)
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)

@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 to 6 as drawn in `viewfold.errors`; 130 stopped with Ctrl-
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import re
 import sys
@@ -37,15 +36,16 @@ VERBS = Annotated[
     tyro.conf.FlagCreatePairsOff,
 ]
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-
 FLAGS = {
     "n_views": "--views",
     "cameras": "--views",
     "elevation_deg": "--elevation",
     "azimuth_deg": "--azimuth",
     "fov_deg": "--fov",
+    "seeds": "--seed",
     "name": "--model",
+    "path": "--model",
+    "folder": "--model",
     "texture_size": "--texture",
     "prompt": "PROMPT",
     "rgb": "--from",
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        from viewfold.image import CANNOT_WRITE
+
         where = f"`{error.filename}` " if error.filename else ""
         code = OutputError.exit_code if error.errno in CANNOT_WRITE else 1
         return _fail(f"{where}could not be used: {(error.strerror or str(error)).lower()}.", code)
@@ -81,11 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def name_flags(message: str, verb: object) -> str:
     """Replace the arguments' names in a message of the library by the flags of the verb: `n_views` -> `--views`."""
-    fields = {field.name for field in dataclasses.fields(verb)}  # type: ignore[arg-type]
-    fields |= {"from"} if "source" in fields else set()
+    verb = getattr(verb, "action", verb)
+    types = {field.name: str(field.type) for field in dataclasses.fields(verb)}  # type: ignore[arg-type]
+    positional = {name for name, kind in types.items() if "Positional" in kind}
+    fields = set(types) | ({"from"} if "source" in types else set())
 
     def flag(match: re.Match[str]) -> str:
-        name = match[1]
+        name = "file" if match[1] == "path" and "file" in positional else match[1]
+        if name in positional:
+            return f"`{name.upper()}`"
         option = FLAGS.get(name, f"--{name.replace('_', '-')}")
         known = not option.startswith("--") or option[2:].replace("-", "_") in fields
         return f"`{option}`" if known else match[0]
@@ -114,4 +120,4 @@ def _quieten_libraries() -> None:
 
     warnings.showwarning = show  # type: ignore[assignment]
     for library in ("diffusers", "transformers", "trimesh"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+        logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -83,10 +83,12 @@ class Generate:
             self._run_file(self.prompts, settings)
 
     def _run_one(self, settings: dict[str, Any]) -> None:
+        from viewfold.image import VIEW_FILES, check_output
         from viewfold.pipeline import generate, load
 
         started = time.perf_counter()
         out = self.out or Path("out") / slug(self.prompt)
+        check_output(out, holds=VIEW_FILES)
         model = load(self.model, device=chosen(self.device))
         say_notes(model.text.check(self.prompt))
         with progress_bars() as report:
@@ -148,14 +150,17 @@ class Lift:
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
-        if self.source is not None and not self.source.is_dir():
-            raise AssetError(f"`source` must be a folder that `viewfold generate` wrote; got '{self.source}'.")
+        if self.source is not None and not (self.source / "transforms.json").is_file():
+            raise AssetError(
+                f"`source` must be a folder that `viewfold generate` wrote; '{self.source}' holds no transforms.json."
+            )
         from viewfold.flow import lift
-        from viewfold.image import Views
+        from viewfold.image import Views, check_output
         from viewfold.lift.optimize import LiftSettings
         from viewfold.pipeline import load
 
         started = time.perf_counter()
+        check_output(out)
         base = LiftSettings()
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
         mesh = {"faces": self.faces, "texture_size": self.texture}

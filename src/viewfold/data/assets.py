@@ -7,13 +7,13 @@ exist is skipped, so an interrupted run is finished by starting it again, and se
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from viewfold.data.toybox import AUTHOR, LICENCE, Asset, sample_asset
+from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
 from viewfold.image import atomic_write
 from viewfold.scene.interchange import to_trimesh
@@ -66,7 +66,7 @@ def write_assets(
 
     Raises:
         InputError: a number out of range.
-        OutputError: the folder cannot be made.
+        OutputError: the folder or a file in it cannot be written; what was complete stays.
     """
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
@@ -126,6 +126,8 @@ def _write_chunk(folder: Path, seeds: Iterable[int], held_out: bool) -> list[tup
         try:
             written = write_asset(sample_asset(seed, held_out=held_out), folder)
             outcomes.append((seed, "written" if written else "skipped"))
+        except OutputError:  # a full disk is not the asset's fault, and the next one would fail as well
+            raise
         except Exception as error:  # one bad asset must not end the run; the report names it
             outcomes.append((seed, f"{type(error).__name__}: {error}"))
     return outcomes
@@ -141,18 +143,11 @@ def _in_this_process(
 
 
 def _in_processes(folder: Path, chunks: list[range], held_out: bool, workers: int) -> Iterator[list[tuple[int, str]]]:
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_use_one_thread)
-    try:
+    with Workers(workers) as pool:
         tasks = {pool.submit(_write_chunk, folder, chunk, held_out): chunk for chunk in chunks}
         for task in as_completed(tasks):
-            error = task.exception()  # a worker that was killed takes its chunk, and those after it, with it
+            error = task.exception()
+            if isinstance(error, OutputError):
+                raise error
+            # a worker that was killed takes its chunk, and those after it, with it
             yield task.result() if error is None else [(s, f"{type(error).__name__}: {error}") for s in tasks[task]]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _use_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

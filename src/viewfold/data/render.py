@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,13 +22,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
-from viewfold.image import atomic_write, read_json, to_pil
+from viewfold.image import atomic_write, check_output, read_json, to_pil
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 
 SUFFIXES = (".glb", ".obj", ".ply")
 """What counts as an asset; of two with one name the first kind is taken."""
+
+RENDER_FILES = r"\d{3,}\.webp|meta\.json|\.DS_Store"
+"""Names in a folder of renders; a folder that holds anything else is never replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +67,9 @@ class RenderSettings:
     """Cameras of an object depend on this and on its name alone."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "supersample", "orbits", "views"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        for name, most in (("size", 4096), ("supersample", 16), ("orbits", 1024), ("views", 256)):
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"`{name}` must lie between 1 and {most}; got {getattr(self, name)}.")
         for name, least, most in (("elevation_deg", -89.9, 89.9), ("fov_deg", 1, 170), ("distance", 0.1, 100)):
             low, high = getattr(self, name) or (least, most)
             if not least <= low <= high <= most:
@@ -180,6 +183,7 @@ def render_asset(path: Path, out: Path, *, settings: RenderSettings) -> None:
     if not bool(rendering.alpha.any()):
         raise AssetError(f"`{path}` cannot be rendered: none of its faces is visible.")
     straight = torch.cat([rendering.rgb / rendering.alpha.clamp(min=1e-6), rendering.alpha], dim=1).clamp(0, 1)
+    check_output(out / path.stem, holds=RENDER_FILES)
     with atomic_write(out / path.stem) as partial:
         partial.mkdir()
         names = _write_pictures(straight, partial)
@@ -218,10 +222,6 @@ def _attempt(path: Path, out: Path, settings: RenderSettings) -> str | None:
     return None
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _render_all(
     paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int
 ) -> Iterator[tuple[Path, str | None]]:
@@ -252,11 +252,9 @@ def _render_all(
 def _in_pool(
     paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int, at_once: int
 ) -> Iterator[tuple[Path, str | None]]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
     running: dict[Future[str | None], Path] = {}
     waiting = iter(paths)
-    try:
+    with Workers(workers) as pool:
         while True:
             while len(running) < at_once and (path := next(waiting, None)) is not None:
                 running[pool.submit(_attempt, path, out, settings)] = path
@@ -265,5 +263,3 @@ def _in_pool(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running[future], future.result()
                 del running[future]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

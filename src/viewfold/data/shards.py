@@ -71,16 +71,19 @@ def pack(
         with atomic_write(target) as temporary, tarfile.open(temporary, "w") as tar:
             for folder in group:
                 try:
-                    _add_sample(tar, folder)
-                    samples += 1
+                    members = _read_sample(folder)
                 except (AssetError, OSError) as error:
                     failed.append((folder.name, str(error)))
+                    continue
+                for name, content in members.items():
+                    _add_member(tar, name, content)
+                samples += 1
         if progress:
             progress(number + 1, len(groups))
     return PackReport(samples=samples, shards=len(groups), skipped=skipped, failed=failed)
 
 
-def _add_sample(tar: tarfile.TarFile, folder: Path) -> None:
+def _read_sample(folder: Path) -> dict[str, bytes]:
     uid = folder.name
     if "." in uid:
         raise AssetError(f"`{uid}` must not contain a dot; webdataset splits names there. Rename it.")
@@ -91,8 +94,7 @@ def _add_sample(tar: tarfile.TarFile, folder: Path) -> None:
     for picture in pictures:
         read_image(picture)
         members[f"{uid}.{picture.name}"] = picture.read_bytes()
-    for name, content in members.items():
-        _add_member(tar, name, content)
+    return members
 
 
 def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -197,7 +199,8 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
                 uid, _, suffix = member.name.partition(".")
                 yield uid, suffix, member.offset_data, member.size
     except (tarfile.TarError, OSError) as error:
-        raise AssetError(f"`{shard}` cannot be read: {error}. Delete it and pack again.") from error
+        reason = str(error).split("\n")[0].rstrip(":")
+        raise AssetError(f"`{shard}` cannot be read: {reason}. Delete it and pack again.") from error
 
 
 def cache_latents(
