@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from viewfold.errors import FitError, InputError, WeightsError
+from viewfold.errors import AssetError, FitError, InputError, WeightsError
 from viewfold.guidance import velocity
 from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, normalise_latents, reconstruction_loss
 from viewfold.train.loop import Ema, LoopSettings, fit, learning_rate, step_generator
@@ -106,18 +109,63 @@ def test_a_stopped_run_continues_exactly(tmp_path: Path) -> None:
     assert torch.equal(straight.weights["weight"], resumed.weights["weight"])
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path) -> None:
-    network = line()
+def test_ctrl_c_ends_after_the_step_and_the_run_continues_exactly(tmp_path: Path) -> None:
+    network, whole = line(), line()
     inner = squared_error(network)
 
     def interrupted(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if step == 10:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return inner(step, generator)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network, interrupted, tmp_path, settings=FAST)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 10
+        fit(network, interrupted, tmp_path / "parts", settings=FAST)
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 11
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = line()
+    fit(resumed, squared_error(resumed), tmp_path / "parts", settings=FAST)
+    fit(whole, squared_error(whole), tmp_path / "whole", settings=FAST)
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_what_a_step_cannot_use_keeps_the_steps_before_it(failing: int, tmp_path: Path) -> None:
+    network = line()
+    inner = squared_error(network)
+
+    def damaged(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if step == failing:
+            raise AssetError("a shard is damaged.")
+        return inner(step, generator)
+
+    with pytest.raises(AssetError):
+        fit(network, damaged, tmp_path, settings=FAST)
+    assert (tmp_path / "checkpoint.pt").exists() == (failing > 0)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"network": 3}, {"network": {}, "optimizer": {}, "ema": {}, "step": 1}])
+def test_a_checkpoint_that_is_none_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match="does not fit this network"):
+        fit(line(), squared_error(line()), tmp_path, settings=FAST)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, ("ran",)
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"network": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match="would run code"):
+        fit(line(), squared_error(line()), tmp_path, settings=FAST)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"lr": float("nan")}, {"lr": 0.0}, {"steps": -1}, {"minutes": 0.0}])
+def test_settings_that_cannot_train_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        LoopSettings(**wrong)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -56,26 +56,35 @@ class Train:
             )
         from torch import nn
 
-        from viewfold.image import atomic_write
+        from viewfold.image import atomic_write, check_output
         from viewfold.model.unet import MultiViewUNet
         from viewfold.pipeline import load
+        from viewfold.pipeline.components import PARTS
         from viewfold.train.diffusion import is_lead, train_diffusion
 
+        check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
         model = load(self.model, device=chosen(self.device))
         if self.fresh:
             network = MultiViewUNet(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
             model.unet = nn.Module.to(network, model.device)
-        with progress_bars() as report:
-            train_diffusion(
-                model.unet,
-                model.text,
-                model.alphas_cumprod,
-                self.out,
-                objects=self.objects,
-                pictures=self.pictures,
-                settings=self._settings(model.scheduler.config["prediction_type"]),
-                progress=lambda step, total, scalars: report("train", step, total),
-            )
+        settings = self._settings(model.scheduler.config["prediction_type"])
+        try:
+            with progress_bars() as report:
+                train_diffusion(
+                    model.unet,
+                    model.text,
+                    model.alphas_cumprod,
+                    self.out,
+                    objects=self.objects,
+                    pictures=self.pictures,
+                    settings=settings,
+                    progress=lambda step, total, scalars: report("train", step, total),
+                )
+        except KeyboardInterrupt:
+            checkpoint = self.out / "checkpoint.pt"
+            if is_lead() and checkpoint.is_file():
+                print(f"{checkpoint}: saved; the same command goes on from here", file=sys.stderr)
+            raise
         if is_lead():
             with atomic_write(self.out / "model") as folder:
                 model.save_pretrained(folder)

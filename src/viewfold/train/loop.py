@@ -185,7 +185,8 @@ def fit(
         except OutputError:
             raise
         except Exception:
-            _save(out, network, ema, optimizer, done, ranks)
+            if done > first:
+                _save(out, network, ema, optimizer, done, ranks)
             raise
         _save(out, network, ema, optimizer, done, ranks)
     return ema
