@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,7 +95,17 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         (["generate", "a mug", "--elevation", "95"], "`--elevation` must lie between"),
         (["generate"], "`PROMPT` must be given"),
         (["generate", "a mug", "--prompts", "list.txt"], "`PROMPT` must be given"),
+        (["generate", "a mug", "--elevation", "nan"], "`--elevation` must be finite; got nan"),
+        (["generate", "a mug", "--prompts", "nowhere.txt"], "`PROMPT` must be given"),
+        (["generate", "--prompts", "nowhere.txt"], "`--prompts` must be a text file"),
         (["lift", "a mug", "--out", "mug.stl"], "`--out` must end in .glb"),
+        (["lift", "a mug", "--guidance", "nan"], "`--guidance` must be a finite number"),
+        (["lift", "a mug", "--faces", "0"], "`--faces` must lie between"),
+        (["lift", "a mug", "--texture", "0"], "`--texture` must lie between"),
+        (["render", "nowhere", "--out", "renders"], "`FOLDER` must be a folder of assets"),
+        (["render", ".", "--out", "renders", "--views", "1000"], "`--views` must lie between 1 and 256"),
+        (["assets", "0", "--out", "assets"], "`COUNT` must be 1 or more"),
+        (["train", "nowhere", "--out", "run"], "`OBJECTS` must be a folder of shards"),
     ],
 )
 def test_a_value_out_of_range_names_its_flag(
@@ -110,8 +121,10 @@ def test_a_value_out_of_range_names_its_flag(
     ("arguments", "says"),
     [
         (["lift", "a mug", "--from", "nowhere"], "`--from` must be a folder"),
+        (["lift", "a mug", "--from", "."], "holds no transforms.json"),
+        (["generate", "a mug", "--model", ""], "`--model` must be toybox, mvdream-sd21, mvdream-sd15"),
         (["generate", "a mug", "--model", "nowhere"], "`--model` must be"),
-        (["weights", "show", "nowhere.pt"], "nowhere.pt"),
+        (["weights", "show", "nowhere.pt"], "`FILE` must be a file of weights"),
         (["weights", "convert", "nowhere.pt", "--to", "model", "--heads", "8"], "nowhere.pt"),
     ],
 )
@@ -221,6 +234,45 @@ def test_an_output_that_cannot_be_written_exits_with_four(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_sampling_refuses_names_its_flag(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for options, says in (
+        (["--seed", "-1"], "`--seed` must lie between 0 and 2^63 - 1; got -1."),
+        (["--steps", "0"], "`--steps` must lie between 1 and 1000; got 0."),
+        (["--guidance", "nan"], "`--guidance` must be a finite number of at least 0; got nan."),
+        (["--device", "cuda"], "`--device` must be one that PyTorch finds on this machine; got 'cuda'"),
+    ):
+        assert main(["generate", "a red mug", "--model", model, *options]) == 2
+        assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_would_run_code_are_refused_by_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, ("ran",)
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Evil()}, "evil.pt")
+    for arguments in (
+        ["generate", "a mug", "--model", "evil.pt"],
+        ["weights", "convert", "evil.pt", "--to", "model", "--heads", "8"],
+        ["weights", "show", "evil.pt"],
+    ):
+        assert main(arguments) == 3
+        assert "evil.pt would run code when opened" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
 def test_stopping_in_the_middle_leaves_nothing(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +322,18 @@ def test_doctor_reports_in_both_forms(capsys: pytest.CaptureFixture[str]) -> Non
     assert [f["topic"] for f in json.loads(capsys.readouterr().out)] == [f.topic for f in findings]
     assert main(["doctor"]) == (1 if broken else 0)
     assert "device" in capsys.readouterr().out
+
+
+def test_doctor_misses_a_shard_of_the_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    folder = tmp_path / "models" / "toybox"
+    shutil.copytree(model, folder)
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "cli" / "doctor.py"))
+    assert not doctor._shipped_model().broken
+    next((folder / "unet").glob("*.safetensors")).unlink()
+    finding = doctor._shipped_model()
+    assert finding.broken and "lacks 1 files: unet/*.safetensors" in finding.state
 
 
 def test_slugs_are_safe_names() -> None:

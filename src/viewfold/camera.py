@@ -36,7 +36,7 @@ def _per_view(value: float | Sequence[float] | Tensor, n_views: int, name: str) 
     if tensor.numel() not in (1, n_views):
         raise InputError(f"`{name}` must be one number or one per view ({n_views}); got {tensor.numel()}.")
     if not torch.isfinite(tensor).all():
-        raise InputError(f"`{name}` must be finite; got {tensor.tolist()}.")
+        raise InputError(f"`{name}` must be finite; got {tensor[~torch.isfinite(tensor)][0]}.")
     return tensor.expand(n_views)
 
 
@@ -103,8 +103,9 @@ class Cameras:
         n_views = max(torch.as_tensor(elevation_deg).numel(), torch.as_tensor(azimuth_deg).numel())
         elevation = _per_view(elevation_deg, n_views, "elevation_deg").deg2rad()
         azimuth = _per_view(azimuth_deg, n_views, "azimuth_deg").deg2rad()
-        if not bool((elevation.rad2deg().abs() <= 89.9 + 1e-9).all()):
-            raise InputError(f"`elevation_deg` must lie between -89.9 and 89.9; got {elevation.rad2deg().tolist()}.")
+        steep = elevation.rad2deg()[elevation.rad2deg().abs() > 89.9 + 1e-9]
+        if len(steep):
+            raise InputError(f"`elevation_deg` must lie between -89.9 and 89.9; got {steep[0]:.6g}.")
         if not 0 < fov_deg < 180:
             raise InputError(f"`fov_deg` must lie between 0 and 180; got {fov_deg}.")
         distance = framing_distance(fov_deg) if distance is None else distance

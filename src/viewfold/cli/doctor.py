@@ -15,7 +15,6 @@ from pathlib import Path
 from viewfold.errors import ViewfoldError
 
 EXTRAS = {
-    "train": ("peft", "fine-tuning with LoRA"),
     "video": ("imageio_ffmpeg", ".mp4 turntables; .webp and .gif need nothing"),
 }
 """Extra of pyproject.toml -> the module that shows that it is there, and what it is for."""
@@ -141,15 +140,34 @@ def _shipped_model() -> Finding:
     if not (folder / "model_index.json").is_file():
         fix = "Reinstall viewfold, or make the model with recipes/toybox.sh."
         return Finding(topic="toybox", state="the shipped model is missing", advice=fix, broken=True)
+    missing = sorted(set(_listed_files(folder)) - {path.relative_to(folder).as_posix() for path in files})
+    if missing:
+        fix = "Fetch them (a clone may lack large files) or make the model with recipes/toybox.sh."
+        more = ", ..." if len(missing) > 3 else ""
+        state = f"the shipped model lacks {len(missing)} files: {', '.join(missing[:3])}{more}"
+        return Finding(topic="toybox", state=state, advice=fix, broken=True)
     size = sum(path.stat().st_size for path in files) / 2**20
     return Finding(topic="toybox", state=f"shipped model, {size:.1f} MiB")
+
+
+def _listed_files(folder: Path) -> list[str]:
+    """Return what a model's folder must hold, by its own indexes: a configuration per part, and every shard."""
+    named = [f"{part}/config.json" for part in ("vae", "text_encoder", "unet")]
+    named += ["tokenizer/tokenizer.json", "scheduler/scheduler_config.json"]
+    for index in sorted(folder.glob("*/*.safetensors.index.json")):
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        named += [f"{index.parent.name}/{shard}" for shard in sorted(shards)]
+    for part in ("vae", "text_encoder", "unet"):
+        if not any((folder / part).glob("*.safetensors")):
+            named.append(f"{part}/*.safetensors")
+    return named
 
 
 def _extras() -> list[Finding]:
     return [
         Finding(topic=f"[{extra}]", state=f"installed: {purpose}")
         if importlib.util.find_spec(module)
-        else Finding(topic=f"[{extra}]", state=f"absent: {purpose}", advice=f'pip install "viewfold[{extra}]"')
+        else Finding(topic=f"[{extra}]", state=f"absent: {purpose}", advice=f'pip install -e ".[{extra}]"')
         for extra, (module, purpose) in EXTRAS.items()
     ]
 

@@ -41,6 +41,11 @@ class MeshSettings:
     texture_size: int = 512
     """Texels along each side."""
 
+    def __post_init__(self) -> None:
+        for name, low, high in (("resolution", 8, 512), ("faces", 4, 10_000_000), ("texture_size", 16, 8192)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"`{name}` must lie between {low} and {high}; got {getattr(self, name)}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiftSettings:
@@ -81,6 +86,10 @@ def lift(
         raise PromptError("`prompt` must say what to make; it is empty.")
     if views is None and sample is None:
         raise InputError("`views` must be given, or `sample` to make them; got neither.")
+    if not 0 <= seed < 2**63 - MAX_SEEDS:
+        raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
+    if views is not None and not bool(views.rgb.isfinite().all()):
+        raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
     settings = settings or LiftSettings()
     report = progress or (lambda stage, step, total: None)
     clock = _Clock()

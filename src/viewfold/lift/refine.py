@@ -76,6 +76,10 @@ class DistilSettings:
             raise InputError(f"`steps` must not be negative; got {self.steps}.")
         if not 1 <= self.views <= 64:
             raise InputError(f"`views` must lie between 1 and 64; got {self.views}.")
+        if not 0 <= self.guidance < float("inf"):
+            raise InputError(f"`guidance` must be a finite number of at least 0; got {self.guidance}.")
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"`rescale` must lie between 0 and 1; got {self.rescale}.")
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")

@@ -65,19 +65,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise WeightsError(f"`path` must be as torch.save writes it; {path.name} is compressed inside.")
     try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise WeightsError(f"`path` must be as torch.save writes it; {path.name} is compressed inside.")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"`path` must hold plain tensors; {path.name} would run code when opened, or is damaged: {_cause(error)}. "
             "Do not open it otherwise unless you trust its author; ask for a .safetensors file."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # what a damaged archive or pickle raises is not bounded
         raise WeightsError(
             f"`path` must be a whole PyTorch file; {path.name} is damaged or cut short ({_cause(error)}). "
             "Download it again."
@@ -90,9 +92,8 @@ def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in lines:
         if "GLOBAL" in line or "Unsupported" in line:
-            return line[line.find("GLOBAL") if "GLOBAL" in line else line.find("Unsupported") :][:160].split(
-                " was not"
-            )[0]
+            line = line[line.find("GLOBAL" if "GLOBAL" in line else "Unsupported") :]
+            return line[:160].split(" was not")[0].rstrip(".")
     return lines[0][:160] if lines else type(error).__name__
 
 

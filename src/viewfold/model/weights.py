@@ -142,7 +142,9 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )  # type: ignore[misc]  # a pair, for output_loading_info
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise WeightsError(f"`folder` must hold a whole network; {folder} does not: {str(error)[:300]}") from error
+        raise WeightsError(
+            f"`folder` must hold a whole network; {folder} does not: {_first_sentence(error)}."
+        ) from error
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"] or info["error_msgs"]:
         raise WeightsError(
             f"`folder` must hold weights that fit its configuration; in {folder}, "
@@ -150,6 +152,11 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
             f"of another shape: {_listed(map(str, info['mismatched_keys']))}."
         )
     return unet.eval()
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what is wrong, without the advice that diffusers adds for its own users."""
+    return " ".join(str(error).split(". ")[0].split())[:300].rstrip(".")
 
 
 def _check_config(folder: Path) -> None:

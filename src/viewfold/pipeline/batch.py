@@ -111,7 +111,8 @@ def read_prompts(path: str | Path) -> list[str]:
             raise InputError(f"`prompts` must be a file of at most {MAX_PROMPT_FILE_BYTES} bytes; {path} is larger.")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`prompts` must be a text file, a prompt a line; {path} cannot be read: {error}.") from error
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"`prompts` must be a text file, a prompt a line; {path} cannot be read: {reason}.") from error
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"`prompts` must hold at least one prompt; {path} holds none.")

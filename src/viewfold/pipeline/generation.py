@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from viewfold.camera import Cameras
-from viewfold.errors import PromptError, WeightsError
+from viewfold.errors import InputError, PromptError, WeightsError
 from viewfold.image import Views
 from viewfold.model.weights import convert
 from viewfold.pipeline.multiview import MultiViewPipeline
@@ -49,11 +49,29 @@ def load(
 
     Raises:
         WeightsError: an unknown name, or files that are missing, damaged or do not fit.
+        InputError: a device that this machine does not have.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = _usable_device(device)
     pipeline = MultiViewPipeline.from_pretrained(_find(str(name)), torch_dtype=dtype or torch.float32)
     return pipeline.to(device)
+
+
+def _usable_device(device: torch.device | str | None) -> torch.device:
+    """Return the device, or the best one for None; refuse one that is not there before anything is read."""
+    cuda, mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
+    if device is None:
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"`device` must be cpu, cuda, cuda:0, ... or mps; got '{device}'.") from error
+    there = {"cuda": (wanted.index or 0) < cuda, "mps": mps}.get(wanted.type, True)
+    if not there:
+        raise InputError(
+            f"`device` must be one that PyTorch finds on this machine; got '{device}', which it does not. "
+            "Leave it out to take the best one, or install PyTorch for your GPU."
+        )
+    return wanted
 
 
 def cache_folder() -> Path:
@@ -189,7 +207,7 @@ def _find(name: str) -> Path:
         if not folder.is_dir():
             raise WeightsError(f"`{name}` must come with the package; {folder} is missing. Install viewfold again.")
         return folder
-    if path.is_dir():
+    if name and path.is_dir():
         return path
     if path.is_file():
         return _convert_once(path)

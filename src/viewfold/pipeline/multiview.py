@@ -102,6 +102,8 @@ class MultiViewPipeline(DiffusionPipeline):
             InputError: an argument out of range or of the wrong shape.  PromptError: an empty prompt.
             FitError: the network returned something that is not finite.
         """
+        if not isinstance(prompt, (str, Sequence)):
+            raise InputError(f"`prompt` must be a text or a list of them; got {type(prompt).__name__}.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text, codes = self._condition(prompts, negative_prompt, cameras, guidance)
         generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
@@ -130,6 +132,10 @@ class MultiViewPipeline(DiffusionPipeline):
             raise InputError("`prompt` must be one or more texts; got none.")
         for prompt in prompts:
             self.text.check(prompt)
+        if not (cameras is None or isinstance(cameras, Cameras)):
+            raise InputError(
+                f"`cameras` must be Cameras (Cameras.orbit(4), say) or None; got {type(cameras).__name__}."
+            )
         if not 0 <= guidance < float("inf"):
             raise InputError(f"`guidance` must be a finite number of at least 0; got {guidance}.")
         if cameras is not None and len(cameras) > MAX_VIEWS:
@@ -233,6 +239,7 @@ def _per_prompt(seeds: int | Sequence[int], n_prompts: int) -> list[int]:
     seeds = [seeds + i for i in range(n_prompts)] if isinstance(seeds, int) else list(seeds)
     if len(seeds) != n_prompts:
         raise InputError(f"`seeds` must be one, or one per prompt ({n_prompts}); got {len(seeds)}.")
-    if not all(0 <= seed < 2**63 for seed in seeds):
-        raise InputError(f"`seeds` must lie between 0 and 2^63 - 1; got {seeds}.")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise InputError(f"`seeds` must lie between 0 and 2^63 - 1; got {seed}.")
     return seeds
