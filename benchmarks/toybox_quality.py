@@ -290,7 +290,9 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(document, indent=1))
 
 
-def model_sampler(name: str, *, steps: int, guidance: float, rescale: float) -> tuple[Any, Sampler, dict[str, Any]]:
+def model_sampler(
+    name: str, *, steps: int, guidance: float | None, rescale: float
+) -> tuple[Any, Sampler, dict[str, Any]]:
     """Return a model, the callable that samples it, and the notes that tell its results from another's."""
     import viewfold as vf
     from viewfold.pipeline.generation import weights_hash
@@ -320,7 +322,7 @@ def main() -> None:
     parser.add_argument("--against", help="a second model, the same prompts and seeds, paired intervals")
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--guidance", type=float, default=None, help="default: the model's own")
     parser.add_argument("--rescale", type=float, default=0.0)
     for name, default in asdict(Settings()).items():
         parser.add_argument(f"--{name}", type=int, default=default)

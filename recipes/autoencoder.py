@@ -19,7 +19,7 @@ def main() -> None:
     """Train, assemble, save."""
     from viewfold.data.shards import open_shards
     from viewfold.image import atomic_write
-    from viewfold.model.presets import TOYBOX, toybox_scheduler
+    from viewfold.model.presets import TOYBOX, TOYBOX_GUIDANCE, toybox_scheduler
     from viewfold.pipeline import MultiViewPipeline
     from viewfold.pipeline.components import read_text
     from viewfold.train.autoencoder import AutoencoderSettings, train_autoencoder
@@ -50,8 +50,9 @@ def main() -> None:
         torch.manual_seed(0)
         layout = replace(TOYBOX, latent_size=stacked.shape[-1] // 2 ** (len(vae.config["block_out_channels"]) - 1))
         model = MultiViewPipeline(
-            vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(), scheduler=toybox_scheduler()
-        )
+            vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(),
+            scheduler=toybox_scheduler(), guidance=TOYBOX_GUIDANCE,
+        )  # fmt: skip
         with atomic_write(options.out / "base") as folder:
             model.save_pretrained(folder)
         print(f"{options.out / 'base'}: VAE trained on {len(stacked)} pictures; network fresh")

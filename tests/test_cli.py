@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -312,28 +311,6 @@ def test_assets_that_cannot_be_used_are_named_and_the_rest_is_done(
     assert main(arguments) == 3
     output = capsys.readouterr()
     assert "1 assets rendered" in output.out and "broken.glb" in output.err
-
-
-def test_doctor_reports_in_both_forms(capsys: pytest.CaptureFixture[str]) -> None:
-    findings = doctor.examine()
-    assert {"python", "packages", "device", "memory", "disk", "toybox", "speed"} <= {f.topic for f in findings}
-    broken = any(finding.broken for finding in findings)
-    assert main(["doctor", "--json"]) == (1 if broken else 0)
-    assert [f["topic"] for f in json.loads(capsys.readouterr().out)] == [f.topic for f in findings]
-    assert main(["doctor"]) == (1 if broken else 0)
-    assert "device" in capsys.readouterr().out
-
-
-def test_doctor_misses_a_shard_of_the_shipped_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
-) -> None:
-    folder = tmp_path / "models" / "toybox"
-    shutil.copytree(model, folder)
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "cli" / "doctor.py"))
-    assert not doctor._shipped_model().broken
-    next((folder / "unet").glob("*.safetensors")).unlink()
-    finding = doctor._shipped_model()
-    assert finding.broken and "lacks 1 files: unet/*.safetensors" in finding.state
 
 
 def test_slugs_are_safe_names() -> None:

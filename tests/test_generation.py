@@ -148,3 +148,22 @@ def test_a_folder_with_a_missing_tensor_names_it(folder, tmp_path):
     save_file(tensors, path)
     with pytest.raises(WeightsError, match="missing 1 .encoder.conv_in.weight"):
         load(copy, device="cpu")
+
+
+def test_a_model_recommends_its_guidance(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.register_to_config(guidance=1.0)
+    model.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    views = generate(again, "a mug", cameras=Cameras.orbit(2), steps=2)
+    assert views.run["settings"]["guidance"] == 1.0
+    assert torch.equal(views.rgb, generate(again, "a mug", cameras=Cameras.orbit(2), steps=2, guidance=1.0).rgb)
+
+
+@pytest.mark.parametrize("scale", ["high", None, -1, True])
+def test_a_guidance_that_is_no_scale_is_refused(tmp_path: Path, scale: object) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "guidance": scale}))
+    with pytest.raises(WeightsError, match="guidance"):
+        load(tmp_path / "model")

@@ -45,8 +45,8 @@ class Generate:
     """The same seed draws the same pictures, alone or in a file."""
     steps: int = 30
     """Denoising steps: more is slower and somewhat better."""
-    guidance: float = 7.5
-    """How closely to follow the prompt; 1 is not at all beyond the plain model."""
+    guidance: float | None = None
+    """How closely to follow the prompt, by default as the model recommends; 1 is the plain model."""
     rescale: float = 0.0
     """0 to 1: takes back the contrast that high guidance adds."""
     negative: str = ""

@@ -123,6 +123,9 @@ def render_assets(
 ) -> RenderReport:
     """Render every asset of `folder` that `out` does not hold yet.
 
+    They come in no order that their names would tell, so that a run that was stopped leaves a fair sample: names often
+    begin with the kind.
+
     Args:
         folder: of <uid>.glb, .obj or .ply and optional <uid>.json files.
         out: receives a folder per asset.
@@ -139,6 +142,7 @@ def render_assets(
         raise InputError(f"`workers` must be at least 1; got {workers}.")
     assets = find_assets(folder)
     pending = [path for path in assets if not (out / path.stem / "meta.json").is_file()]
+    pending.sort(key=lambda path: hashlib.sha256(path.stem.encode()).digest())
     failed: list[tuple[str, str]] = []
     dealt_with = len(assets) - len(pending)
     for path, reason in _render_all(pending, out, settings, workers):

@@ -49,7 +49,7 @@ def generate_batch(
     cameras: Cameras | None = None,
     seed: int = 0,
     steps: int = 30,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     rescale: float = 0.0,
     negative: str = "",
     progress: Callable[[str, Path], None] | None = None,
@@ -68,6 +68,7 @@ def generate_batch(
         InputError: a setting that no prompt could satisfy.
     """
     cameras = Cameras.orbit(4) if cameras is None else cameras
+    guidance = model.config["guidance"] if guidance is None else guidance
     settings = {"seed": seed, "steps": steps, "guidance": guidance, "rescale": rescale, "negative": negative}
     report = BatchReport()
     for prompt in dict.fromkeys(prompts):

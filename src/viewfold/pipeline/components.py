@@ -50,6 +50,18 @@ def read_components(
         return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
 
 
+def read_guidance(folder: str | Path, *, default: float) -> float:
+    """Return the guidance scale that a model's index recommends.
+
+    Raises:
+        WeightsError: the index is missing or damaged, or the scale is no finite number of at least 0.
+    """
+    scale = _read_index(Path(folder)).get("guidance", default)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
+        raise WeightsError(f"`{Path(folder) / INDEX}` must give a finite guidance of at least 0; got {scale!r}.")
+    return float(scale)
+
+
 def read_text(folder: str | Path) -> tuple[Any, Any]:
     """Read a BERT text encoder and its tokenizer from `folder`/text_encoder and `folder`/tokenizer, in float32.
 

@@ -87,7 +87,7 @@ def generate(
     cameras: Cameras | None = None,
     seed: int = 0,
     steps: int = 30,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     rescale: float = 0.0,
     negative: str = "",
     timesteps: Sequence[int] | None = None,
@@ -115,7 +115,7 @@ def generate(
         "seed": seed,
         "steps": total,
         "timesteps": None if timesteps is None else list(timesteps),
-        "guidance": guidance,
+        "guidance": model.config["guidance"] if guidance is None else guidance,
         "rescale": rescale,
         "negative": negative,
     }

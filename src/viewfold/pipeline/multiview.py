@@ -22,10 +22,13 @@ from viewfold.errors import FitError, InputError
 from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.components import quiet, read_components
+from viewfold.pipeline.components import quiet, read_components, read_guidance
 from viewfold.pipeline.sampler import draw, sampler_for
 
 MAX_VIEWS = 256
+GUIDANCE = 7.5
+"""Scale for models that recommend none (Stable Diffusion's usual one)."""
+
 VIEWS_AT_ONCE = 16
 """Pictures that the VAE takes in one call without gradient; bounds memory, changes nothing else."""
 
@@ -45,8 +48,11 @@ class MultiViewPipeline(DiffusionPipeline):
     unet: Any
     scheduler: Any
 
-    def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
+    def __init__(
+        self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any, guidance: float = GUIDANCE
+    ) -> None:
         super().__init__()
+        self.register_to_config(guidance=guidance)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
     @classmethod
@@ -58,6 +64,7 @@ class MultiViewPipeline(DiffusionPipeline):
         Raises:
             WeightsError: the folder or a part of it is missing, damaged or does not fit.
         """
+        components.setdefault("guidance", read_guidance(folder, default=GUIDANCE))
         return cls(**read_components(folder, dtype=torch_dtype, given=components), **components)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -74,7 +81,7 @@ class MultiViewPipeline(DiffusionPipeline):
         negative_prompt: str | Sequence[str] = "",
         steps: int = 30,
         timesteps: Sequence[int] | None = None,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         rescale: float = 0.0,
         seeds: int | Sequence[int] = 0,
         latents: Float[Tensor, "b v c h w"] | None = None,
@@ -90,7 +97,7 @@ class MultiViewPipeline(DiffusionPipeline):
             negative_prompt: what to move away from; one for all, or one per prompt.
             steps: noise levels visited, exactly.
             timesteps: visit exactly these instead, falling from noisy to clean.
-            guidance: classifier-free guidance scale; 1 switches it off and halves the work.
+            guidance: classifier-free guidance scale; None takes the model's own, 1 switches it off and halves the work.
             rescale: 0 to 1; how far the contrast is brought back to that without guidance.
             seeds: one per prompt, or the first of consecutive ones.  Sample i depends on seed i alone.
             latents: start from this noise (standard normal) instead of the seeds'.
@@ -105,6 +112,7 @@ class MultiViewPipeline(DiffusionPipeline):
         if not isinstance(prompt, (str, Sequence)):
             raise InputError(f"`prompt` must be a text or a list of them; got {type(prompt).__name__}.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        guidance = self.config["guidance"] if guidance is None else guidance
         text, codes = self._condition(prompts, negative_prompt, cameras, guidance)
         generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
         device = self._execution_device
