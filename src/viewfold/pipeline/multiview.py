@@ -112,14 +112,14 @@ class MultiViewPipeline(DiffusionPipeline):
         if not isinstance(prompt, (str, Sequence)):
             raise InputError(f"`prompt` must be a text or a list of them; got {type(prompt).__name__}.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        guidance = self.config["guidance"] if guidance is None else guidance
-        text, codes = self._condition(prompts, negative_prompt, cameras, guidance)
+        scale: float = self.config["guidance"] if guidance is None else guidance
+        text, codes = self._condition(prompts, negative_prompt, cameras, scale)
         generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
         device = self._execution_device
         sampler = sampler_for(self.scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
         x = self._start(latents, generators, n_views=1 if cameras is None else len(cameras)) * sampler.noise_level
         for index, timestep in enumerate(sampler.timesteps):
-            predicted = self._predict(sampler.scale(x, index), timestep, text, codes, guidance, rescale)
+            predicted = self._predict(sampler.scale(x, index), timestep, text, codes, scale, rescale)
             x = sampler.step(predicted, index, x, generators)
             if callback_on_step_end is not None:
                 x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
