@@ -291,9 +291,13 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def model_sampler(
-    name: str, *, steps: int, guidance: float | None, rescale: float
+    name: str, *, steps: int, guidance: float | None, rescale: float, alone: bool = False
 ) -> tuple[Any, Sampler, dict[str, Any]]:
-    """Return a model, the callable that samples it, and the notes that tell its results from another's."""
+    """Return a model, the callable that samples it, and the notes that tell its results from another's.
+
+    `alone` draws each view by itself, as a network trained with `--no-fold` must be: whatever views the network is
+    given together, it folds.
+    """
     import viewfold as vf
     from viewfold.pipeline.generation import weights_hash
 
@@ -303,7 +307,12 @@ def model_sampler(
     def sample(prompt: str, cameras: Cameras, seed: int) -> Views:
         return vf.generate(model, prompt, cameras=cameras, seed=seed, **settings)
 
-    return model, sample, {"model": name, "weights_sha256": weights_hash(model), **settings}
+    def sample_alone(prompt: str, cameras: Cameras, seed: int) -> Views:
+        single = [sample(prompt, cameras[i], seed * len(cameras) + i) for i in range(len(cameras))]
+        return Views(rgb=torch.cat([views.rgb for views in single]), cameras=cameras, prompt=prompt, run=single[0].run)
+
+    notes = {"model": name, "weights_sha256": weights_hash(model), "alone": alone, **settings}
+    return model, sample_alone if alone else sample, notes
 
 
 def model_lifter(model: Any) -> Lifter:
@@ -320,6 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="toybox", help="a name or a folder")
     parser.add_argument("--against", help="a second model, the same prompts and seeds, paired intervals")
+    parser.add_argument("--against-alone", action="store_true", help="draw the second model's views one at a time")
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=None, help="default: the model's own")
@@ -331,7 +341,11 @@ def main() -> None:
     sampling = {name: getattr(options, name) for name in ("steps", "guidance", "rescale")}
     try:
         model, sample, notes = model_sampler(options.model, **sampling)
-        _, against, against_notes = model_sampler(options.against, **sampling) if options.against else (None, None, {})
+        _, against, against_notes = (
+            model_sampler(options.against, alone=options.against_alone, **sampling)
+            if options.against
+            else (None, None, {})
+        )
         run(
             sample,
             Settings(**{name: getattr(options, name) for name in asdict(Settings())}),

@@ -12,5 +12,5 @@ for fold in fold no-fold; do
   "${run[@]}" -m viewfold.cli train "$out/objects" --pictures "$out/flat" --model "$out/base" --fresh \
     ${flag[@]+"${flag[@]}"} --minutes "$minutes" --batch 16 --out "$out/$fold"
 done
-python benchmarks/toybox_quality.py --model "$out/fold/model" --against "$out/no-fold/model" \
+python benchmarks/toybox_quality.py --model "$out/fold/model" --against "$out/no-fold/model" --against-alone \
   --prompts 60 --lift 0 --out "$out/ablation"

@@ -30,7 +30,7 @@ class Generate:
     prompts: Path | None = None
     """A text file with one prompt a line; each gets a folder of its own, finished ones are skipped."""
     model: str = "toybox"
-    """A shipped model, a folder, or a released .pt or .safetensors file."""
+    """A shipped model or a model folder."""
     views: int = 4
     """How many, 1 to 256."""
     elevation: float = 15.0
@@ -127,7 +127,7 @@ class Lift:
     source: Annotated[Path | None, arg(name="from")] = None
     """Folder of saved views to start from; by default they are generated."""
     model: str = "toybox"
-    """A shipped model, a folder, or a released .pt or .safetensors file."""
+    """A shipped model or a model folder."""
     seed: int = 0
     """The same seed makes the same object."""
     steps: int | None = None
