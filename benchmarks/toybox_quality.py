@@ -293,23 +293,18 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 def model_sampler(
     name: str, *, steps: int, guidance: float | None, rescale: float, alone: bool = False
 ) -> tuple[Any, Sampler, dict[str, Any]]:
-    """Return a model, the callable that samples it, and the notes that tell its results from another's.
-
-    `alone` draws each view by itself, as a network trained with `--no-fold` must be: whatever views the network is
-    given together, it folds.
-    """
+    """Return a model, its sampler and the notes on both; `alone` draws view by view, else views are folded."""
     import viewfold as vf
     from viewfold.pipeline.generation import weights_hash
 
-    model = vf.load(name)
-    settings = {"steps": steps, "guidance": guidance, "rescale": rescale}
+    model, settings = vf.load(name), {"steps": steps, "guidance": guidance, "rescale": rescale}
 
     def sample(prompt: str, cameras: Cameras, seed: int) -> Views:
         return vf.generate(model, prompt, cameras=cameras, seed=seed, **settings)
 
     def sample_alone(prompt: str, cameras: Cameras, seed: int) -> Views:
-        single = [sample(prompt, cameras[i], seed * len(cameras) + i) for i in range(len(cameras))]
-        return Views(rgb=torch.cat([views.rgb for views in single]), cameras=cameras, prompt=prompt, run=single[0].run)
+        single = [sample(prompt, cameras[i], seed * len(cameras) + i).rgb for i in range(len(cameras))]
+        return Views(rgb=torch.cat(single), cameras=cameras, prompt=prompt)
 
     notes = {"model": name, "weights_sha256": weights_hash(model), "alone": alone, **settings}
     return model, sample_alone if alone else sample, notes
@@ -341,20 +336,12 @@ def main() -> None:
     sampling = {name: getattr(options, name) for name in ("steps", "guidance", "rescale")}
     try:
         model, sample, notes = model_sampler(options.model, **sampling)
-        _, against, against_notes = (
-            model_sampler(options.against, alone=options.against_alone, **sampling)
-            if options.against
-            else (None, None, {})
-        )
-        run(
-            sample,
-            Settings(**{name: getattr(options, name) for name in asdict(Settings())}),
-            options.out,
-            lift=model_lifter(model) if options.lift else None,
-            against=against,
-            notes=notes,
-            against_notes=against_notes,
-        )
+        against, against_notes = None, {}
+        if options.against:
+            _, against, against_notes = model_sampler(options.against, alone=options.against_alone, **sampling)
+        lift = model_lifter(model) if options.lift else None
+        limits = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
+        run(sample, limits, options.out, lift=lift, against=against, notes=notes, against_notes=against_notes)
     except ViewfoldError as error:
         raise SystemExit(f"error: {error}") from None
 
