@@ -10,22 +10,24 @@ Report = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress_bars() -> Iterator[Report]:
-    """Yield a `Report` that draws one bar per stage: share, steps, time spent and time left."""
+def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
+    """Yield a `Report` that draws one bar per stage: share, steps (or bytes and speed), time spent and time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *((DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, subcommand
 
+from viewfold.cli.release import Fetch, List
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
@@ -49,9 +51,14 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Look at released weights and convert them."""
+    """Fetch released weights, look at them and convert them."""
 
-    action: Annotated[Convert, subcommand("convert")] | Annotated[Show, subcommand("show")]
+    action: (
+        Annotated[Fetch, subcommand("fetch")]
+        | Annotated[List, subcommand("list")]
+        | Annotated[Convert, subcommand("convert")]
+        | Annotated[Show, subcommand("show")]
+    )
 
     def run(self) -> None:
         """Run the action."""
