@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sample
 
 from viewfold.camera import Cameras
-from viewfold.data.toybox import COLORS, KINDS, Asset, is_held_out, sample_asset
+from viewfold.data.toybox import COLORS, Asset, World, is_held_out, sample_asset
 from viewfold.evaluate.judge import Judge, JudgeConfig, load_judge, save_judge
 from viewfold.scene.rasterize import rasterize
 
@@ -67,15 +67,15 @@ def draw_layers(asset: Asset, cameras: Cameras) -> UInt8[Tensor, "v 6 h w"]:
     return (torch.cat([drawn.rgb[:, :2], rest, drawn.alpha], dim=1).clamp(0, 1) * 255).round().byte()
 
 
-def render_layers(count: int, cache: Path) -> Layers:
+def render_layers(count: int, cache: Path, world: World) -> Layers:
     """Draw `count` toys from random sides, or read them from the cache."""
-    path = cache / f"layers_{count}.pt"
+    path = cache / f"layers_{count}_{len(world.kinds)}.pt"
     if path.is_file():
         saved = torch.load(path, weights_only=True)
         return Layers(stack=saved["stack"], kind=saved["kind"])
-    stack, kinds, names, start = [], [], list(KINDS), time.time()
+    stack, kinds, start = [], [], time.time()
     for index in range(count):
-        asset = sample_asset(TRAIN_SEED + index)
+        asset = sample_asset(TRAIN_SEED + index, world=world)
         generator = torch.Generator().manual_seed(index)
         low, high = ELEVATION_DEG
         elevation = low + (high - low) * torch.rand(VIEWS, generator=generator)
@@ -83,7 +83,7 @@ def render_layers(count: int, cache: Path) -> Layers:
             VIEWS, generator=generator
         )
         stack.append(draw_layers(asset, Cameras.at(elevation_deg=elevation, azimuth_deg=azimuth)))
-        kinds.append(names.index(asset.kind))
+        kinds.append(world.kinds.index(asset.kind))
         if index % 200 == 199:
             eta = (time.time() - start) / (index + 1) * (count - index - 1)
             print(f"drawn {index + 1}/{count}, {eta:.0f} s to go", flush=True)
@@ -92,18 +92,17 @@ def render_layers(count: int, cache: Path) -> Layers:
     return Layers(stack=torch.stack(stack), kind=torch.tensor(kinds))
 
 
-def allowed_colors() -> Float[Tensor, "k p"]:
+def allowed_colors(world: World) -> Float[Tensor, "k p"]:
     """Return per kind the weight of each pair main * n + accent: 1 if it may be trained on, else 0."""
-    names = list(COLORS)
-    rows = [[float(a != b and not is_held_out(kind, a, b)) for a in names for b in names] for kind in KINDS]
+    names = world.colors
+    rows = [[float(a != b and not is_held_out(kind, a, b)) for a in names for b in names] for kind in world.kinds]
     return torch.tensor(rows)
 
 
 def paint(
-    stack: UInt8[Tensor, "b v 6 h w"], main: Int[Tensor, "b"], accent: Int[Tensor, "b"]
+    stack: UInt8[Tensor, "b v 6 h w"], main: Int[Tensor, "b"], accent: Int[Tensor, "b"], palette: Float[Tensor, "n 3"]
 ) -> Float[Tensor, "b v 3 h w"]:
     """Put the layers together in the colours of these indices."""
-    palette = torch.tensor(list(COLORS.values()))
     layers = stack.float() / 255
     colors = (palette[i][:, None, :, None, None] / HALF for i in (main, accent))
     lit = sum(layers[:, :, i : i + 1] * color for i, color in enumerate(colors))
@@ -133,18 +132,20 @@ def augment(pictures: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> F
     return ((moved - 0.5) * draw(0.88, 1.1) + 0.5 + draw(-0.04, 0.04) + noise).clamp(0, 1)
 
 
-def train(layers: Layers, *, steps: int, batch: int, start_from: Path | None = None, seed: int = 0) -> Judge:
+def train(
+    layers: Layers, world: World, *, steps: int, batch: int, start_from: Judge | None = None, seed: int = 0
+) -> Judge:
     """Train on pairs of random views in random colours: the pooled answer, and the answer of each view alone."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    judge = Judge(JudgeConfig(kinds=tuple(KINDS), colors=tuple(COLORS)))
+    judge = Judge(JudgeConfig(kinds=world.kinds, colors=world.colors))
     if start_from is not None:
-        known, _ = load_judge(start_from)
-        judge.load_state_dict(known.state_dict())
+        judge.load_state_dict(start_from.state_dict())
     judge.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
-    pairs, start, n_colors = allowed_colors(), time.time(), len(COLORS)
+    pairs, start, n_colors = allowed_colors(world), time.time(), len(world.colors)
+    palette = torch.tensor([COLORS[name] for name in world.colors])
     average = torch.optim.swa_utils.AveragedModel(judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     for step in range(steps):
         index = torch.randint(len(layers.kind), (batch,), generator=generator)
@@ -153,7 +154,7 @@ def train(layers: Layers, *, steps: int, batch: int, start_from: Path | None = N
         kind = layers.kind[index]
         pair = torch.multinomial(pairs[kind], 1, generator=generator)[:, 0]
         main, accent = pair // n_colors, pair % n_colors
-        pictures = paint(layers.stack[index[:, None], views], main, accent)
+        pictures = paint(layers.stack[index[:, None], views], main, accent, palette)
         pictures = augment(pictures.flatten(0, 1), generator).unflatten(0, pictures.shape[:2])
         with torch.autocast("cpu", torch.bfloat16):
             answers = judge(pictures)
@@ -173,11 +174,11 @@ def train(layers: Layers, *, steps: int, batch: int, start_from: Path | None = N
 
 
 @torch.no_grad()
-def measure(judge: Judge, *, count: int, held_out: bool, seed: int = TEST_SEED) -> dict[str, float]:
+def measure(judge: Judge, world: World, *, count: int, held_out: bool, seed: int = TEST_SEED) -> dict[str, float]:
     """Return shares of right answers on toys never drawn before: four views at elevation 15, and one view."""
     right = torch.zeros(4)
     for index in range(count):
-        asset = sample_asset(seed + index, held_out=held_out)
+        asset = sample_asset(seed + index, held_out=held_out, world=world)
         cameras = Cameras.orbit(VIEWS, elevation_deg=15, azimuth_deg=(index * 37) % 90)
         verdict = judge.read(rasterize(asset.mesh(), cameras, size=SIZE).over(BACKGROUND))
         each = sum(kind == asset.kind for kind in verdict.kind_of_each) / VIEWS
@@ -194,17 +195,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/judge"))
     parser.add_argument("--assets", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--start-from", type=Path, help="go on from this judge, for another --steps")
+    parser.add_argument("--start-from", type=Path, help="go on from this judge, in its own world, for another --steps")
     parser.add_argument("--seed", type=int, default=0, help="another one when going on")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--test", type=int, default=400, help="toys per measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    layers = render_layers(options.assets, options.cache)
-    judge = train(layers, steps=options.steps, batch=options.batch, start_from=options.start_from, seed=options.seed)
+    known = None if options.start_from is None else load_judge(options.start_from)[0]
+    world = World() if known is None else World(kinds=known.config.kinds, colors=known.config.colors)
+    layers = render_layers(options.assets, options.cache, world)
+    judge = train(layers, world, steps=options.steps, batch=options.batch, start_from=known, seed=options.seed)
     figures = {
-        "held_out_combinations": measure(judge, count=options.test, held_out=True),
-        "training_combinations": measure(judge, count=options.test, held_out=False),
+        "held_out_combinations": measure(judge, world, count=options.test, held_out=True),
+        "training_combinations": measure(judge, world, count=options.test, held_out=False),
     }
     print(figures)
     save_judge(judge, options.out, figures=figures)

@@ -1,6 +1,7 @@
 """The instruments that quality is measured with: intervals by closed forms, consistency by known damage, the judge."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import math
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from viewfold.camera import Cameras
-from viewfold.data.toybox import Asset
+from viewfold.data.toybox import COLORS, KINDS, Asset, World
 from viewfold.errors import InputError, WeightsError
 from viewfold.evaluate.consistency import find_coverage, measure_consistency
 from viewfold.evaluate.interval import mean, paired_difference, ratio, share
@@ -168,17 +169,33 @@ def benchmark() -> ModuleType:
 
 
 def test_prompts_are_held_out_combinations_of_all_kinds(benchmark: ModuleType) -> None:
-    toys = benchmark.held_out_toys(20, seed=0)
+    world = World(kinds=tuple(KINDS)[:18], colors=tuple(COLORS)[:12])
+    toys = benchmark.held_out_toys(20, seed=0, world=world)
     assert all(toy.held_out for toy in toys)
-    assert len({toy.kind for toy in toys[:18]}) == 18
-    assert toys != benchmark.held_out_toys(20, seed=1)
+    assert [toy.kind for toy in toys[:18]] == list(world.kinds)
+    assert toys != benchmark.held_out_toys(20, seed=1, world=world)
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no judge in this checkout")
+def test_a_growing_toybox_leaves_the_shipped_judges_prompts_as_they_are(benchmark: ModuleType) -> None:
+    judge, _ = load_judge()
+    subjects = benchmark.groups(benchmark.Settings(), benchmark.world_of(judge))
+    prompts = [expected.prompt for expected in subjects["held_out"]]
+    if len(judge.config.kinds) == 18:  # the world of the first released figures
+        assert prompts[:3] == [
+            "an orange mug with a blue handle", "a white teapot with a black lid", "a pink lamp with a yellow shade",
+        ]  # fmt: skip
+        assert hashlib.sha1("\n".join(prompts).encode()).hexdigest() == "cf8444c83cd3707ad9fda49bd7daa81516da68c4"
+    assert {e.kind for group in subjects.values() for e in group} - {None} == set(judge.config.kinds)
+    assert (len(prompts), len(subjects["emoji"])) == (60, 10)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no judge in this checkout")
 def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleType, tmp_path: Path) -> None:
     settings = benchmark.Settings(prompts=3, words=0, emoji=1, lift=1, reference=4)
-    right = {toy.captions[0]: toy for toy in benchmark.held_out_toys(3, seed=0)}
+    world = benchmark.world_of(load_judge()[0])
+    right = {toy.captions[0]: toy for toy in benchmark.held_out_toys(3, seed=0, world=world)}
     wrong = dict(zip(right, [*list(right.values())[1:], Asset.of("mug", "red", "blue")], strict=True))
     calls = []
 

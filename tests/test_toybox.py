@@ -15,6 +15,7 @@ from viewfold.data.toybox import (
     SYNONYMS,
     UNSEEN_WORDING_PROMPTS,
     Asset,
+    World,
     is_held_out,
     sample_asset,
 )
@@ -57,11 +58,39 @@ def test_held_out_is_the_tenth_of_combinations_whose_sha1_is_divisible_by_ten():
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_samples_never_cross_the_split_and_cover_kinds_and_colours(held_out: bool):
-    assets = [sample_asset(seed, held_out=held_out) for seed in range(400)]
+    assets = [sample_asset(seed, held_out=held_out) for seed in range(600)]
     assert all(asset.held_out == held_out for asset in assets)
     assert {asset.kind for asset in assets} == set(KINDS)
     assert {asset.main for asset in assets} == {asset.accent for asset in assets} == set(COLORS)
     assert all(asset.main != asset.accent for asset in assets)
+
+
+def test_a_smaller_world_gives_its_own_kinds_and_colours_and_what_it_gave_before_the_toybox_grew():
+    first = World(kinds=tuple(KINDS)[:18], colors=tuple(COLORS)[:12])
+    assets = [sample_asset(seed, world=first) for seed in range(300)]
+    assert {asset.kind for asset in assets} == set(first.kinds) and {a.main for a in assets} == set(first.colors)
+    assert [asset.uid for asset in assets[:3]] == [
+        "tree-pink-brown-00000000",
+        "boat-purple-black-00000001",
+        "tree-black-blue-00000002",
+    ]
+    everything = {sample_asset(seed).kind for seed in range(600)}
+    assert everything == set(World().kinds) == set(KINDS) and len(KINDS) >= 30
+
+
+@pytest.mark.parametrize(
+    "names", [{"kinds": ("mug", "dragon")}, {"kinds": ()}, {"colors": ("red", "red")}, {"colors": ("red",)}]
+)
+def test_a_world_of_unknown_or_too_few_names_is_refused(names):
+    with pytest.raises(InputError, match=f"`{next(iter(names))}`"):
+        World(**names)
+
+
+def test_a_world_without_a_held_out_combination_says_so():
+    pair = next((a, b) for a in COLORS for b in COLORS if a < b and not any(
+        is_held_out("mug", *names) for names in ((a, b), (b, a))))  # fmt: skip
+    with pytest.raises(InputError, match="`world`"):
+        sample_asset(0, held_out=True, world=World(kinds=("mug",), colors=pair))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,14 +4,15 @@
     asset.captions[0]                # "a red mug with a blue handle"
     asset.mesh()                     # a watertight, painted mesh, front towards -y
 
-A new kind is one function and one entry in household.py, vehicles.py or outdoors.py.
+A new kind is one function and one entry in household.py, vehicles.py, animals.py or their like.
 """
 
-from viewfold.data.toybox.asset import AUTHOR, KINDS, LICENCE, Asset, is_held_out, sample_asset
+from viewfold.data.toybox.asset import AUTHOR, KINDS, LICENCE, Asset, is_held_out
 from viewfold.data.toybox.captions import RESERVED, UNSEEN_WORDING_PROMPTS
 from viewfold.data.toybox.palette import COLORS, SYNONYMS
+from viewfold.data.toybox.world import World, sample_asset
 
 __all__ = [
-    "AUTHOR", "COLORS", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset", "is_held_out",
-    "sample_asset",
+    "AUTHOR", "COLORS", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset", "World",
+    "is_held_out", "sample_asset",
 ]  # fmt: skip

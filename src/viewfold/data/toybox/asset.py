@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from viewfold.data.toybox.animals import ANIMALS
 from viewfold.data.toybox.captions import write_captions
+from viewfold.data.toybox.engines import ENGINES
 from viewfold.data.toybox.household import HOUSEHOLD
+from viewfold.data.toybox.landscape import LANDSCAPE
 from viewfold.data.toybox.outdoors import OUTDOORS
 from viewfold.data.toybox.palette import COLORS
+from viewfold.data.toybox.picnic import PICNIC
 from viewfold.data.toybox.toy import Kind, Toy
 from viewfold.data.toybox.vehicles import VEHICLES
 from viewfold.errors import InputError
@@ -22,10 +26,12 @@ from viewfold.scene.mesh import Mesh
 LICENCE = "CC0-1.0"
 AUTHOR = "viewfold toybox"
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HOUSEHOLD, *VEHICLES, *OUTDOORS)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (*HOUSEHOLD, *VEHICLES, *OUTDOORS, *ANIMALS, *ENGINES, *LANDSCAPE, *PICNIC)
+}
 """Every kind of toy by its canonical noun."""
 
-_COMBINATION, _SHAPE, _WORDING = 0, 1, 2  # independent streams of random numbers from one seed
+_SHAPE, _WORDING = 1, 2  # independent streams of random numbers from one seed; 0 is world.py's
 
 
 def is_held_out(kind: str, main: str, accent: str) -> bool:
@@ -98,20 +104,3 @@ class Asset:
         toy = Toy(np.random.default_rng([self.seed, _SHAPE]))
         KINDS[self.kind].build(toy)
         return toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent])
-
-
-def sample_asset(seed: int, *, held_out: bool = False) -> Asset:
-    """Draw an asset from a seed, among the combinations to train on, or among the held-out ones.
-
-    Raises:
-        InputError: a negative seed.
-    """
-    if seed < 0:
-        raise InputError(f"`seed` must be 0 or more; got {seed}.")
-    rng = np.random.default_rng([seed, _COMBINATION])
-    kinds, colors = tuple(KINDS), tuple(COLORS)
-    kind = kinds[rng.integers(len(kinds))]
-    while True:
-        main, accent = (colors[i] for i in rng.choice(len(colors), 2, replace=False))
-        if is_held_out(kind, main, accent) == held_out:
-            return Asset.of(kind, main, accent, seed=seed)

@@ -32,6 +32,9 @@ DETAILS: dict[str, Color] = {
     "glow": (1.00, 0.95, 0.65),
     "tail light": (0.75, 0.05, 0.05),
     "gold": (0.90, 0.72, 0.20),
+    "cream": (0.93, 0.84, 0.68),
+    "blush": (0.95, 0.55, 0.62),
+    "soil": (0.28, 0.18, 0.12),
 }
 """Name to sRGB of eyes, wheels, windows and the like, the same in every toy."""
 

@@ -69,14 +69,20 @@ def _capped(
     top: Sequence[Number] | NDArray[np.float64],
 ) -> Solid:
     """Close a stack of rings (m, n, 3), counter-clockwise seen from above, with one point at either end."""
-    m, n = rings.shape[:2]
-    first, last = m * n, m * n + 1
+    vertices = np.concatenate([rings.reshape(-1, 3), np.array([bottom, top], dtype=np.float64)])
+    return Solid(vertices, _capped_faces(*rings.shape[:2]))
+
+
+@cache
+def _capped_faces(m: int, n: int) -> NDArray[np.int64]:
+    """Return the faces of `m` rings of `n` points, and of the fans to the two points after them."""
     step = np.arange(n)
     beside = (step + 1) % n
-    low = np.stack([np.full(n, first), beside, step], -1)
-    high = np.stack([np.full(n, last), (m - 1) * n + step, (m - 1) * n + beside], -1)
-    vertices = np.concatenate([rings.reshape(-1, 3), np.array([bottom, top], dtype=np.float64)])
-    return Solid(vertices, np.concatenate([_strip(m, n), low, high]))
+    low = np.stack([np.full(n, m * n), beside, step], -1)
+    high = np.stack([np.full(n, m * n + 1), (m - 1) * n + step, (m - 1) * n + beside], -1)
+    faces = np.concatenate([_strip(m, n), low, high])
+    faces.setflags(write=False)  # shared by all solids of these numbers
+    return faces
 
 
 def lathe(profile: Sequence[tuple[Number, Number]], *, n: int = 24) -> Solid:

@@ -1,6 +1,6 @@
 """A toy under construction: solids in slots of colour, and the numbers that vary from seed to seed.
 
-A kind (furniture.py, vehicles.py, ...) is a function that puts solids into a `Toy`; `Toy.mesh` paints and joins them.
+A kind (household.py, vehicles.py, ...) is a function that puts solids into a `Toy`; `Toy.mesh` paints and joins them.
 """
 
 from __future__ import annotations
@@ -86,3 +86,6 @@ class Kind:
 
     plural: bool = False
     """Whether the accent is several things (legs, wings)."""
+
+    worn: bool = False
+    """Whether the accent is something that one wears (a hat, a jumper)."""
