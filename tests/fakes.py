@@ -152,19 +152,34 @@ class TinyTransformer(ModelMixin, ConfigMixin):
 
 
 class GaussianDenoiser(ModelMixin, ConfigMixin):
-    """The exact noise prediction for latents that are independent normal numbers with one mean and deviation."""
+    """The exact noise prediction for latents that are normal numbers with one mean and deviation.
+
+    Numbers at the same place of different views have a correlation, all others are independent.
+    """
 
     @register_to_config
     def __init__(
-        self, mean: float = 1.5, std: float = 0.5, in_channels: int = LATENT_CHANNELS, sample_size: int = 16
+        self,
+        mean: float = 1.5,
+        std: float = 0.5,
+        correlation: float = 0.0,
+        in_channels: int = LATENT_CHANNELS,
+        sample_size: int = 16,
     ) -> None:
         super().__init__()
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.correlation = mean, std, correlation
         self.register_buffer("alphas_cumprod", tiny_scheduler().alphas_cumprod)
         self.anchor = nn.Parameter(torch.zeros(1))  # gives the network a device and a dtype
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """Return E[noise | x_t], by linear regression: cov(noise, x) / var(x) times the distance from the mean."""
+        """Return E[noise | x_t], by linear regression: the distance from the mean over the variance, noise scaled.
+
+        The covariance of the views has two eigenvalues: one for their average, one for what each has of its own.
+        """
         alpha_bar = self.alphas_cumprod[timesteps.long()][:, None, None, None, None]  # type: ignore[index]
-        variance = alpha_bar * self.std**2 + 1 - alpha_bar
-        return (1 - alpha_bar).sqrt() * (latents - alpha_bar.sqrt() * self.mean) / variance
+        own = self.std**2 * (1 - self.correlation)
+        common = own + self.std**2 * self.correlation * latents.shape[1]
+        off = latents - alpha_bar.sqrt() * self.mean
+        average = off.mean(dim=1, keepdim=True)
+        parts = (average, common), (off - average, own)
+        return (1 - alpha_bar).sqrt() * sum(part / (alpha_bar * size + 1 - alpha_bar) for part, size in parts)

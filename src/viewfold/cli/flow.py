@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Loras = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE[:SCALE]")]
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
@@ -51,6 +52,12 @@ class Generate:
     """0 to 1: takes back the contrast that high guidance adds."""
     negative: str = ""
     """What to keep away from."""
+    scheduler: Literal["ddim", "dpm", "euler", "unipc"] | None = None
+    """How to walk down the noise, by default as the model was made."""
+    source: Annotated[Path | None, arg(name="from")] = None
+    """Folder of saved views to keep; the others are drawn around them."""
+    lora: Loras = ()
+    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -60,6 +67,9 @@ class Generate:
         """Draw one prompt or a file of them and say where the results are."""
         if bool(self.prompt) == bool(self.prompts):
             raise InputError("`prompt` must be given, or a file of them with `prompts`: one of the two.")
+        if self.source is not None and self.prompts is not None:
+            raise InputError("`source` must be left out with `prompts`: one folder of views shows one prompt.")
+        check_source(self.source)
         from viewfold.camera import Cameras
 
         cameras = Cameras.orbit(
@@ -83,27 +93,28 @@ class Generate:
             self._run_file(self.prompts, settings)
 
     def _run_one(self, settings: dict[str, Any]) -> None:
-        from viewfold.image import VIEW_FILES, check_output
-        from viewfold.pipeline import generate, load
+        from viewfold.image import VIEW_FILES, Views, check_output
+        from viewfold.pipeline import generate
 
         started = time.perf_counter()
         out = self.out or Path("out") / slug(self.prompt)
         check_output(out, holds=VIEW_FILES)
-        model = load(self.model, device=chosen(self.device))
+        views = None if self.source is None else Views.load(self.source)
+        model = open_model(self.model, device=self.device, lora=self.lora, scheduler=self.scheduler)
         say_notes(model.text.check(self.prompt))
         with progress_bars() as report:
-            views = generate(model, self.prompt, progress=stage(report, "generate"), **settings)
+            views = generate(model, self.prompt, given=views, progress=stage(report, "generate"), **settings)
         views.save(out)
         seconds = time.perf_counter() - started
         print(f"{out}: {len(views)} views, contact.png, turntable.webp, transforms.json, run.json ({seconds:.1f} s)")
 
     def _run_file(self, path: Path, settings: dict[str, Any]) -> None:
-        from viewfold.pipeline import generate_batch, load
+        from viewfold.pipeline import generate_batch
         from viewfold.pipeline.batch import read_prompts
 
         out = self.out or Path("out") / path.stem
         prompts = read_prompts(path)
-        model = load(self.model, device=chosen(self.device))
+        model = open_model(self.model, device=self.device, lora=self.lora, scheduler=self.scheduler)
         finished = itertools.count(1)
         with progress_bars() as report:
             done = generate_batch(
@@ -140,6 +151,8 @@ class Lift:
     """Largest number of faces."""
     texture: int | None = None
     """Width of the texture in texels."""
+    lora: Loras = ()
+    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
     """Where to compute."""
     out: Path | None = None
@@ -150,14 +163,10 @@ class Lift:
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
-        if self.source is not None and not (self.source / "transforms.json").is_file():
-            raise AssetError(
-                f"`source` must be a folder that `viewfold generate` wrote; '{self.source}' holds no transforms.json."
-            )
+        check_source(self.source)
         from viewfold.flow import lift
         from viewfold.image import Views, check_output
         from viewfold.lift.optimize import LiftSettings
-        from viewfold.pipeline import load
 
         started = time.perf_counter()
         check_output(out)
@@ -166,7 +175,7 @@ class Lift:
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
         views = None if self.source is None else Views.load(self.source)
-        model = load(self.model, device=chosen(self.device))
+        model = open_model(self.model, device=self.device, lora=self.lora)
         say_notes(model.text.check(self.prompt))
         with progress_bars() as report:
             asset = lift(model, self.prompt, views=views, seed=self.seed, settings=settings, progress=report)
@@ -174,6 +183,29 @@ class Lift:
         seconds = time.perf_counter() - started
         print(
             f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
+        )
+
+
+def open_model(name: str, *, device: Device, lora: Iterable[str] = (), scheduler: str | None = None) -> Any:
+    """Load a model and change it as the command line asks: LoRA files with their scales, another scheduler."""
+    from viewfold.pipeline import load
+    from viewfold.pipeline.sampler import named_scheduler
+
+    model = load(name, device=chosen(device))
+    for entry in lora:
+        path, _, scale = entry.rpartition(":")
+        is_scale = bool(path) and re.fullmatch(r"[-+]?[\d.]+", scale) is not None
+        model.load_lora_weights(path if is_scale else entry, scale=float(scale) if is_scale else 1.0)
+    if scheduler is not None:
+        model.scheduler = named_scheduler(scheduler, like=model.scheduler)
+    return model
+
+
+def check_source(source: Path | None) -> None:
+    """Refuse a folder that holds no views before anything slow is done."""
+    if source is not None and not (source / "transforms.json").is_file():
+        raise AssetError(
+            f"`source` must be a folder that `viewfold generate` wrote; '{source}' holds no transforms.json."
         )
 
 

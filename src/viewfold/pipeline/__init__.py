@@ -4,6 +4,8 @@ generation  load a model by name, folder or file; one prompt -> Views with the r
 batch       a file of prompts -> a folder each, resumable
 multiview   the diffusers pipeline itself, which is also the prior of distillation
 sampler     the walk down the noise levels
+known       views that are kept, with others drawn around them
+lora        LoRA files, put on and taken off
 components  reading a model folder, strictly
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -18,6 +19,9 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError, PromptError, WeightsError
 from viewfold.image import Views
 from viewfold.model.weights import convert
+from viewfold.pipeline.fingerprint import weights_hash
+from viewfold.pipeline.known import FRESH_NOISE, around
+from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
 from viewfold.pipeline.multiview import MultiViewPipeline
 
 SHIPPED = ("toybox",)
@@ -37,7 +41,11 @@ Progress = Callable[[int, int], None]
 
 
 def load(
-    name: str | Path = "toybox", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    name: str | Path = "toybox",
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    light: Light | None = None,
 ) -> MultiViewPipeline:
     """Load a model: the shipped "toybox", a converted "mvdream-sd21" or "mvdream-sd15", a folder, or a released file.
 
@@ -45,15 +53,22 @@ def load(
         name: a name, a folder with model_index.json, or a .pt, .ckpt or .safetensors file in the original layout,
             which is converted once and kept in the cache folder.
         device: None takes the GPU where there is one.
-        dtype: of the networks; None is float32.
+        dtype: of the networks; None is float32, and bfloat16 for large ones where the device computes in it.
+        light: settings that save memory or time; None for none.
 
     Raises:
         WeightsError: an unknown name, or files that are missing, damaged or do not fit.
-        InputError: a device that this machine does not have.
+        InputError: a device that this machine does not have, or `light` settings that it cannot follow.
+        MissingExtraError: a package or compiler that `light` needs.
     """
-    device = _usable_device(device)
-    pipeline = MultiViewPipeline.from_pretrained(_find(str(name)), torch_dtype=dtype or torch.float32)
-    return pipeline.to(device)
+    device, light = _usable_device(device), light or Light()
+    check_light(light, device=device)
+    folder = _find(str(name))
+    dtype = dtype or default_dtype(folder, device=device)
+    warn_of_slow(dtype, device=device)
+    pipeline = MultiViewPipeline.from_pretrained(folder, torch_dtype=dtype)
+    lighten(pipeline, light, device=device)
+    return pipeline
 
 
 def _usable_device(device: torch.device | str | None) -> torch.device:
@@ -85,6 +100,7 @@ def generate(
     prompt: str,
     *,
     cameras: Cameras | None = None,
+    given: Views | None = None,
     seed: int = 0,
     steps: int = 30,
     guidance: float | None = None,
@@ -99,19 +115,26 @@ def generate(
         model: what `load` returned.
         prompt: what to make.
         cameras: None stands for four around the object at elevation 15.
+        given: views of the object to draw the others around; see Returns.
         seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`.
         progress: called after each step.
 
     Returns:
         The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, and warnings about
-        the prompt (words that the model does not know, text that was cut).
+        the prompt (words that the model does not know, text that was cut).  Given views are kept pixel for pixel (at
+        the model's size, on grey): in place where they stand at one of the cameras, otherwise in front of all others.
 
     Raises:
         InputError, PromptError, FitError: as `MultiViewPipeline.__call__`.
     """
     cameras = Cameras.orbit(4) if cameras is None else cameras
+    known = None
+    if given is not None:
+        size, place = model.image_size, model._execution_device
+        known, cameras = around(given, cameras, encode=lambda rgb: model.encode(rgb.to(place)), size=size)
     total = steps if timesteps is None else len(timesteps)
     settings = {
+        "given": None if known is None else list(known.places),
         "seed": seed,
         "steps": total,
         "timesteps": None if timesteps is None else list(timesteps),
@@ -134,6 +157,8 @@ def generate(
         guidance=guidance,
         rescale=rescale,
         seeds=seed,
+        known=known,
+        eta=0.0 if known is None else FRESH_NOISE,
         callback_on_step_end=report,
     )
     run = {
@@ -158,34 +183,17 @@ def describe(model: MultiViewPipeline) -> dict[str, Any]:
     """Return what a result's record says about the model and the machine."""
     return {
         "weights_sha256": weights_hash(model),
-        "device": str(model.device),
+        **({"lora": list(model.loras)} if model.loras else {}),
+        "device": str(model._execution_device),
         "dtype": str(model.unet.dtype).removeprefix("torch."),
-        "peak_memory_mib": _peak_memory_mib(model.device),
+        "light": dataclasses.asdict(getattr(model, "light", Light())),
+        "peak_memory_mib": _peak_memory_mib(model._execution_device),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
             "viewfold": sys.modules["viewfold"].__version__,
         },
     }
-
-
-def weights_hash(model: MultiViewPipeline) -> str:
-    """Return the SHA-256 of the networks' tensors as float32, so that it is the same however they were stored.
-
-    It is computed again only after a tensor was changed or replaced.
-    """
-    networks = (model.text_encoder, model.unet, model.vae)
-    tensors = [item for network in networks for item in sorted(network.state_dict(keep_vars=True).items())]
-    state = tuple((id(tensor), tensor._version) for _, tensor in tensors)
-    known, digest = model.__dict__.get("_weights_hash", (None, ""))
-    if known != state:
-        sha = hashlib.sha256()
-        for name, tensor in tensors:
-            sha.update(f"{name} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        digest = sha.hexdigest()
-        model.__dict__["_weights_hash"] = (state, digest)
-    return digest
 
 
 def _peak_memory_mib(device: torch.device) -> int | None:

@@ -23,6 +23,10 @@ from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
 from viewfold.model.text import TextEncoder
 from viewfold.pipeline.components import quiet, read_components, read_guidance
+from viewfold.pipeline.fingerprint import freeze_hash
+from viewfold.pipeline.known import Known
+from viewfold.pipeline.lora import put_on, take_off
+from viewfold.pipeline.reader import Reader
 from viewfold.pipeline.sampler import draw, sampler_for
 
 MAX_VIEWS = 256
@@ -53,6 +57,8 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_to_config(guidance=guidance)
+        self._reader = Reader()
+        self.loras: list[dict[str, Any]] = []
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
     @classmethod
@@ -69,8 +75,18 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a folder that `from_pretrained` reads; options as diffusers' (`max_shard_size`, ...)."""
+        if self.text_encoder is None:
+            raise InputError("`text_encoder` must be there to be saved; it was released. Load the model again.")
         with quiet():
             super().save_pretrained(save_directory, **options)
+
+    def load_lora_weights(self, path: str | Path, *, scale: float = 1.0) -> None:
+        """Change the networks by a LoRA file, `scale` times; see `lora.put_on` for the errors.  Several add up."""
+        put_on(self, path, scale=scale)
+
+    def unload_lora_weights(self) -> None:
+        """Bring the networks back to what they were before any LoRA file."""
+        take_off(self)
 
     @torch.no_grad()
     def __call__(
@@ -85,6 +101,7 @@ class MultiViewPipeline(DiffusionPipeline):
         rescale: float = 0.0,
         seeds: int | Sequence[int] = 0,
         latents: Float[Tensor, "b v c h w"] | None = None,
+        known: Known | None = None,
         eta: float = 0.0,
         callback_on_step_end: Callback | None = None,
         output_type: str = "pt",
@@ -101,6 +118,7 @@ class MultiViewPipeline(DiffusionPipeline):
             rescale: 0 to 1; how far the contrast is brought back to that without guidance.
             seeds: one per prompt, or the first of consecutive ones.  Sample i depends on seed i alone.
             latents: start from this noise (standard normal) instead of the seeds'.
+            known: views that are not drawn but kept, the same for all prompts; the others are drawn around them.
             eta: 0 for a deterministic walk (DDIM); up to 1 adds fresh noise, drawn from the seeds as well.
             callback_on_step_end: as in diffusers; may replace the latents.
             output_type: "pt" for sRGB pictures "b v 3 h w" in [0, 1], "latent" for latents.
@@ -118,7 +136,10 @@ class MultiViewPipeline(DiffusionPipeline):
         device = self._execution_device
         sampler = sampler_for(self.scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
         x = self._start(latents, generators, n_views=1 if cameras is None else len(cameras)) * sampler.noise_level
+        if known is not None:
+            known.check(x.shape)
         for index, timestep in enumerate(sampler.timesteps):
+            x = x if known is None else known.place(x, sampler, index, generators)
             predicted = self._predict(sampler.scale(x, index), timestep, text, codes, scale, rescale)
             x = sampler.step(predicted, index, x, generators)
             if callback_on_step_end is not None:
@@ -128,7 +149,10 @@ class MultiViewPipeline(DiffusionPipeline):
                     f"`unet` must lead to finite latents; got NaN or infinity at step {index} (t = {int(timestep)}). "
                     "Check the weights, lower `guidance`, use float32, or another scheduler (DDIM holds at any level)."
                 )
+        x = x if known is None else known.finish(x)
         pictures = x if output_type == "latent" else self.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if known is not None and output_type != "latent":
+            pictures = known.show(pictures)
         self.maybe_free_model_hooks()
         return pictures
 
@@ -194,14 +218,20 @@ class MultiViewPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """The reader of prompts: tokens, warnings about words that it does not know."""
-        return TextEncoder(self.tokenizer, self.text_encoder)
+        return self._reader.encoder(self.tokenizer, self.text_encoder)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
         """Return the text tokens of each prompt (each different one is read once); "" is the unconditional text."""
-        different = list(dict.fromkeys(prompts))
-        tokens = self.text.encode(different).to(self._execution_device, self.unet.dtype)
-        return tokens[[different.index(prompt) for prompt in prompts]]
+        return self._reader.read(self.text, prompts).to(self._execution_device, self.unet.dtype)
+
+    def release_text(self, prompts: Sequence[str]) -> None:
+        """Read the prompts (negative ones too) and drop the text network; any other is a `PromptError` from then on."""
+        self.embed(prompts)
+        freeze_hash(self)
+        self._reader.release(self.text_encoder)
+        self.text_encoder = None
+        self.maybe_free_model_hooks()  # offloading keeps the networks in a chain; make it again without this one
 
     def encode(
         self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None

@@ -21,7 +21,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.guidance import decompose
+from viewfold.guidance import compose, decompose
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Short names of schedulers that are tested here; any other one of diffusers' may be set on the pipeline."""
 
 
 @runtime_checkable
@@ -46,6 +54,12 @@ class Sampler(Protocol):
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "b *shape"]:
         """Return `x` at the next level; fresh noise for sample i comes from generator i."""
+        ...
+
+    def add_noise(
+        self, clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], index: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return clean samples with standard normal noise brought to this step's level, as `x` is there."""
         ...
 
 
@@ -115,6 +129,12 @@ class DDIMWalk:
             x = x + fresh.item() * draw(x.shape[1:], generators).to(x)
         return x
 
+    def add_noise(
+        self, clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], index: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return x_t of clean samples; see `Sampler.add_noise`."""
+        return compose(clean, noise, self._alpha_bar[index].reshape(1))
+
 
 class SchedulerWalk:
     """Any diffusers scheduler, through its own methods, on a copy of it."""
@@ -159,6 +179,25 @@ class SchedulerWalk:
             predicted, self.timesteps[index], x, return_dict=False, **self._options, **options
         )
         return x
+
+    def add_noise(
+        self, clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], index: int
+    ) -> Float[Tensor, "b *shape"]:
+        """Return clean samples with noise as the scheduler adds it; see `Sampler.add_noise`."""
+        return self._scheduler.add_noise(clean, noise, self.timesteps[index].expand(len(clean)))
+
+
+def named_scheduler(name: str, *, like: Any) -> Any:
+    """Return one of diffusers' schedulers by its short name, with the noise schedule of another one.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise InputError(f"`scheduler` must be one of {', '.join(SCHEDULERS)}; got '{name}'.")
+    return getattr(diffusers, SCHEDULERS[name]).from_config(like.config)
 
 
 def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Float[Tensor, "b *shape"]:
