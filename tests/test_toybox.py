@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from skimage.color import rgb2lab
 
 from viewfold.data.toybox import (
     COLORS,
@@ -119,6 +120,11 @@ def test_colours_are_apart_from_each_other_and_from_the_grey_background():
     rgb = np.array([*COLORS.values(), (0.5, 0.5, 0.5)])
     distance = np.linalg.norm(rgb[:, None] - rgb[None], axis=-1) + 10 * np.eye(len(rgb))
     assert distance.min() > 0.25, (names, distance.min())
+    light = np.array([0.6, 0.75, 0.9, 1.05])[:, None, None]  # one shade of a colour is not any shade of another
+    lab = rgb2lab(np.clip(light * rgb[None, :-1], 0, 1))
+    apart = np.linalg.norm(lab[:, None, :, None] - lab[None, :, None], axis=-1).min((0, 1)) + 100 * np.eye(len(names))
+    assert apart.min() > 13, (names, apart.min())
+    assert apart[12:].min() > 18
 
 
 def test_the_first_caption_is_canonical():
@@ -148,7 +154,7 @@ def test_no_wording_can_contain_a_reserved_word():
 
 
 def test_prompts_of_unseen_wording_use_reserved_words_for_known_kinds_and_colours():
-    assert len({prompt for prompt, _, _ in UNSEEN_WORDING_PROMPTS}) == 20
+    assert len({prompt for prompt, _, _ in UNSEEN_WORDING_PROMPTS}) == len(UNSEEN_WORDING_PROMPTS) == 32
     for prompt, kind, main in UNSEEN_WORDING_PROMPTS:
         assert _words(prompt) & set(RESERVED) and kind in KINDS and main in COLORS
     assert set(RESERVED) == set().union(*(_words(p) for p, _, _ in UNSEEN_WORDING_PROMPTS)) & set(RESERVED)

@@ -42,6 +42,8 @@ RESERVED = (
     "settee", "automobile", "cottage", "android", "toadstool", "duckling", "aircraft", "yacht", "kettle", "tankard",
     "lantern", "fir", "spaceship", "goldfish", "fedora", "armchair", "crimson", "azure", "emerald", "lemon", "ebony",
     "ivory", "tangerine", "lavender", "rose", "teal", "charcoal", "chocolate",
+    "locomotive", "chopper", "kitten", "puppy", "bunny", "tortoise", "parasol", "fortress", "blossom", "gelato", "cub",
+    "orb", "burgundy", "fuchsia",
 )  # fmt: skip
 """Words that no caption contains, so that prompts made of them test what the text encoder knows by itself."""
 
@@ -66,6 +68,18 @@ UNSEEN_WORDING_PROMPTS: tuple[tuple[str, str, str], ...] = (
     ("a tangerine goldfish", "fish", "orange"),
     ("an azure snowman", "snowman", "blue"),
     ("a chocolate table", "table", "brown"),
+    ("a burgundy locomotive", "train", "maroon"),
+    ("a crimson chopper", "helicopter", "red"),
+    ("an ebony kitten", "cat", "black"),
+    ("a chocolate puppy", "dog", "brown"),
+    ("an ivory bunny", "rabbit", "white"),
+    ("an emerald tortoise", "turtle", "green"),
+    ("an azure parasol", "umbrella", "blue"),
+    ("a charcoal fortress", "castle", "grey"),
+    ("a fuchsia blossom", "flower", "magenta"),
+    ("a lemon yellow gelato", "ice cream", "yellow"),
+    ("a chocolate brown cub", "bear", "brown"),
+    ("a lavender orb", "ball", "purple"),
 )
 """(prompt, kind, main colour); each holds at least one word of `RESERVED`."""
 

@@ -1,4 +1,4 @@
-"""The colours of toys: twelve that a kind's main and accent parts draw from, and the fixed ones of small details."""
+"""The colours of toys: sixteen that a kind's main and accent parts draw from, and the fixed ones of small details."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ COLORS: dict[str, Color] = {
     "black": (0.06, 0.06, 0.07),
     "grey": (0.31, 0.31, 0.32),
     "cyan": (0.10, 0.80, 0.84),
+    "lime": (0.62, 0.92, 0.12),
+    "magenta": (0.88, 0.04, 0.58),
+    "maroon": (0.46, 0.00, 0.20),
+    "beige": (0.85, 0.73, 0.52),
 }
 """Name to sRGB.  Far from each other when shaded, and far from the mid grey (0.5) of the training background."""
 
@@ -51,5 +55,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "black": ("black", "jet black", "pitch black", "deep black"),
     "grey": ("grey", "gray", "dark grey", "dark gray"),
     "cyan": ("cyan", "turquoise", "aqua", "bright cyan"),
+    "lime": ("lime", "lime green", "light green", "bright green"),
+    "magenta": ("magenta", "hot pink", "bright pink", "purplish pink"),
+    "maroon": ("maroon", "dark red", "wine red", "deep red"),
+    "beige": ("beige", "tan", "sandy", "light brown"),
 }
 """What captions call each colour; the first is canonical."""
