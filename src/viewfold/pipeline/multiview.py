@@ -8,6 +8,7 @@ Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) *
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class MultiViewPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
+    _exclude_from_cpu_offload = ["text_encoder"]
+    """From offloading layer by layer: BERT puts inputs where its weights seem to be. It is needed once, then released."""
 
     vae: Any
     text_encoder: Any
@@ -232,6 +235,7 @@ class MultiViewPipeline(DiffusionPipeline):
         self._reader.release(self.text_encoder)
         self.text_encoder = None
         self.maybe_free_model_hooks()  # offloading keeps the networks in a chain; make it again without this one
+        gc.collect()
 
     def encode(
         self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None
