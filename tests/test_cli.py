@@ -40,10 +40,11 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 def test_every_option_has_a_line_of_help() -> None:
     for verb in (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor):
-        lines = Path(sys.modules[verb.__module__].__file__ or "").read_text().splitlines()
-        for name in verb.__dataclass_fields__:
-            at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
-            assert at and all(lines[i + 1].startswith('    """') for i in at), f"{verb.__name__}.{name}"
+        for home in verb.__mro__[:-1]:
+            lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
+            for name in home.__annotations__:
+                at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
+                assert at and all(lines[i + 1].startswith('    """') for i in at), f"{home.__name__}.{name}"
 
 
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["generate", "mug", "--veiws", "3"], ["lift"], ["assets", "many"]])

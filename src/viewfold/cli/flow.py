@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from viewfold.cli.light import LightFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
 
@@ -23,7 +24,7 @@ MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(LightFlags):
     """Draw consistent views of what a prompt says: pictures, cameras, a contact sheet and a turntable."""
 
     prompt: Positional[str] = ""
@@ -100,8 +101,9 @@ class Generate:
         out = self.out or Path("out") / slug(self.prompt)
         check_output(out, holds=VIEW_FILES)
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, lora=self.lora, scheduler=self.scheduler)
+        model = open_model(self.model, device=self.device, light=self, lora=self.lora, scheduler=self.scheduler)
         say_notes(model.text.check(self.prompt))
+        model.release_text([self.prompt, self.negative])
         with progress_bars() as report:
             views = generate(model, self.prompt, given=views, progress=stage(report, "generate"), **settings)
         views.save(out)
@@ -114,7 +116,7 @@ class Generate:
 
         out = self.out or Path("out") / path.stem
         prompts = read_prompts(path)
-        model = open_model(self.model, device=self.device, lora=self.lora, scheduler=self.scheduler)
+        model = open_model(self.model, device=self.device, light=self, lora=self.lora, scheduler=self.scheduler)
         finished = itertools.count(1)
         with progress_bars() as report:
             done = generate_batch(
@@ -130,7 +132,7 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lift:
+class Lift(LightFlags):
     """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
 
     prompt: Positional[str]
@@ -175,8 +177,9 @@ class Lift:
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, lora=self.lora)
+        model = open_model(self.model, device=self.device, light=self, lora=self.lora)
         say_notes(model.text.check(self.prompt))
+        model.release_text([self.prompt, settings.distil.negative])
         with progress_bars() as report:
             asset = lift(model, self.prompt, views=views, seed=self.seed, settings=settings, progress=report)
             asset.save(out)
@@ -186,12 +189,14 @@ class Lift:
         )
 
 
-def open_model(name: str, *, device: Device, lora: Iterable[str] = (), scheduler: str | None = None) -> Any:
+def open_model(
+    name: str, *, device: Device, light: LightFlags, lora: Iterable[str] = (), scheduler: str | None = None
+) -> Any:
     """Load a model and change it as the command line asks: LoRA files with their scales, another scheduler."""
     from viewfold.pipeline import load
     from viewfold.pipeline.sampler import named_scheduler
 
-    model = load(name, device=chosen(device))
+    model = load(name, device=chosen(device), **light.settings())
     for entry in lora:
         path, _, scale = entry.rpartition(":")
         is_scale = bool(path) and re.fullmatch(r"[-+]?[\d.]+", scale) is not None

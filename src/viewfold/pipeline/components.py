@@ -35,7 +35,7 @@ def read_components(
 
     Args:
         folder: holds model_index.json and a folder for each of `PARTS`.
-        dtype: of the networks; files in half precision may be read as float32.
+        dtype: of the networks, whatever their files hold; with float16 the VAE is in float32 all the same.
         given: parts that the caller has already; they are left out.
 
     Raises:
@@ -120,6 +120,8 @@ def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> An
                 return load_unet(folder / part, dtype=dtype)
             case "tokenizer" | "scheduler":
                 return kind.from_pretrained(folder / part, local_files_only=True)
+            case "vae" if dtype == torch.float16:  # its activations can exceed float16's range
+                return _read_network(kind, folder / part, torch.float32)
             case _:
                 return _read_network(kind, folder / part, dtype)
     except ViewfoldError:

@@ -47,7 +47,7 @@ class MultiViewPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
     _exclude_from_cpu_offload = ["text_encoder"]
-    """From offloading layer by layer: BERT puts inputs where its weights seem to be. It is needed once, then released."""
+    """From offloading layer by layer: BERT puts inputs where its weights seem to be, which is nowhere then."""
 
     vae: Any
     text_encoder: Any
@@ -229,8 +229,10 @@ class MultiViewPipeline(DiffusionPipeline):
         return self._reader.read(self.text, prompts).to(self._execution_device, self.unet.dtype)
 
     def release_text(self, prompts: Sequence[str]) -> None:
-        """Read the prompts (negative ones too) and drop the text network; any other is a `PromptError` from then on."""
-        self.embed(prompts)
+        """Read the prompts, negative ones too, and drop the text network: any other is a `PromptError` from then on."""
+        self.embed([*prompts, ""])
+        if self.text_encoder is None:
+            return
         freeze_hash(self)
         self._reader.release(self.text_encoder)
         self.text_encoder = None
