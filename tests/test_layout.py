@@ -20,21 +20,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "camera", "image"}
+EVERYWHERE = {"errors", "camera", "image", "provenance", "watermark"}
 ARROWS = {
     "errors": set(),
     "camera": set(),
     "image": set(),
     "guidance": set(),
+    "provenance": set(),
+    "watermark": set(),
+    "safety": set(),
     "model": set(),
     "scene": set(),
-    "pipeline": {"model", "guidance"},
+    "pipeline": {"model", "guidance", "safety"},
     "lift": {"scene", "guidance"},
     "data": {"scene"},
     "train": {"model", "data", "guidance"},  # guidance holds the conversions between noise, v and clean latents
     "evaluate": {"scene"},
     "select": {"pipeline", "lift", "evaluate"},
-    "flow": {"pipeline", "lift"},
+    "flow": {"pipeline", "lift", "safety"},
     "serve": {"pipeline", "lift", "select", "flow"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, ViewfoldError
+from viewfold.provenance import payload, picture_fields
+from viewfold.watermark import MIN_EDGE, embed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -172,6 +174,10 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
 
 def contact_sheet(rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, gap: int = 2) -> Image.Image:
     """Lay pictures out in rows of `columns` (default: all in one row up to 8), with a white gap."""
+    return to_pil(_lay_out(rgb, columns, gap))
+
+
+def _lay_out(rgb: Float[Tensor, "v 3 h w"], columns: int | None = None, gap: int = 2) -> Float[Tensor, "3 i j"]:
     n_views, _, height, width = rgb.shape
     columns = columns or min(n_views, 8)
     rows = math.ceil(n_views / columns)
@@ -179,11 +185,15 @@ def contact_sheet(rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, 
     for index, picture in enumerate(rgb.detach().float().cpu()):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
-    return to_pil(sheet)
+    return sheet
 
 
-def write_turntable(rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_per_second: float = 15.0) -> None:
+def write_turntable(
+    rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_per_second: float = 15.0, record: object = None
+) -> None:
     """Write views as an animation: .webp or .gif with Pillow, .mp4 if imageio-ffmpeg is installed.
+
+    A `record` of provenance goes into the file (not into .mp4).
 
     Raises:
         InputError: another suffix.
@@ -195,6 +205,7 @@ def write_turntable(rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_p
         _write_mp4(frames, path, frames_per_second)
     elif path.suffix in (".webp", ".gif"):
         options: dict[str, Any] = {"quality": 90} if path.suffix == ".webp" else {"disposal": 2}
+        options |= picture_fields(record, suffix=path.suffix)
         with atomic_write(path) as temporary:
             duration = round(1000 / frames_per_second)
             frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options)
@@ -249,20 +260,26 @@ class Views:
     def save(self, folder: str | Path, *, turntable: bool = True) -> Path:
         """Write 000.png ..., contact.png, turntable.webp, transforms.json (nerfstudio's) and run.json, all or nothing.
 
-        Pictures are RGBA with straight alpha where `alpha` is known.  Returns the folder.
+        Pictures are RGBA with straight alpha where `alpha` is known, and carry the record of provenance in `run`, if
+        there is one.  Returns the folder.
 
         Raises:
             OutputError: the folder cannot be written, or holds other things than views.
         """
         check_output(folder, holds=VIEW_FILES)
+        record = self.run.get("provenance")
+        fields, mark = picture_fields(record, suffix=".png"), payload(record)
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)
             for index, picture in enumerate(pictures):
-                to_pil(picture).save(temporary / f"{index:03d}.png")
-            contact_sheet(self.rgb).save(temporary / "contact.png")
+                to_pil(picture).save(temporary / f"{index:03d}.png", **fields)
+            sheet = _lay_out(self.rgb)  # of marked pictures: it needs a mark of its own size
+            sheet = sheet if mark is None or min(sheet.shape[1:]) < MIN_EDGE else embed(sheet[None], mark)[0]
+            to_pil(sheet).save(temporary / "contact.png", **fields)
             if turntable and len(self) > 1:
-                write_turntable(self.rgb, temporary / "turntable.webp", frames_per_second=max(2, len(self) / 4))
+                pace = max(2, len(self) / 4)
+                write_turntable(self.rgb, temporary / "turntable.webp", frames_per_second=pace, record=record)
             (temporary / "transforms.json").write_text(json.dumps(self._transforms(), indent=1))
             (temporary / "run.json").write_text(json.dumps({"prompt": self.prompt, **self.run}, indent=1))
         return Path(folder)

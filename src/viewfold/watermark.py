@@ -1,10 +1,10 @@
 """An invisible mark of 32 bits in a picture's brightness, which most copies of the picture still carry.
 
-Each bit is the parity of one number (spread-transform dither modulation, Chen and Wornell, IEEE Trans. IT 47(4), 2001):
-the projection of a few low-frequency coefficients of the picture's own DCT on a fixed row of signs, moved to the nearest
-point of a lattice that stands for a 0 or a 1.  The DCT is that of the whole picture, not of blocks: coefficient (i, j)
-is i half-waves down and j across whatever the number of pixels, so that the mark survives a resize without a search,
-and a picture of 64 px has as many coefficients for it as a large one.  16 more bits check the 32.
+Each bit is the parity of one number (spread-transform dither modulation, Chen and Wornell, IEEE Trans. IT 47(4),
+2001): the projection of a few low-frequency coefficients of the picture's own DCT on a fixed row of signs, moved to the
+nearest point of a lattice that stands for a 0 or a 1.  The DCT is that of the whole picture, not of blocks: coefficient
+(i, j) is i half-waves down and j across whatever the number of pixels, so that the mark survives a resize without a
+search, and a picture of 64 px has as many coefficients for it as a large one.  16 more bits check the 32.
 
 It says where a picture came from to those who ask; it is no lock.  Whoever knows this file can remove it, and a crop, a
 turn or a mirror destroys it: docs/weights.md has what was measured.  Knows no model and no file.
@@ -27,13 +27,13 @@ from viewfold.errors import InputError
 
 PAYLOAD_BITS, CHECK_BITS = 32, 16
 
-LOWEST, HIGHEST = 4, 24
+LOWEST, HIGHEST = 5, 24
 """The band of the mark: coefficients (i, j) with `LOWEST` <= hypot(i, j) < `HIGHEST` half-waves a picture."""
 
-FINE, COARSE, COARSE_UP_TO = 0.5 / 255, 1.0 / 255, 128
-"""Lattice steps of a coefficient over the root of the number of pixels, and the edge up to which the coarse one is used.
+FINE, COARSE, COARSE_UP_TO = 0.6 / 255, 1.0 / 255, 128
+"""Lattice steps of a coefficient over the root of the number of pixels, and the edge up to which the coarse one is.
 
-The change is step^2 x 48 / 12 per pixel: 48 and 42 dB.  A small picture has fewer pixels for JPEG's noise to average out.
+A small picture has fewer pixels for JPEG's noise to average out.  The change is about step^2 x 48 / 12 per pixel.
 """
 
 ROUNDS = 8

@@ -17,11 +17,12 @@ import tyro
 from viewfold.cli.dataset import Assets, Pack, Render
 from viewfold.cli.doctor import Doctor
 from viewfold.cli.flow import Generate, Lift
+from viewfold.cli.provenance import Provenance
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, ViewfoldError
 
-Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Doctor
+Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Provenance | Doctor
 
 VERBS = Annotated[
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -31,6 +32,7 @@ VERBS = Annotated[
     | Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
+    | Annotated[Provenance, tyro.conf.subcommand("provenance")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.FlagCreatePairsOff,

@@ -15,6 +15,7 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.image import Views, atomic_write, write_turntable
+from viewfold.provenance import payload
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
 from viewfold.scene.interchange import load_mesh
@@ -22,6 +23,7 @@ from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.watermark import embed
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 TURNTABLE_SUFFIXES = (".webp", ".gif", ".mp4")
@@ -59,7 +61,8 @@ class Asset3D:
     def save(self, path: str | Path, *, turntable: bool = True) -> Path:
         """Write a mesh (.glb, .obj, .ply) with its report (.json) and turntable (.webp), or one turntable alone.
 
-        Each file is complete or absent.  Returns `path`.
+        Each file is complete or absent, and carries the record of provenance in `report`, if there is one.  Returns
+        `path`.
 
         Raises:
             InputError: another suffix.
@@ -73,7 +76,7 @@ class Asset3D:
         if suffix not in MESH_SUFFIXES:
             known = ", ".join(MESH_SUFFIXES + TURNTABLE_SUFFIXES)
             raise InputError(f"`path` must end in one of {known}; got '{path.name}'.")
-        save_mesh(self.mesh, path)
+        save_mesh(self.mesh, path, record=self.report.get("provenance"))
         if turntable:
             self._save_turntable(path.with_suffix(".webp"))
         with atomic_write(path.with_suffix(".json")) as temporary:
@@ -82,7 +85,9 @@ class Asset3D:
 
     def _save_turntable(self, path: Path) -> None:
         cameras = Cameras.orbit(TURNTABLE_FRAMES, elevation_deg=15, fov_deg=float(self.views.cameras.fov_deg.mean()))
-        write_turntable(self.render(cameras, size=TURNTABLE_SIZE).over(GROUND), path)
+        record = self.report.get("provenance")
+        frames, mark = self.render(cameras, size=TURNTABLE_SIZE).over(GROUND), payload(record)
+        write_turntable(frames if mark is None else embed(frames, mark), path, record=record)
 
 
 @torch.no_grad()
