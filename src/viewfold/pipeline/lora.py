@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,14 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     parts = read_lora(path, unet=pipeline.unet, text_encoder=pipeline.text_encoder, scale=scale)
     name = f"lora_{len(pipeline.loras)}"
     shared: dict[str, Any] = {"network_alphas": None, "adapter_name": name, "_pipeline": pipeline}
-    if "unet" in parts:
-        Loader.load_lora_into_unet(parts["unet"], unet=pipeline.unet, low_cpu_mem_usage=True, **shared)
-        pipeline.unet.set_adapters([*_adapters(pipeline.unet)])
-    if "text_encoder" in parts:
-        Loader.load_lora_into_text_encoder(parts["text_encoder"], text_encoder=pipeline.text_encoder, **shared)
-        pipeline.text_encoder.set_adapter([*_adapters(pipeline.text_encoder)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # peft warns of a second file on one network; that is meant
+        if "unet" in parts:
+            Loader.load_lora_into_unet(parts["unet"], unet=pipeline.unet, low_cpu_mem_usage=True, **shared)
+            pipeline.unet.set_adapters([*_adapters(pipeline.unet)])
+        if "text_encoder" in parts:
+            Loader.load_lora_into_text_encoder(parts["text_encoder"], text_encoder=pipeline.text_encoder, **shared)
+            pipeline.text_encoder.set_adapter([*_adapters(pipeline.text_encoder)])
     pipeline.loras.append({"file": Path(path).name, "scale": scale})
 
 
@@ -72,7 +75,7 @@ def take_off(pipeline: Any) -> None:
 
 
 def read_lora(
-    path: str | Path, *, unet: nn.Module, text_encoder: nn.Module, scale: float = 1.0
+    path: str | Path, *, unet: nn.Module, text_encoder: nn.Module | None, scale: float = 1.0
 ) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of a file for "unet" and "text_encoder", by names "unet.LAYER.lora_A.weight" (or B).
 
@@ -88,7 +91,7 @@ def read_lora(
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"`lora` must have at most {MAX_BYTES} bytes; {path.name} has {path.stat().st_size}.")
     tensors = read_checkpoint(path)
-    layers = {**_layers(unet, "unet"), **_layers(text_encoder, "text_encoder")}
+    layers = _layers(unet, "unet") | ({} if text_encoder is None else _layers(text_encoder, "text_encoder"))
     pairs: dict[str, dict[str, Tensor]] = {}
     alphas, unfit = _read_alphas(path), []
     for key, tensor in tensors.items():
@@ -182,5 +185,5 @@ def _read_alphas(path: Path) -> dict[str, float]:
     return alphas
 
 
-def _adapters(network: nn.Module) -> dict[str, Any]:
+def _adapters(network: nn.Module | None) -> dict[str, Any]:
     return getattr(network, "peft_config", None) or {}
