@@ -87,8 +87,8 @@ def test_a_network_without_camera_is_a_plain_2d_one(small: dict[str, Tensor]) ->
 
 def test_missing_and_unexpected_names_are_listed(small: dict[str, Tensor]) -> None:
     tensors = dict(small)
-    tensors["input_blocks.1.1.to_k_ip.weight"] = tensors.pop("out.0.bias")
-    with pytest.raises(WeightsError, match=r"missing: 1 \(out\.0\.bias\); unexpected: 1 \(input_blocks.1.1.to_k_ip"):
+    tensors["input_blocks.1.1.adapter.weight"] = tensors.pop("out.0.bias")
+    with pytest.raises(WeightsError, match=r"missing: 1 \(out\.0\.bias\); unexpected: 1 \(input_blocks.1.1.adapter"):
         build_unet(tensors, head_channels=8)
 
 
@@ -169,7 +169,7 @@ def test_a_folder_of_something_else_is_not_overwritten(small: dict[str, Tensor],
     save_file(small, tmp_path / "good.safetensors")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"x")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="other things"):
         convert(tmp_path / "good.safetensors", to=tmp_path / "photos", head_channels=8)
     assert (tmp_path / "photos" / "cat.png").exists()
 
@@ -187,7 +187,7 @@ def test_a_folder_with_missing_or_absurd_contents_is_refused(small: dict[str, Te
     with pytest.raises(WeightsError, match="conv_out.bias"):
         load_unet(tmp_path / "model")
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match="`folder` must hold a whole network"):
+    with pytest.raises(WeightsError, match="must hold a whole network|damaged or cut short"):
         load_unet(tmp_path / "model")
     weights.write_bytes(whole)
     config.write_text(json.dumps({**described, "layers_per_block": 10**9}))

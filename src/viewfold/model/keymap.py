@@ -7,13 +7,16 @@ Source: bytedance/MVDream `openaimodel.py` and diffusers' `UNet2DConditionModel`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from viewfold.errors import WeightsError
-from viewfold.model.presets import UNetLayout
+from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+KNOWN = (MVDREAM_SD21, MVDREAM_SD15)
+"""Networks whose sizes tell their heads; the plain Stable Diffusion networks have the same but for the camera."""
 
 _UNET_RESNET = {
     "norm1": "in_layers.0",
@@ -25,6 +28,19 @@ _UNET_RESNET = {
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _MAX_BLOCKS = 64
+
+_IMAGE_PROMPT = ("image_embed.", ".to_k_ip.", ".to_v_ip.")
+"""Tensors of ImageDream's `ipmv` networks: a resampler of image tokens and their cross-attention."""
+
+
+class Source(NamedTuple):
+    """Where a tensor comes from."""
+
+    name: str
+    """In the original file."""
+
+    third: int | None = None
+    """Which third of its rows, where queries, keys and values are stacked."""
 
 
 def original_name(name: str, modules: Mapping[str, str]) -> str:
@@ -72,22 +88,27 @@ def unet_modules(layout: UNetLayout) -> dict[str, str]:
 
 
 def read_unet_layout(shapes: Shapes, *, heads: int | None, head_channels: int | None) -> UNetLayout:
-    """Read the layout of an original UNet off its shapes; the heads leave no trace in them and must be told.
+    """Read the layout of an original UNet off its shapes.
+
+    The heads leave no trace in them.  Without a word about them, a network whose other sizes are those of a released
+    one has its heads; any other must be told.
 
     Raises:
-        WeightsError: the names are not those of this family of networks.
+        WeightsError: the names are not those of this family of networks, or the network is conditioned on an image.
+        InputError: the heads are not told, told twice, or do not divide the channels.
     """
+    refuse_image_prompt(shapes)
     channels: list[int] = []
     attention: list[set[bool]] = [set()]
     n_resnets: list[int] = [0]
-    width = _shape(shapes, "input_blocks.0.0.weight", 4)[0]
+    width = read_shape(shapes, "input_blocks.0.0.weight", 4)[0]
     for block in range(1, _MAX_BLOCKS):
         if f"input_blocks.{block}.0.op.weight" in shapes:
             channels.append(width)
             attention.append(set())
             n_resnets.append(0)
         elif f"input_blocks.{block}.0.in_layers.2.weight" in shapes:
-            width = _shape(shapes, f"input_blocks.{block}.0.in_layers.2.weight", 4)[0]
+            width = read_shape(shapes, f"input_blocks.{block}.0.in_layers.2.weight", 4)[0]
             attention[-1].add(f"input_blocks.{block}.1.norm.weight" in shapes)
             n_resnets[-1] += 1
         else:
@@ -98,18 +119,32 @@ def read_unet_layout(shapes: Shapes, *, heads: int | None, head_channels: int | 
             f"`path` must hold a UNet with the same blocks in each level; got {n_resnets} residual blocks. "
             "This architecture is not one that viewfold knows."
         )
-    camera = _shape(shapes, "camera_embed.0.weight", 2)[1] if "camera_embed.0.weight" in shapes else None
-    return UNetLayout(
-        channels=tuple(channels),
-        attention=tuple(kinds.pop() for kinds in attention),
-        n_resnets=n_resnets[0],
-        latent_channels=_shape(shapes, "input_blocks.0.0.weight", 4)[1],
-        text_dim=_shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2)[1],
-        heads=heads,
-        head_channels=head_channels,
-        linear_projection=len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
-        camera_dim=camera,
-    )
+    camera = read_shape(shapes, "camera_embed.0.weight", 2)[1] if "camera_embed.0.weight" in shapes else None
+    sizes = {
+        "channels": tuple(channels),
+        "attention": tuple(kinds.pop() for kinds in attention),
+        "n_resnets": n_resnets[0],
+        "latent_channels": read_shape(shapes, "input_blocks.0.0.weight", 4)[1],
+        "text_dim": read_shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2)[1],
+        "linear_projection": len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
+    }
+    if heads is None and head_channels is None:
+        for known in KNOWN:
+            if all(getattr(known, name) == size for name, size in sizes.items()):
+                heads, head_channels = known.heads, known.head_channels
+    return UNetLayout(**sizes, camera_dim=camera, heads=heads, head_channels=head_channels)
+
+
+def refuse_image_prompt(names: Iterable[str]) -> None:
+    """Recognise ImageDream's networks, which need what viewfold does not have."""
+    found = [name for name in names if any(mark in name for mark in _IMAGE_PROMPT)]
+    if found:
+        raise WeightsError(
+            f"`path` must hold a network that is conditioned on text; got ImageDream's (ipmv), which also reads an "
+            f"image: {len(found)} tensors ({', '.join(sorted(found)[:3])}, ...) belong to its image tokens. Missing "
+            "here are the CLIP image encoder, the resampler `image_embed`, the attention `to_k_ip`, `to_v_ip` and the "
+            "fifth view. Use MVDream's sd-v2.1-base-4view.pt."
+        )
 
 
 def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
@@ -136,11 +171,11 @@ def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
 def read_vae_config(shapes: Shapes) -> dict[str, Any]:
     """Read the arguments of diffusers' AutoencoderKL off the shapes of an original one."""
     levels = _count(shapes, "encoder.down.{}.block.0.conv1.weight")
-    channels = tuple(_shape(shapes, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels))
+    channels = tuple(read_shape(shapes, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels))
     return {
-        "in_channels": _shape(shapes, "encoder.conv_in.weight", 4)[1],
-        "out_channels": _shape(shapes, "decoder.conv_out.weight", 4)[0],
-        "latent_channels": _shape(shapes, "decoder.conv_in.weight", 4)[1],
+        "in_channels": read_shape(shapes, "encoder.conv_in.weight", 4)[1],
+        "out_channels": read_shape(shapes, "decoder.conv_out.weight", 4)[0],
+        "latent_channels": read_shape(shapes, "decoder.conv_in.weight", 4)[1],
         "block_out_channels": channels,
         "layers_per_block": _count(shapes, "encoder.down.0.block.{}.conv1.weight"),
         "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -155,7 +190,8 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return next((i for i in range(_MAX_BLOCKS) if pattern.format(i) not in shapes), _MAX_BLOCKS)
 
 
-def _shape(shapes: Shapes, name: str, n_dims: int) -> tuple[int, ...]:
+def read_shape(shapes: Shapes, name: str, n_dims: int) -> tuple[int, ...]:
+    """Return the shape of a tensor that must be there; `WeightsError` otherwise."""
     shape = shapes.get(name)
     if shape is None:
         raise WeightsError(

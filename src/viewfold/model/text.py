@@ -77,7 +77,14 @@ class TextEncoder:
 
     def _encode(self, prompt: str) -> Float[Tensor, "1 n d"]:
         padding = "do_not_pad" if self.masks_padding else "max_length"
-        code = self.tokenizer(prompt, padding=padding, truncation=True, max_length=self.n_tokens, return_tensors="pt")
+        code = self.tokenizer(
+            prompt,
+            padding=padding,
+            truncation=True,
+            max_length=self.n_tokens,
+            split_special_tokens=True,  # a typed "!", which SD 2.1 pads with, is a word; a typed mark ends nothing
+            return_tensors="pt",
+        )
         states = self.network(code["input_ids"].to(self.network.device)).last_hidden_state
         # Alone and unpadded, a masked network gives what it gives beside padding, for less work.
         return torch.nn.functional.pad(states, (0, 0, 0, self.n_tokens - states.shape[1]))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.embeddings import TimestepEmbedding
 from jaxtyping import Float, Num
 from torch import Tensor
 
@@ -36,6 +37,19 @@ class MultiViewUNet(UNet2DConditionModel):
     def set_default_attn_processor(self) -> None:
         """Put the view fold (back) on every attention layer."""
         self.set_attn_processor(ViewFold())  # type: ignore[arg-type]  # diffusers lists its own alone
+
+    def add_camera_embedding(self) -> None:
+        """Give a plain 2D network the camera's MLP, its last layer zero: at first it draws what it drew before.
+
+        Nothing happens where there is one already.  This is how training starts from Stable Diffusion.
+        """
+        if self.class_embedding is not None:
+            return
+        embedding = TimestepEmbedding(CAMERA_DIM, self.time_embedding.linear_2.out_features)
+        torch.nn.init.zeros_(embedding.linear_2.weight)
+        torch.nn.init.zeros_(embedding.linear_2.bias)
+        self.class_embedding = embedding.to(device=self.device, dtype=self.dtype)
+        self.register_to_config(class_embed_type="projection", projection_class_embeddings_input_dim=CAMERA_DIM)
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Embed the cameras; without cameras add nothing, which is not the embedding of zeros."""
@@ -96,7 +110,10 @@ class MultiViewUNet(UNet2DConditionModel):
             )
         if cameras is not None:
             if self.class_embedding is None:
-                raise InputError("`cameras` must be None: this network has no camera embedding (a plain 2D network).")
+                raise InputError(
+                    "`cameras` must be None: this network has no camera embedding (a plain 2D network). Train it with "
+                    "`viewfold train`, which adds one (`add_camera_embedding`)."
+                )
             if tuple(cameras.shape) != (*lead, CAMERA_DIM):
                 raise InputError(f"`cameras` must be {(*lead, CAMERA_DIM)}; got {tuple(cameras.shape)}.")
         return lead

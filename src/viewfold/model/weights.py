@@ -7,26 +7,41 @@ network alone.  The configuration is read off the shapes; no code from a file is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from viewfold.errors import InputError, OutputError, WeightsError
-from viewfold.image import atomic_write
-from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.keymap import original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
+from viewfold.errors import InputError, WeightsError
+from viewfold.image import atomic_write, check_output
+from viewfold.model.checkpoint import SUFFIXES, read_checkpoint
+from viewfold.model.clip import padding
+from viewfold.model.defaults import released_defaults
+from viewfold.model.keymap import read_unet_layout, refuse_image_prompt
+from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
+from viewfold.model.tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
     from viewfold.model.unet import MultiViewUNet
 
 PARTS = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "cond_stage_model.": "text_encoder"}
 """Where the original's one file keeps each network."""
 
+INDEX = "model_index.json"
+
+SHARD_BYTES = 2 * 10**9
+"""Larger networks are written as several files; bounds the memory that writing takes."""
+
+_CLASSES = {
+    "unet": ("viewfold.model.unet", "MultiViewUNet"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+}
 _SCHEDULE = (
     "betas",
     "alphas_cumprod",
@@ -38,49 +53,61 @@ _SCHEDULE = (
     "scale_factor",
 )
 _MAX_CONFIG_BYTES, _MAX_LAYERS = 64 * 2**10, 16
-_SHOWN = 8
 
 
 def convert(
-    path: str | Path, *, to: str | Path, head_channels: int | None = None, heads: int | None = None
+    path: str | Path,
+    *,
+    to: str | Path,
+    head_channels: int | None = None,
+    heads: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Path]:
-    """Convert a released file to a diffusers folder and return the folder of each part that was written.
+    """Convert a released file to a diffusers folder and return the folder of each network that was written.
+
+    A file with UNet, VAE and text tower becomes a whole model, with CLIP's tokenizer, the noise schedule and the
+    original script's settings, which `load` reads; a file with less becomes what it holds.
 
     Args:
         path: .safetensors or PyTorch file in the original key layout: everything in one, or a bare UNet or VAE.
-        to: folder to write (`unet/`, `vae/`, `scheduler/`); it appears whole or not at all.
+        to: folder to write (`unet/`, `vae/`, ...); it appears whole or not at all.
         head_channels: channels per attention head (64 for SD 2.1), or
-        heads: number of attention heads (8 for SD 1.5).  Shapes do not tell, so one of them is needed for a UNet.
+        heads: number of attention heads (8 for SD 1.5).  Shapes do not tell: networks of the released sizes are known,
+            for any other UNet one of them is needed.
+        dtype: of the weights written; None keeps the file's own.
 
     Raises:
         WeightsError: the file is damaged, runs code, or its names and shapes do not fit; the message lists them.
-        InputError: neither or both of `head_channels` and `heads`.
+        InputError: neither of `head_channels` and `heads` where one is needed, or both.
         OutputError: `to` holds something else or cannot be written.
     """
-    to = Path(to)
-    parts = split(read_checkpoint(path))
-    networks: dict[str, torch.nn.Module] = {}
-    if "unet" in parts:
-        networks["unet"] = build_unet(parts["unet"], head_channels=head_channels, heads=heads)
-    if "vae" in parts:
-        networks["vae"] = build_vae(parts["vae"])
-    if not networks:
-        raise WeightsError(f"`path` must hold a UNet or a VAE in the original key layout; found {sorted(parts)} alone.")
-    if to.exists() and not (to.is_dir() and (not any(to.iterdir()) or any((to / part).is_dir() for part in networks))):
-        raise OutputError(
-            f"`to` must be new, empty or a model's folder; {to} holds something else. Name another folder."
-        )
+    to, parts = Path(to), split(read_checkpoint(path))
+    build: dict[str, Callable[[Mapping[str, Tensor]], Any]] = {
+        "unet": lambda tensors: build_unet(tensors, head_channels=head_channels, heads=heads),
+        "vae": build_vae,
+        "text_encoder": build_text_encoder,
+    }
+    networks = {name: build[name](parts[name]) for name in build if name in parts}
+    whole = networks.keys() == build.keys()
+    written = list(_CLASSES) if whole else [*networks, *(["scheduler"] if {"unet", "vae"} <= networks.keys() else [])]
+    check_output(to, holds="|".join([*written, *([INDEX.replace(".", r"\.")] if whole else [])]))
     with atomic_write(to) as folder:
         folder.mkdir()
-        for name, network in networks.items():
-            network.save_pretrained(folder / name)  # type: ignore[operator]
-        if "unet" in networks and "vae" in networks:
+        if "scheduler" in written:
             write_scheduler(folder / "scheduler")
-    return {name: to / name for name in networks}
+        if whole:
+            clip_tokenizer(pad=padding(parts["text_encoder"])).save_pretrained(folder / "tokenizer")
+            _write_index(folder / INDEX, parts["unet"], head_channels=head_channels, heads=heads)
+        for name in list(networks):
+            network = networks.pop(name)  # one at a time in memory; what is not changed stays in the file
+            network = network if dtype is None else network.to(dtype)
+            network.save_pretrained(folder / name, max_shard_size=SHARD_BYTES)
+    return {name: to / name for name in build if name in parts}
 
 
 def split(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Sort the tensors of an original file by network; the noise schedule's buffers and averaged copies are dropped."""
+    refuse_image_prompt(tensors)
     parts: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for name, tensor in tensors.items():
@@ -93,39 +120,24 @@ def split(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part = "vae" if any(name.startswith("encoder.") for name in strangers) else "unet"
         return {part: {name: tensors[name] for name in strangers}}
     if strangers:
-        raise WeightsError(f"`path` must hold known networks only; unexpected: {_listed(strangers)}.")
+        raise WeightsError(f"`path` must hold known networks only; unexpected: {listed(strangers)}.")
     return parts
 
 
-def build_unet(
-    tensors: Mapping[str, Tensor], *, head_channels: int | None = None, heads: int | None = None
-) -> MultiViewUNet:
-    """Return the network that these tensors (the original's names) describe, holding them (no copy)."""
-    if (head_channels is None) == (heads is None):
-        raise InputError(
-            "`head_channels` or `heads` must be given, and not both: shapes do not tell them. "
-            "Use head_channels=64 for SD 2.1 weights and heads=8 for SD 1.5."
-        )
-    layout = read_unet_layout(_shapes(tensors), heads=heads, head_channels=head_channels)
-    with torch.device("meta"):
-        unet = layout.build()
-    _fill(unet, tensors, unet_modules(layout))
-    return unet.eval()
+def _write_index(path: Path, unet: Mapping[str, Tensor], **heads: int | None) -> None:
+    """Write what makes the parts a model that `load` reads, with the original script's settings for a released one."""
+    from diffusers import __version__
 
-
-def build_vae(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
-    """Return the autoencoder that these tensors (the original's names) describe, holding them (no copy)."""
-    from diffusers import AutoencoderKL
-
-    config = read_vae_config(_shapes(tensors))
-    with torch.device("meta"):
-        vae = AutoencoderKL(**config)
-    _fill(vae, tensors, vae_modules(config))
-    return vae.eval()
+    defaults = released_defaults(read_unet_layout(_shapes(unet), **heads))
+    index = {"_class_name": "MultiViewPipeline", "_diffusers_version": __version__, **_CLASSES, **asdict(defaults)}
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> MultiViewUNet:
     """Load the network of a folder (its `unet/`, or the folder itself), strictly, ready to evaluate.
+
+    The folder may be ours, one of a plain 2D Stable Diffusion network (which then takes no cameras), or the community
+    port's, which keeps the original's names.
 
     Raises:
         WeightsError: no such folder, an unreasonable configuration, or tensors that are missing, unexpected or damaged.
@@ -136,10 +148,13 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
 
     folder = Path(folder)
     folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    _check_config(folder)
+    config = _read_config(folder)
+    if "model_channels" in config:
+        return _load_original(folder, config, dtype=dtype)
+    camera = {name: config.get(name) for name in ("class_embed_type", "projection_class_embeddings_input_dim")}
     try:
         unet, info = MultiViewUNet.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **camera
         )  # type: ignore[misc]  # a pair, for output_loading_info
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise WeightsError(
@@ -148,10 +163,26 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"] or info["error_msgs"]:
         raise WeightsError(
             f"`folder` must hold weights that fit its configuration; in {folder}, "
-            f"missing: {_listed(info['missing_keys'])}; unexpected: {_listed(info['unexpected_keys'])}; "
-            f"of another shape: {_listed(map(str, info['mismatched_keys']))}."
+            f"missing: {listed(info['missing_keys'])}; unexpected: {listed(info['unexpected_keys'])}; "
+            f"of another shape: {listed(map(str, info['mismatched_keys']))}."
         )
     return unet.eval()
+
+
+def _load_original(folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype) -> MultiViewUNet:
+    """Load a network whose folder keeps the original's names (ashawkey/mvdream_diffusers, `mv_unet.py`)."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(files) != 1:
+        raise WeightsError(
+            f"`folder` must hold one file of weights in the original's names; {folder} has {len(files)}."
+        )
+    heads = {"heads": config.get("num_heads"), "head_channels": config.get("num_head_channels")}
+    told = {name: n for name, n in heads.items() if isinstance(n, int) and not isinstance(n, bool) and n != -1}
+    try:
+        unet: Any = build_unet(read_checkpoint(files[0]), **told)
+        return unet.to(dtype)
+    except InputError as error:
+        raise WeightsError(f"`{folder / 'config.json'}` must give the heads of its network; {error}") from error
 
 
 def _first_sentence(error: Exception) -> str:
@@ -159,7 +190,7 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split(". ")[0].split())[:300].rstrip(".")
 
 
-def _check_config(folder: Path) -> None:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"`folder` must hold a network's config.json; got {folder}, which has none.")
@@ -175,29 +206,7 @@ def _check_config(folder: Path) -> None:
     for number in [n for entry in layers for n in (entry if isinstance(entry, list) else [entry])]:
         if not isinstance(number, int) or not 0 <= number <= _MAX_LAYERS:
             raise WeightsError(f"`folder` must describe at most {_MAX_LAYERS} layers a block; {path} says {number}.")
-
-
-def _fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[str, str]) -> None:
-    """Give a network without storage the tensors of a file; every name and shape must fit, in both directions."""
-    sources = {name: original_name(name, modules) for name in network.state_dict()}
-    missing = sorted(set(sources.values()) - set(tensors))
-    unexpected = sorted(set(tensors) - set(sources.values()))
-    if missing or unexpected:
-        raise WeightsError(
-            f"`path` must hold exactly the tensors of {type(network).__name__}; missing: {_listed(missing)}; "
-            f"unexpected: {_listed(unexpected)}. Is it another architecture, or a partial download?"
-        )
-    filled, wrong = {}, []
-    for name, target in network.state_dict().items():
-        source = tensors[sources[name]]
-        if target.ndim == 2 and source.shape == (*target.shape, 1, 1):
-            source = source.flatten(1)  # a 1x1 convolution that is a linear layer in diffusers
-        if source.shape != target.shape:
-            wrong.append(f"{sources[name]} {tuple(source.shape)} instead of {tuple(target.shape)}")
-        filled[name] = source if source.is_floating_point() else source.float()
-    if wrong:
-        raise WeightsError(f"`path` must hold tensors that fit together; of another shape: {_listed(wrong)}.")
-    network.load_state_dict(filled, strict=True, assign=True)
+    return config
 
 
 def write_scheduler(folder: Path) -> None:
@@ -217,9 +226,3 @@ def write_scheduler(folder: Path) -> None:
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})" if names else "none"

@@ -1,0 +1,78 @@
+"""What a model does where a call says nothing: guidance, steps, cameras, words added to the prompt.
+
+A model's folder carries these in model_index.json, so that the same call follows each model's own script.  Knows no
+network; `weights` writes them, the pipeline reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from viewfold.errors import InputError
+from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
+
+MAX_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """How a model draws unless it is told otherwise."""
+
+    guidance: float = 7.5
+    """Scale of classifier-free guidance (Stable Diffusion's usual one)."""
+
+    steps: int = 30
+    """Denoising steps."""
+
+    elevation_deg: float = 15.0
+    """Height of the cameras above the horizon."""
+
+    azimuth_deg: float = 0.0
+    """Direction of the first camera."""
+
+    suffix: str = ""
+    """Words that follow the prompt; the unconditional text has none."""
+
+    negative: str = ""
+    """The unconditional text."""
+
+    def __post_init__(self) -> None:
+        def check(name: str, low: float, high: float) -> None:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise InputError(f"`{name}` must be a finite number between {low:g} and {high:g}; got {value!r}.")
+
+        check("guidance", 0.0, 1e6)
+        check("steps", 1, 10_000)
+        check("elevation_deg", -90.0, 90.0)
+        check("azimuth_deg", -1e6, 1e6)
+        if self.steps != math.floor(self.steps):
+            raise InputError(f"`steps` must be a whole number; got {self.steps}.")
+        for name in ("suffix", "negative"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+                raise InputError(f"`{name}` must be a text of at most {MAX_CHARACTERS} characters; got {text!r:.40}.")
+
+    def worded(self, prompt: str, suffix: str | None = None) -> str:
+        """Return the prompt with the suffix (None: the model's own, "" none), which is not put there twice."""
+        suffix = self.suffix if suffix is None else suffix
+        return prompt if not suffix or prompt.rstrip().endswith(suffix.strip()) else prompt + suffix
+
+
+# bytedance/MVDream, commit 618f844.
+T2I = Defaults(guidance=10.0, steps=50, elevation_deg=15.0, azimuth_deg=90.0, suffix=", 3d asset")
+"""`scripts/t2i.py`: `step=50, scale=10` in its call, `--camera_elev 15`, `--camera_azim 90`, `--suffix`; always
+appended.  The unconditional text is "" (`uc = model.get_learned_conditioning([""])`)."""
+
+GRADIO = Defaults(guidance=7.5, steps=25, elevation_deg=15.0, azimuth_deg=0.0, suffix=", 3d asset")
+"""`scripts/gradio_app.py`: the values that its form starts with."""
+
+PORT = Defaults(guidance=7.0, steps=50, elevation_deg=0.0, azimuth_deg=0.0)
+"""ashawkey/mvdream_diffusers, commit 8b318ef: the defaults of `MVDreamPipeline.__call__`; its `run_mvdream.py` takes 5
+and 30."""
+
+
+def released_defaults(layout: UNetLayout) -> Defaults:
+    """Return what the original script does with a network of this layout; the plain defaults for any other."""
+    return T2I if layout in (MVDREAM_SD21, MVDREAM_SD15) else Defaults()
