@@ -32,27 +32,29 @@ class Generate(LightFlags):
     prompts: Path | None = None
     """A text file with one prompt a line; each gets a folder of its own, finished ones are skipped."""
     model: str = "toybox"
-    """A shipped model or a model folder."""
+    """A shipped or installed model, a model folder, or a released checkpoint file."""
     views: int = 4
     """How many, 1 to 256."""
-    elevation: float = 15.0
-    """Height of the cameras above the horizon in degrees."""
-    azimuth: float = 0.0
-    """Direction of the first view in degrees: 0 is the front, 90 the object's left (+x)."""
+    elevation: float | None = None
+    """Height of the cameras above the horizon in degrees, by default as the model's own script has it (toybox: 15)."""
+    azimuth: float | None = None
+    """Direction of the first view in degrees: 0 is the front, 90 the object's left (+x); by default likewise (0)."""
     fov: float = 40.0
     """Field of view in degrees; it matters to `lift`, the network is not told."""
     distance: float | None = None
     """From the object's centre; by default the object fills the frame."""
     seed: int = 0
     """The same seed draws the same pictures, alone or in a file."""
-    steps: int = 30
-    """Denoising steps: more is slower and somewhat better."""
+    steps: int | None = None
+    """Denoising steps: more is slower and somewhat better; by default as the model's own script has it (toybox: 30)."""
     guidance: float | None = None
     """How closely to follow the prompt, by default as the model recommends; 1 is the plain model."""
     rescale: float = 0.0
     """0 to 1: takes back the contrast that high guidance adds."""
-    negative: str = ""
+    negative: str | None = None
     """What to keep away from."""
+    suffix: str | None = None
+    """Words that follow the prompt, by default the model's own (toybox: none); "" for none."""
     scheduler: Literal["ddim", "dpm", "euler", "unipc"] | None = None
     """How to walk down the noise, by default as the model was made."""
     source: Annotated[Path | None, arg(name="from")] = None
@@ -71,27 +73,32 @@ class Generate(LightFlags):
         if self.source is not None and self.prompts is not None:
             raise InputError("`source` must be left out with `prompts`: one folder of views shows one prompt.")
         check_source(self.source)
-        from viewfold.camera import Cameras
+        from viewfold.model.defaults import Defaults
 
-        cameras = Cameras.orbit(
-            self.views,
-            elevation_deg=self.elevation,
-            azimuth_deg=self.azimuth,
-            fov_deg=self.fov,
-            distance=self.distance,
-        )
+        self._cameras(Defaults())  # numbers that cannot be used are refused before anything is loaded
         settings: dict[str, Any] = {
-            "cameras": cameras,
             "seed": self.seed,
             "steps": self.steps,
             "guidance": self.guidance,
             "rescale": self.rescale,
             "negative": self.negative,
+            "suffix": self.suffix,
         }
         if self.prompts is None:
             self._run_one(settings)
         else:
             self._run_file(self.prompts, settings)
+
+    def _cameras(self, defaults: Any) -> Any:
+        from viewfold.camera import Cameras
+
+        return Cameras.orbit(
+            self.views,
+            elevation_deg=defaults.elevation_deg if self.elevation is None else self.elevation,
+            azimuth_deg=defaults.azimuth_deg if self.azimuth is None else self.azimuth,
+            fov_deg=self.fov,
+            distance=self.distance,
+        )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
         from viewfold.image import VIEW_FILES, Views, check_output
@@ -103,9 +110,12 @@ class Generate(LightFlags):
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, light=self, lora=self.lora, scheduler=self.scheduler)
         say_notes(model.text.check(self.prompt))
-        model.release_text([self.prompt, self.negative])
+        cameras, defaults = self._cameras(model.defaults), model.defaults
+        negative = defaults.negative if self.negative is None else self.negative
+        model.release_text([defaults.worded(self.prompt, self.suffix), negative])
         with progress_bars() as report:
-            views = generate(model, self.prompt, given=views, progress=stage(report, "generate"), **settings)
+            drawn = stage(report, "generate")
+            views = generate(model, self.prompt, cameras=cameras, given=views, progress=drawn, **settings)
         views.save(out)
         seconds = time.perf_counter() - started
         print(f"{out}: {len(views)} views, contact.png, turntable.webp, transforms.json, run.json ({seconds:.1f} s)")
@@ -123,6 +133,7 @@ class Generate(LightFlags):
                 model,
                 prompts,
                 out,
+                cameras=self._cameras(model.defaults),
                 progress=lambda prompt, folder: report("prompts", next(finished), len(set(prompts))),
                 **settings,
             )
@@ -140,7 +151,7 @@ class Lift(LightFlags):
     source: Annotated[Path | None, arg(name="from")] = None
     """Folder of saved views to start from; by default they are generated."""
     model: str = "toybox"
-    """A shipped model or a model folder."""
+    """A shipped or installed model, a model folder, or a released checkpoint file."""
     seed: int = 0
     """The same seed makes the same object."""
     steps: int | None = None
@@ -179,7 +190,8 @@ class Lift(LightFlags):
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, light=self, lora=self.lora)
         say_notes(model.text.check(self.prompt))
-        model.release_text([self.prompt, settings.distil.negative])
+        defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
+        model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
         with progress_bars() as report:
             asset = lift(model, self.prompt, views=views, seed=self.seed, settings=settings, progress=report)
             asset.save(out)
@@ -199,7 +211,7 @@ def open_model(
     model = load(name, device=chosen(device), **light.settings())
     for entry in lora:
         path, _, scale = entry.rpartition(":")
-        is_scale = bool(path) and re.fullmatch(r"[-+]?[\d.]+", scale) is not None
+        is_scale = bool(path) and re.fullmatch(r"[-+]?\d*\.?\d+", scale) is not None
         model.load_lora_weights(path if is_scale else entry, scale=float(scale) if is_scale else 1.0)
     if scheduler is not None:
         model.scheduler = named_scheduler(scheduler, like=model.scheduler)
