@@ -95,7 +95,7 @@ def true_views(asset: Asset, cameras: Cameras = GENERATED) -> Views:
 
 def world_of(judge: Judge) -> World:
     """Return what the judge knows: the benchmark asks for nothing else, and for matt toys alone."""
-    return World(kinds=judge.config.kinds, colors=judge.config.colors)
+    return World(kinds=judge.config.kinds, colors=judge.config.colors, finishes=("matt",))
 
 
 def groups(settings: Settings, world: World) -> dict[str, list[Expected]]:

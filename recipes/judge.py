@@ -60,11 +60,9 @@ def draw_layers(asset: Asset, cameras: Cameras) -> UInt8[Tensor, "v 6 h w"]:
         bare.append(replace(material, color=(HALF * is_main, HALF * is_accent, 0.0)))
         details.append(replace(material, color=black if is_main or is_accent else color))
     drawn = rasterize(replace(mesh, materials=tuple(bare)), cameras, size=SIZE)
-    if any(material.color != black for material in details):
-        rest = rasterize(replace(mesh, materials=tuple(details)), cameras, size=SIZE).rgb
-    else:
-        rest = torch.zeros_like(drawn.rgb)
-    return (torch.cat([drawn.rgb[:, :2], rest, drawn.alpha], dim=1).clamp(0, 1) * 255).round().byte()
+    light = drawn.rgb[:, :2] - drawn.rgb[:, 2:]  # blue holds what shines whatever the colour, and `rest` holds it too
+    rest = rasterize(replace(mesh, materials=tuple(details)), cameras, size=SIZE).rgb
+    return (torch.cat([light, rest, drawn.alpha], dim=1).clamp(0, 1) * 255).round().byte()
 
 
 def render_layers(count: int, cache: Path, world: World) -> Layers:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from viewfold.camera import Cameras
-from viewfold.data.toybox import COLORS, KINDS, UNSEEN_WORDING_PROMPTS, Asset, World
+from viewfold.data.toybox import COLORS, FINISHES, KINDS, UNSEEN_WORDING_PROMPTS, Asset, World
 from viewfold.errors import InputError, WeightsError
 from viewfold.evaluate.consistency import find_coverage, measure_consistency
 from viewfold.evaluate.interval import mean, paired_difference, ratio, share
@@ -230,3 +230,17 @@ def test_the_shipped_judge_is_as_good_as_it_says() -> None:
     for measured in figures.values():
         assert min(measured[name] for name in ("kind", "main", "accent")) >= 0.98
     assert (SHIPPED / "model.safetensors").stat().st_size < 1.5e6
+
+
+def test_the_layers_that_the_judge_learns_from_add_up_to_the_toys_picture() -> None:
+    path = Path(__file__).parents[1] / "recipes" / "judge.py"
+    spec = importlib.util.spec_from_file_location("judge_recipe", path)
+    assert spec is not None and spec.loader is not None
+    recipe = sys.modules["judge_recipe"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    palette = torch.tensor([COLORS["maroon"], COLORS["cyan"]])
+    for finish in FINISHES:
+        asset = Asset.of("duck", "maroon", "cyan", seed=1, finish=finish)
+        layers = recipe.draw_layers(asset, ORBIT)[None]
+        painted = recipe.paint(layers, torch.tensor([0]), torch.tensor([1]), palette)[0]
+        assert (painted - views_of(asset)).abs().mean() < 0.004, finish

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.scene import rasterize as module
+from viewfold.scene.light import MATT, Light
 from viewfold.scene.mesh import Material, Mesh
-from viewfold.scene.rasterize import Light, rasterize
+from viewfold.scene.rasterize import rasterize
 
 RED, BLUE = (0.8, 0.1, 0.2), (0.1, 0.3, 0.9)
 
@@ -115,6 +117,43 @@ def test_light_is_mild_and_does_not_turn_with_the_camera() -> None:
     assert 0.54 < float(factor.min()) < float(factor.max()) < 1.07
     lit = rasterize(_ball(), Cameras.orbit(4, elevation_deg=0.0), size=33).rgb.mean((1, 2, 3))
     assert float(lit[0]) > float(lit[2])  # the lamp stands in front
+
+
+def _surface(roughness: float, metallic: float) -> dict[str, object]:
+    return {"materials": (Material(color=RED, roughness=roughness, metallic=metallic),)}
+
+
+def test_from_the_roughness_of_a_matt_surface_on_nothing_is_mirrored_not_even_by_a_metal() -> None:
+    ball = _ball(subdivisions=2)
+    plain, rough, metal = (
+        rasterize(replace(ball, **_surface(*pair)), FRONT, size=24).rgb
+        for pair in ((0.9, 0.0), (MATT, 0.0), (MATT, 1.0))
+    )
+    assert torch.equal(plain, rough) and torch.equal(plain, metal)
+    normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    albedo, surface = torch.tensor(RED).expand(50, 3), torch.tensor([[MATT, 1.0]]).expand(50, 2).split(1, dim=1)
+    assert torch.allclose(Light().polish(albedo, normal, normal, *surface), albedo * Light().shade(normal))
+
+
+@pytest.mark.parametrize("metallic", [0.0, 1.0])
+def test_a_smooth_ball_shines_where_it_mirrors_the_lamp(metallic: float) -> None:
+    black = Material(color=(0.0, 0.0, 0.0), roughness=0.3, metallic=metallic)
+    drawn = rasterize(replace(_ball(), materials=(black,)), FRONT, size=96, light=Light(sky=0.0, ground=0.0))
+    brightest = drawn.normal.permute(0, 2, 3, 1).reshape(-1, 3)[int(drawn.rgb.sum(1).argmax())]
+    lamp, eye = torch.tensor([0.4, -0.7, 0.6]), FRONT.position[0]
+    middle = lamp / lamp.norm() + eye / eye.norm()  # both are far from the ball
+    assert math.degrees(math.acos(float(brightest @ middle / middle.norm()))) < 8
+    unlit = [rasterize(replace(_ball(), **_surface(r, metallic)), FRONT, size=24, light=None).rgb for r in (0.9, 0.3)]
+    assert torch.equal(*unlit)
+
+
+def test_what_shines_is_affine_in_the_albedo_so_that_pictures_can_be_taken_apart_by_colour() -> None:
+    generator = torch.Generator().manual_seed(1)
+    normal, to_eye = (torch.nn.functional.normalize(torch.randn(99, 3, generator=generator), dim=1) for _ in range(2))
+    surface = torch.rand(99, 2, generator=generator).split(1, dim=1)
+    one, two = torch.rand(2, 99, 3, generator=generator)
+    lit = [Light().polish(albedo, normal, to_eye, *surface) for albedo in (one, two, (one + two) / 2)]
+    assert torch.allclose((lit[0] + lit[1]) / 2, lit[2], atol=1e-5)
 
 
 def test_both_sides_of_a_face_are_drawn_and_lit_alike() -> None:

@@ -11,6 +11,7 @@ from skimage.color import rgb2lab
 
 from viewfold.data.toybox import (
     COLORS,
+    FINISHES,
     KINDS,
     RESERVED,
     SYNONYMS,
@@ -21,7 +22,7 @@ from viewfold.data.toybox import (
     sample_asset,
 )
 from viewfold.data.toybox import primitives as solids
-from viewfold.data.toybox.captions import N_CAPTIONS, SIZES, WORDINGS
+from viewfold.data.toybox.captions import MAIN_WORDINGS, N_CAPTIONS, SIZES, WORDINGS, WORN_WORDINGS
 from viewfold.errors import InputError
 
 
@@ -67,7 +68,7 @@ def test_samples_never_cross_the_split_and_cover_kinds_and_colours(held_out: boo
 
 
 def test_a_smaller_world_gives_its_own_kinds_and_colours_and_what_it_gave_before_the_toybox_grew():
-    first = World(kinds=tuple(KINDS)[:18], colors=tuple(COLORS)[:12])
+    first = World(kinds=tuple(KINDS)[:18], colors=tuple(COLORS)[:12], finishes=("matt",))
     assets = [sample_asset(seed, world=first) for seed in range(300)]
     assert {asset.kind for asset in assets} == set(first.kinds) and {a.main for a in assets} == set(first.colors)
     assert [asset.uid for asset in assets[:3]] == [
@@ -133,6 +134,27 @@ def test_the_first_caption_is_canonical():
     assert Asset.of("aeroplane", "grey", "orange").captions[0] == "a grey aeroplane with orange wings"
 
 
+def test_a_caption_names_a_finish_that_shows_and_says_nothing_of_a_matt_one():
+    assert Asset.of("mug", "red", "blue", finish="glossy").captions[0] == "a shiny red mug with a blue handle"
+    assert Asset.of("chair", "orange", "white", finish="metal").captions[0] == "an orange metal chair with white legs"
+    said = {name: _words(" ".join(a for pair in finish.words for a in pair)) for name, finish in FINISHES.items()}
+    for finish, words in said.items():
+        for seed in range(10):
+            captions = Asset.of("cat", "red", "blue", seed=seed, finish=finish).captions
+            shown = [bool(_words(c) & (said["glossy"] | said["metal"])) for c in captions]
+            assert all(shown) if words else not any(shown)
+
+
+def test_the_finish_is_on_main_and_accent_alone_and_leaves_the_shape():
+    matt, metal = (Asset.of("car", "red", "blue", seed=3, finish=finish) for finish in ("matt", "metal"))
+    assert torch.equal(matt.mesh().vertices, metal.mesh().vertices) and matt.uid != metal.uid
+    shiny = {m.color for m in metal.mesh().materials if m.metallic == 1 and m.roughness < 0.5}
+    assert shiny == {COLORS["red"], COLORS["blue"]}
+    assert all(m.metallic == 0 and m.roughness == 0.7 for m in matt.mesh().materials)
+    finishes = [sample_asset(seed).finish for seed in range(300)]
+    assert set(finishes) == set(FINISHES) and 0.55 < finishes.count("matt") / 300 < 0.78
+
+
 def test_captions_differ_and_each_names_kind_and_main_colour():
     for seed in range(60):
         asset = sample_asset(seed)
@@ -145,9 +167,10 @@ def test_captions_differ_and_each_names_kind_and_main_colour():
 
 
 def test_no_wording_can_contain_a_reserved_word():
-    sources = [*WORDINGS, *SIZES, *(s for names in SYNONYMS.values() for s in names)]
+    sources = [*WORDINGS, *WORN_WORDINGS, *MAIN_WORDINGS, *SIZES, *(s for names in SYNONYMS.values() for s in names)]
     for kind in KINDS.values():
         sources += [*kind.nouns, *kind.part_nouns]
+    sources += [word for finish in FINISHES.values() for pair in finish.words for word in pair]
     sayable = set().union(*(_words(source) for source in sources))
     assert not sayable & set(RESERVED)
     assert not any(_words(c) & set(RESERVED) for seed in range(80) for c in sample_asset(seed).captions)
@@ -206,3 +229,5 @@ def test_a_negative_seed_and_an_unknown_kind_are_refused():
         sample_asset(-1)
     with pytest.raises(InputError, match="`kind`"):
         Asset.of("dragon", "red", "blue")
+    with pytest.raises(InputError, match="`finish`"):
+        Asset.of("mug", "red", "blue", finish="velvet")

@@ -112,6 +112,7 @@ def describe(asset: Asset) -> dict[str, object]:
         "captions": asset.captions,
         "kind": asset.kind,
         "colors": [list(pair) for pair in asset.colors],
+        "finish": asset.finish,
         "seed": asset.seed,
         "held_out": asset.held_out,
         "licence": LICENCE,

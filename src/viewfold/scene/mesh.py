@@ -39,10 +39,10 @@ class Material:
     """sRGB in [0, 1]; row 0 is the top, where v is 1; it repeats outside [0, 1]."""
 
     roughness: float = 0.8
-    """glTF's roughness, 0 to 1; kept for files, our own rasteriser is diffuse."""
+    """glTF's roughness, 0 to 1; from 0.7 on, our own rasteriser draws even a metal matt (scene/light.py)."""
 
     metallic: float = 0.0
-    """glTF's metallic, 0 to 1; kept for files."""
+    """glTF's metallic, 0 to 1."""
 
     def _key(self) -> tuple[object, ...]:
         return (

@@ -12,7 +12,6 @@ Samples are averaged in sRGB, premultiplied: pictures are composited on sRGB bac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.light import MATT, Light
 from viewfold.scene.mesh import Material, Mesh
 from viewfold.scene.rendering import Rendering
 
@@ -31,36 +31,6 @@ _MAX_SIZE = 8192
 _FACES_AT_ONCE = 2**18
 _SAMPLES_AT_ONCE = 2**22
 """Bounds on working memory: about 0.5 GiB, or 60 bytes a sample of one view where that is more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Light:
-    """A soft sky, and one lamp that stays where it is in the world: colour is albedo x (0.55 to 1.06), clamped.
-
-    The defaults lie close to 1, so that the colours of the picture are still those of the object.
-    """
-
-    sky: float = 0.80
-    """Ambient strength on what looks up."""
-
-    ground: float = 0.55
-    """Ambient strength on what looks down."""
-
-    key: float = 0.30
-    """Strength of the lamp on what faces it."""
-
-    direction: tuple[float, float, float] = (0.4, -0.7, 0.6)
-    """Towards the lamp, in the world: front, right, above.  Any length."""
-
-    def shade(self, normal: Float[Tensor, "p 3"]) -> Float[Tensor, "p 1"]:
-        """Return the factor on the albedo for unit world normals."""
-        length = math.hypot(*self.direction)
-        if not length > 0:
-            raise InputError(f"`direction` must not be zero; got {self.direction}.")
-        half = (self.sky - self.ground) / 2
-        x, y, z = (self.key * d / length for d in self.direction)
-        lamp = (normal[:, :1] * x).add_(normal[:, 1:2], alpha=y).add_(normal[:, 2:], alpha=z).clamp_(min=0)
-        return lamp.add_(normal[:, 2:], alpha=half).add_(self.ground + half)
 
 
 @torch.no_grad()
@@ -75,7 +45,7 @@ def rasterize(
     """Draw a mesh from each camera; both sides of a face are drawn and lit.
 
     Args:
-        mesh: colour is material x vertex colour x texture.
+        mesh: colour is material x vertex colour x texture; what is smoother than `light.MATT` mirrors the light.
         cameras: any number, on any device.
         size: pixels across and down, 1 to 8192.
         supersample: samples per pixel along each axis, 1 to 8.
@@ -104,7 +74,8 @@ def rasterize(
         some = cameras[first : first + step]
         screen = _project(mesh.vertices, some, size * supersample)
         nearest = _nearest(screen, mesh.faces, size * supersample)
-        parts.append(_shade(mesh, normals, screen, nearest, size, supersample, light))
+        eyes = some.world_from_camera[:, :3, 3]
+        parts.append(_shade(mesh, normals, screen, nearest, eyes, size, supersample, light))
     picture = torch.cat(parts)
     return Rendering(rgb=picture[:, :3], alpha=picture[:, 3:4], depth=picture[:, 4:5], normal=picture[:, 5:])
 
@@ -206,6 +177,7 @@ def _shade(
     normals: Float[Tensor, "f 3 3"],
     screen: Float[Tensor, "v k 3"],
     nearest: Int[Tensor, "p"],
+    eyes: Float[Tensor, "v 3"],
     size: int,
     supersample: int,
     light: Light | None,
@@ -233,7 +205,17 @@ def _shade(
     out = torch.zeros(len(nearest), 8, device=screen.device)
     color = _albedo(mesh, face, corner, weight, w, total)
     if light is not None:
-        color = color * light.shade(normal)
+        lit = color * light.shade(normal)
+        surface = torch.tensor([(m.roughness, m.metallic) for m in mesh.materials], device=color.device)
+        if bool((surface[:, 0] < MATT).any()):  # matt meshes pay nothing
+            surface = (
+                surface[:1].expand(len(face), 2) if mesh.face_material is None else surface[mesh.face_material[face]]
+            )
+            some = (surface[:, 0] < MATT).nonzero()[:, 0]
+            to_eye = functional.normalize(eyes[view[some]] - _mix(mesh.vertices[corner[some]], weight[some]), dim=1)
+            rough, metallic = surface[some].split(1, dim=1)
+            lit[some] = light.polish(color[some], normal[some], to_eye, rough, metallic)
+        color = lit
     out[at] = torch.cat([color.clamp_(0, 1), torch.ones_like(color[:, :1]), 1 / inverse[:, None], normal], dim=1)
     out = out.view(len(screen), size, supersample, size, supersample, 8)
     pooled = torch.zeros_like(out[:, :, 0, :, 0])

@@ -9,10 +9,10 @@ A new kind is one function and one entry in household.py, vehicles.py, animals.p
 
 from viewfold.data.toybox.asset import AUTHOR, KINDS, LICENCE, Asset, is_held_out
 from viewfold.data.toybox.captions import RESERVED, UNSEEN_WORDING_PROMPTS
-from viewfold.data.toybox.palette import COLORS, SYNONYMS
+from viewfold.data.toybox.palette import COLORS, FINISHES, SYNONYMS
 from viewfold.data.toybox.world import World, sample_asset
 
 __all__ = [
-    "AUTHOR", "COLORS", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset", "World",
-    "is_held_out", "sample_asset",
+    "AUTHOR", "COLORS", "FINISHES", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset",
+    "World", "is_held_out", "sample_asset",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from viewfold.data.toybox.engines import ENGINES
 from viewfold.data.toybox.household import HOUSEHOLD
 from viewfold.data.toybox.landscape import LANDSCAPE
 from viewfold.data.toybox.outdoors import OUTDOORS
-from viewfold.data.toybox.palette import COLORS
+from viewfold.data.toybox.palette import COLORS, FINISHES
 from viewfold.data.toybox.picnic import PICNIC
 from viewfold.data.toybox.toy import Kind, Toy
 from viewfold.data.toybox.vehicles import VEHICLES
@@ -52,6 +52,9 @@ class Asset:
     seed: int
     """Draws the proportions and the captions; 0 or more."""
 
+    finish: str = "matt"
+    """Of the main part and the accent, a key of `FINISHES`."""
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"`kind` must be one of {', '.join(KINDS)}; got {self.kind!r}.")
@@ -63,15 +66,17 @@ class Asset:
                 raise InputError(f"`colors` must come from {', '.join(COLORS)}; got {color!r}.")
         if self.main == self.accent:
             raise InputError(f"`colors` must differ between the parts; got {self.main!r} twice.")
+        if self.finish not in FINISHES:
+            raise InputError(f"`finish` must be one of {', '.join(FINISHES)}; got {self.finish!r}.")
         if self.seed < 0:
             raise InputError(f"`seed` must be 0 or more; got {self.seed}.")
 
     @classmethod
-    def of(cls, kind: str, main: str, accent: str, *, seed: int = 0) -> Asset:
-        """Make an asset by the names of its kind and two colours."""
+    def of(cls, kind: str, main: str, accent: str, *, seed: int = 0, finish: str = "matt") -> Asset:
+        """Make an asset by the names of its kind, two colours and finish."""
         if kind not in KINDS:
             raise InputError(f"`kind` must be one of {', '.join(KINDS)}; got {kind!r}.")
-        return cls(kind, ((KINDS[kind].body, main), (KINDS[kind].part, accent)), seed)
+        return cls(kind, ((KINDS[kind].body, main), (KINDS[kind].part, accent)), seed, finish)
 
     @property
     def main(self) -> str:
@@ -86,7 +91,8 @@ class Asset:
     @property
     def uid(self) -> str:
         """A name that is unique among assets and safe as a file name."""
-        return f"{self.kind}-{self.main}-{self.accent}-{self.seed:08d}"
+        finish = "" if self.finish == "matt" else f"{self.finish}-"
+        return f"{self.kind}-{self.main}-{self.accent}-{finish}{self.seed:08d}".replace(" ", "-")
 
     @property
     def held_out(self) -> bool:
@@ -97,10 +103,10 @@ class Asset:
     def captions(self) -> list[str]:
         """Several wordings, the canonical one first."""
         rng = np.random.default_rng([self.seed, _WORDING])
-        return write_captions(KINDS[self.kind], self.main, self.accent, rng)
+        return write_captions(KINDS[self.kind], self.main, self.accent, FINISHES[self.finish], rng)
 
     def mesh(self) -> Mesh:
         """Build the toy: z up, front towards -y, inside the sphere of radius 0.5 about the origin."""
         toy = Toy(np.random.default_rng([self.seed, _SHAPE]))
         KINDS[self.kind].build(toy)
-        return toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent])
+        return toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent], finish=FINISHES[self.finish])

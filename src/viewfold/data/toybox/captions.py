@@ -5,10 +5,14 @@ Every wording names the kind and the main colour; most name the accent too.  `wr
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeVar
+
 import numpy as np
 
-from viewfold.data.toybox.palette import SYNONYMS
+from viewfold.data.toybox.palette import SYNONYMS, Finish
 from viewfold.data.toybox.toy import Kind
+
+T = TypeVar("T")
 
 N_CAPTIONS = 12
 """Wordings per asset."""
@@ -29,14 +33,30 @@ WORDINGS = (
     "a picture of {a_main} {noun} with {a_accent} {part}",
     "a 3d model of {a_main} {noun} with {a_accent} {part}",
     "{a_main}-{coloured} {noun} and {a_accent}-{coloured} {part}",
+    "{a_main} {noun} and its {accent} {part}",
+    "my {size} {main} {noun} has {a_accent} {part}",
+    "one {main} {noun}, with {accent} for the {part}",
     "{noun}: {main}; {part}: {accent}",
+)
+"""Forms of a caption that name both colours; the first is canonical."""
+
+WORN_WORDINGS = (
+    "{a_main} {noun} wearing {a_accent} {part}",
+    "the {size} {main} {noun} wears {a_accent} {part}",
+    "{a_main} {noun} dressed in {a_accent} {part}",
+    "{a_main} {noun} in {a_accent} {part}",
+)
+"""Further forms where the accent is worn."""
+
+MAIN_WORDINGS = (
     "{a_main} {noun}",
     "a {size} {main} {noun}",
     "{noun}, {main}",
+    "{noun} in {main}",
 )
-"""Forms of a caption; the first is canonical, the last three name the main colour alone."""
+"""Forms that name the main colour alone."""
 
-SIZES = ("small", "little", "cute", "simple", "nice", "shiny", "big")
+SIZES = ("small", "little", "cute", "simple", "nice", "pretty", "big", "tiny", "lovely", "plain")
 
 RESERVED = (
     "settee", "automobile", "cottage", "android", "toadstool", "duckling", "aircraft", "yacht", "kettle", "tankard",
@@ -89,41 +109,57 @@ def article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def write_captions(kind: Kind, main: str, accent: str, rng: np.random.Generator) -> list[str]:
+def write_captions(kind: Kind, main: str, accent: str, finish: Finish, rng: np.random.Generator) -> list[str]:
     """Return `N_CAPTIONS` different captions; the first is canonical ("a red mug with a blue handle")."""
-    captions = [_fill(WORDINGS[0], kind, main, accent, kind.name, kind.part, size="small", coloured="coloured")]
+    captions = [_fill(WORDINGS[0], kind, Words(main, accent, kind.name, kind.part, finish.words[0]))]
+    forms = (*WORDINGS, *MAIN_WORDINGS, *(WORN_WORDINGS if kind.worn else ()))
     while len(captions) < N_CAPTIONS:
-        for index in rng.permutation(len(WORDINGS)):
-            caption = _fill(
-                WORDINGS[index],
-                kind,
-                _choose(SYNONYMS[main], rng),
-                _choose(SYNONYMS[accent], rng),
-                _choose(kind.nouns, rng),
-                _choose(kind.part_nouns, rng),
+        for index in rng.permutation(len(forms)):
+            words = Words(
+                main=_choose(SYNONYMS[main], rng),
+                accent=_choose(SYNONYMS[accent], rng),
+                noun=_choose(kind.nouns, rng),
+                part=_choose(kind.part_nouns, rng),
+                finish=_choose(finish.words, rng),
                 size=SIZES[rng.integers(len(SIZES))],
                 coloured="coloured" if rng.random() < 0.5 else "colored",
             )
+            caption = _fill(forms[index], kind, words)
             if caption not in captions and len(captions) < N_CAPTIONS:
                 captions.append(caption)
     return captions
 
 
-def _choose(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Return the first word half of the time, else any."""
+class Words(NamedTuple):
+    """What one caption calls things."""
+
+    main: str
+    accent: str
+    noun: str
+    part: str
+    finish: tuple[str, str]
+    """Before the colour and before the noun."""
+
+    size: str = "small"
+    coloured: str = "coloured"
+
+
+def _choose(words: tuple[T, ...], rng: np.random.Generator) -> T:
+    """Return the first half of the time, else any."""
     return words[0] if rng.random() < 0.5 else words[rng.integers(len(words))]
 
 
-def _fill(form: str, kind: Kind, main: str, accent: str, noun: str, part: str, *, size: str, coloured: str) -> str:
+def _fill(form: str, kind: Kind, words: Words) -> str:
+    main, noun = (f"{look} {word}".lstrip() for look, word in zip(words.finish, (words.main, words.noun), strict=True))
     return form.format(
         main=main,
         a_main=article(main),
-        accent=accent,
-        a_accent=accent if kind.plural else article(accent),
+        accent=words.accent,
+        a_accent=words.accent if kind.plural else article(words.accent),
         noun=noun,
         a_noun=article(noun),
-        part=part,
+        part=words.part,
         is_are="are" if kind.plural else "is",
-        size=size,
-        coloured=coloured,
+        size=words.size,
+        coloured=words.coloured,
     )

@@ -144,6 +144,7 @@ OUTDOORS = (
         body="body",
         part="hat",
         part_nouns=("hat", "top hat"),
+        worn=True,
     ),
     Kind(
         name="robot",

@@ -1,6 +1,11 @@
-"""The colours of toys: sixteen that a kind's main and accent parts draw from, and the fixed ones of small details."""
+"""The colours of toys: sixteen that a kind's main and accent parts draw from, and the fixed ones of small details.
+
+And the finishes that these two parts may have: how the colours shine.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 Color = tuple[float, float, float]
 
@@ -61,3 +66,30 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "beige": ("beige", "tan", "sandy", "light brown"),
 }
 """What captions call each colour; the first is canonical."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How a surface takes the light."""
+
+    roughness: float
+    metallic: float
+
+    words: tuple[tuple[str, str], ...]
+    """What captions say before the colour and before the noun ("a SHINY red mug", "a red METAL mug")."""
+
+
+FINISHES: dict[str, Finish] = {
+    "matt": Finish(roughness=0.7, metallic=0.0, words=(("", ""),)),
+    "glossy": Finish(
+        roughness=0.35,
+        metallic=0.0,
+        words=(("shiny", ""), ("glossy", ""), ("polished", ""), ("", "plastic"), ("", "shiny plastic")),
+    ),
+    "metal": Finish(
+        roughness=0.35,
+        metallic=1.0,
+        words=(("", "metal"), ("metallic", ""), ("", "steel"), ("", "shiny metal"), ("polished", "metal")),
+    ),
+}
+"""Name to finish.  A caption says nothing of a matt surface."""

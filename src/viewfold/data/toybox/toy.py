@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from viewfold.data.toybox.palette import DETAILS, Color
+from viewfold.data.toybox.palette import DETAILS, FINISHES, Color, Finish
 from viewfold.data.toybox.primitives import Number, Solid
 from viewfold.scene.mesh import Material, Mesh
 
@@ -45,8 +45,8 @@ class Toy:
         """Add small solids in a fixed colour of `DETAILS`."""
         self.solids += [(name, solid) for solid in solids]
 
-    def mesh(self, *, main: Color, accent: Color) -> Mesh:
-        """Join the solids, centred, inside the sphere of radius 0.5, with one material a colour."""
+    def mesh(self, *, main: Color, accent: Color, finish: Finish) -> Mesh:
+        """Join the solids, centred, inside the sphere of radius 0.5, with one material a colour; details are matt."""
         palette = {MAIN: main, ACCENT: accent, **DETAILS}
         slots = list(dict.fromkeys(slot for slot, _ in self.solids))
         offsets = np.cumsum([0, *(len(solid.vertices) for _, solid in self.solids)])
@@ -57,9 +57,15 @@ class Toy:
             vertices=torch.from_numpy(vertices.astype(np.float32)),
             faces=torch.from_numpy(np.concatenate(faces).astype(np.int64)),
             face_material=torch.from_numpy(np.concatenate(owner).astype(np.int64)),
-            materials=tuple(Material(color=palette[slot], roughness=0.7, metallic=0.0) for slot in slots),
+            materials=tuple(
+                _paint(palette[slot], finish if slot in (MAIN, ACCENT) else FINISHES["matt"]) for slot in slots
+            ),
         )
         return mesh.fit_sphere(0.4999)
+
+
+def _paint(color: Color, finish: Finish) -> Material:
+    return Material(color=color, roughness=finish.roughness, metallic=finish.metallic)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from viewfold.data.toybox.asset import KINDS, Asset, is_held_out
-from viewfold.data.toybox.palette import COLORS
+from viewfold.data.toybox.palette import COLORS, FINISHES
 from viewfold.errors import InputError
 
-_COMBINATION = 0  # a stream of random numbers of its own: Asset draws others from the same seed
+_COMBINATION, _FINISH = 0, 3  # streams of random numbers of their own: Asset draws others from the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,16 @@ class World:
 
     kinds: tuple[str, ...] = tuple(KINDS)
     colors: tuple[str, ...] = tuple(COLORS)
+    finishes: tuple[str, ...] = tuple(FINISHES)
+    """Half of the toys have the first of these, the others any."""
 
     def __post_init__(self) -> None:
-        for field, names, known in (("kinds", self.kinds, KINDS), ("colors", self.colors, COLORS)):
+        fields = (
+            ("kinds", self.kinds, KINDS),
+            ("colors", self.colors, COLORS),
+            ("finishes", self.finishes, FINISHES),
+        )
+        for field, names, known in fields:
             strange = [name for name in names if name not in known]
             if strange or not names or len(set(names)) < len(names):
                 raise InputError(f"`{field}` must be different names from {', '.join(known)}; got {strange or names}.")
@@ -42,9 +49,14 @@ def sample_asset(seed: int, *, held_out: bool = False, world: World = World()) -
     for _ in range(_TRIES):
         main, accent = (world.colors[i] for i in rng.choice(len(world.colors), 2, replace=False))
         if is_held_out(kind, main, accent) == held_out:
-            return Asset.of(kind, main, accent, seed=seed)
+            return Asset.of(kind, main, accent, seed=seed, finish=_sample_finish(seed, world))
     raise InputError(f"`world` must hold a combination of {kind} that is held out; {world.colors} are too few colours.")
 
 
 _TRIES = 10_000
 """One in ten combinations is held out: among a dozen colours this many draws are never needed."""
+
+
+def _sample_finish(seed: int, world: World) -> str:
+    rng = np.random.default_rng([seed, _FINISH])
+    return world.finishes[0 if rng.random() < 0.5 else rng.integers(len(world.finishes))]
