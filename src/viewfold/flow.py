@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from viewfold.image import Views
 from viewfold.lift.optimize import Asset3D, LiftSettings
 from viewfold.lift.optimize import lift as lift_views
 from viewfold.pipeline import MultiViewPipeline, generate
+from viewfold.pipeline.generation import describe_origin
+from viewfold.safety import PROMPT_GUARD, Safety
 
 
 def lift(
@@ -17,6 +20,8 @@ def lift(
     views: Views | None = None,
     seed: int = 0,
     settings: LiftSettings | None = None,
+    watermark: bool | None = None,
+    safety: Safety | None = PROMPT_GUARD,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Asset3D:
     """Make a 3D asset of a prompt: generate views where none are given, then fit, distil and extract.
@@ -27,15 +32,27 @@ def lift(
         views: pictures to start from, with their cameras; None generates four.
         seed: of everything random, the views included.
         settings: of the fit and the distillation; None is what the defaults say.
+        watermark, safety: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
 
     Raises:
-        InputError, PromptError: the prompt, the views or the settings cannot be used.
+        InputError, PromptError: the prompt, the views or the settings cannot be used, or `safety` refuses.
         FitError: the fit diverged or found no surface.
     """
+    if safety is not None:
+        safety.check_prompt(prompt)
     report = progress or (lambda stage, done, total: None)
 
-    def sample(seed: int) -> Views:
-        return generate(model, prompt, seed=seed, progress=lambda done, total: report("generate", done, total))
+    settings = settings or LiftSettings()
 
-    return lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
+    def sample(seed: int) -> Views:
+        def drawn(done: int, total: int) -> None:
+            report("generate", done, total)
+
+        return generate(model, prompt, seed=seed, watermark=watermark, safety=safety, progress=drawn)
+
+    asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
+    origin = asset.views.run.get("provenance")
+    if settings.distil.steps:  # otherwise the views alone decide: renders and photographs stay what they are
+        origin = describe_origin(model, prompt, seed=seed, watermark=watermark)
+    return replace(asset, report=asset.report | ({"provenance": origin} if origin else {}))

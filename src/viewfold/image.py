@@ -27,7 +27,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, ViewfoldError
-from viewfold.provenance import payload, picture_fields
+from viewfold.provenance import given_places, payload, picture_fields
 from viewfold.watermark import MIN_EDGE, embed
 
 if TYPE_CHECKING:
@@ -269,11 +269,12 @@ class Views:
         check_output(folder, holds=VIEW_FILES)
         record = self.run.get("provenance")
         fields, mark = picture_fields(record, suffix=".png"), payload(record)
+        given = given_places(record)
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)
             for index, picture in enumerate(pictures):
-                to_pil(picture).save(temporary / f"{index:03d}.png", **fields)
+                to_pil(picture).save(temporary / f"{index:03d}.png", **({} if index in given else fields))
             sheet = _lay_out(self.rgb)  # of marked pictures: it needs a mark of its own size
             sheet = sheet if mark is None or min(sheet.shape[1:]) < MIN_EDGE else embed(sheet[None], mark)[0]
             to_pil(sheet).save(temporary / "contact.png", **fields)

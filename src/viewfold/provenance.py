@@ -114,6 +114,12 @@ def payload(record: object) -> int | None:
     return int(mark, 16) if re.fullmatch(r"[0-9a-f]{8}", mark) else None
 
 
+def given_places(record: object) -> list[Any]:
+    """Return which pictures of a folder no model drew: they were given, and their files claim nothing."""
+    given = record.get("given") if isinstance(record, dict) else None
+    return given if isinstance(given, list) else []
+
+
 def picture_fields(record: object, *, suffix: str) -> dict[str, Any]:
     """Return the options of Pillow's `save` that put a record into a .png, .webp or .gif; none without a record."""
     known = cleaned(record)

@@ -11,7 +11,7 @@ import functools
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,7 @@ MAX_SCORE = 0.8
 """From here on `PictureGuard` refuses a picture: "high probability" in the README of Yahoo's open_nsfw."""
 
 
+@runtime_checkable
 class Safety(Protocol):
     """What `generate` asks.  Either call raises PromptError to refuse; the message is shown to the person who asked."""
 
@@ -67,6 +68,9 @@ class PromptGuard:
     def check_pictures(self, rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
         """Return the pictures as they are."""
         return rgb
+
+
+PROMPT_GUARD = PromptGuard()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError, OutputError, PromptError, ViewfoldError
 from viewfold.pipeline.generation import generate
 from viewfold.pipeline.multiview import MultiViewPipeline
+from viewfold.safety import PROMPT_GUARD, Safety
 
 MAX_PROMPT_FILE_BYTES = 64 * 2**20
 _SLUG_LENGTH, _HASH_LENGTH = 40, 10
@@ -52,6 +53,8 @@ def generate_batch(
     guidance: float | None = None,
     rescale: float = 0.0,
     negative: str = "",
+    watermark: bool | None = None,
+    safety: Safety | None = PROMPT_GUARD,
     progress: Callable[[str, Path], None] | None = None,
 ) -> BatchReport:
     """Generate views of each prompt into a folder of its own; finished ones are skipped, bad ones reported.
@@ -61,6 +64,7 @@ def generate_batch(
         prompts: texts; repeated ones are made once.
         out: the folder of folders.
         cameras, seed, steps, guidance, rescale, negative: the same for every prompt, see `generate`.
+        watermark, safety: likewise; they do not tell units apart.
         progress: called with each prompt and its folder when it is done, skipped or has failed.
 
     Raises:
@@ -77,7 +81,7 @@ def generate_batch(
             report.skipped.append(folder)
         else:
             try:
-                views = generate(model, prompt, cameras=cameras, **settings)
+                views = generate(model, prompt, cameras=cameras, watermark=watermark, safety=safety, **settings)
                 report.done.append(views.save(folder))
             except OutputError:
                 raise

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError, PromptError, WeightsError
@@ -23,6 +25,9 @@ from viewfold.pipeline.fingerprint import weights_hash
 from viewfold.pipeline.known import FRESH_NOISE, around
 from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
 from viewfold.pipeline.multiview import MultiViewPipeline
+from viewfold.provenance import given_places, payload, record
+from viewfold.safety import PROMPT_GUARD, Safety
+from viewfold.watermark import MIN_EDGE, embed
 
 SHIPPED = ("toybox",)
 """Models inside the package, under `viewfold/models`."""
@@ -68,6 +73,7 @@ def load(
     warn_of_slow(dtype, device=device)
     pipeline = MultiViewPipeline.from_pretrained(folder, torch_dtype=dtype)
     lighten(pipeline, light, device=device)
+    pipeline.register_to_config(_name_or_path=Path(name).name)
     return pipeline
 
 
@@ -107,6 +113,8 @@ def generate(
     rescale: float = 0.0,
     negative: str = "",
     timesteps: Sequence[int] | None = None,
+    watermark: bool | None = None,
+    safety: Safety | None = PROMPT_GUARD,
     progress: Progress | None = None,
 ) -> Views:
     """Sample views of a prompt and note how they were made.
@@ -117,16 +125,22 @@ def generate(
         cameras: None stands for four around the object at elevation 15.
         given: views of the object to draw the others around; see Returns.
         seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`.
+        watermark: whether the pictures that are drawn carry the invisible mark; None as the model's index says, and
+            none on pictures below 48 px, which cannot carry it.
+        safety: asked about the prompt before and the pictures after; None asks nobody.
         progress: called after each step.
 
     Returns:
-        The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, and warnings about
+        The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, the record of
+        provenance that their files will carry, and warnings about
         the prompt (words that the model does not know, text that was cut).  Given views are kept pixel for pixel (at
         the model's size, on grey): in place where they stand at one of the cameras, otherwise in front of all others.
 
     Raises:
-        InputError, PromptError, FitError: as `MultiViewPipeline.__call__`.
+        InputError, PromptError, FitError: as `MultiViewPipeline.__call__`; PromptError also when `safety` refuses.
     """
+    if safety is not None:
+        safety.check_prompt(prompt)
     cameras = Cameras.orbit(4) if cameras is None else cameras
     known = None
     if given is not None:
@@ -161,14 +175,46 @@ def generate(
         eta=0.0 if known is None else FRESH_NOISE,
         callback_on_step_end=report,
     )
+    rgb = pictures[0].cpu() if safety is None else safety.check_pictures(pictures[0].cpu())
+    watermark = False if watermark is None and min(rgb.shape[-2:]) < MIN_EDGE else watermark
+    origin = describe_origin(model, prompt, seed=seed, watermark=watermark, given=settings["given"] or ())
     run = {
         "settings": settings,
         "warnings": model.text.check(prompt) + _doubts(model, negative),
+        "provenance": origin,
         "scheduler": type(model.scheduler).__name__,
         "seconds": round(time.perf_counter() - started, 3),
         **describe(model),
     }
-    return Views(rgb=pictures[0].cpu(), cameras=cameras, prompt=prompt, run=run)
+    return Views(rgb=_mark(rgb, origin), cameras=cameras, prompt=prompt, run=run)
+
+
+def _mark(rgb: Float[Tensor, "v 3 h w"], origin: dict[str, Any]) -> Float[Tensor, "v 3 h w"]:
+    """Mark the pictures that were drawn, if their record says so; given ones stay as they are."""
+    number = payload(origin)
+    if number is None:
+        return rgb
+    marked = embed(rgb, number)
+    given = given_places(origin)
+    marked[given] = rgb[given]
+    return marked
+
+
+def describe_origin(
+    model: MultiViewPipeline, prompt: str, *, seed: int, watermark: bool | None, given: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Return the record of provenance of what a model makes; `given` are the views that it did not draw.
+
+    `watermark` None is what the model's index says.
+    """
+    made = record(
+        model=str(model.config.get("_name_or_path") or "unnamed"),
+        weights_sha256=weights_hash(model),
+        prompt=prompt,
+        seed=seed,
+        watermark=bool(model.config.get("watermark", False)) if watermark is None else watermark,
+    )
+    return {**made, "given": list(given)} if given else made
 
 
 def _doubts(model: MultiViewPipeline, negative: str) -> list[str]:
