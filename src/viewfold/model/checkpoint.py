@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import WeightsError
+from viewfold.model.opcode import check_pickle
 
 MAX_BYTES = 32 * 2**30
 """Larger files are refused; the largest released MVDream checkpoint has 5.2 GB."""
+
+MAX_HEADER_BYTES = 16 * 2**20
+"""The table of contents of Stable Diffusion takes 0.1 MiB."""
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -55,13 +59,30 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_header(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise WeightsError(
             f"`path` must be a whole .safetensors file; {path.name} is damaged or cut short ({error}). "
             "Download it again."
         ) from error
+
+
+def check_header(path: Path) -> None:
+    """Refuse a .safetensors file whose table of contents is implausibly large, before it is parsed.
+
+    Raises:
+        WeightsError: it is, or the file is too short to hold one.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+    claimed = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= claimed <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise WeightsError(
+            f"`path` must be a whole .safetensors file; {path.name} is damaged or cut short (it claims a header of "
+            f"{claimed} bytes). Download it again."
+        )
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -71,6 +92,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise WeightsError(f"`path` must be as torch.save writes it; {path.name} is compressed inside.")
+                for entry in archive.namelist():
+                    if entry.endswith(".pkl"):
+                        check_pickle(archive.open(entry), name=path.name)
+        else:
+            with path.open("rb") as file:  # the former format: up to five pickles, then the storages
+                for _ in range(5):
+                    if file.peek(1):
+                        check_pickle(file, name=path.name)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise WeightsError(

@@ -1,0 +1,153 @@
+"""One network's folder from a stranger, looked through before a library reads it.
+
+Below `weights` and the pipeline.  diffusers and transformers build a network from what config.json says and fill with
+random numbers what the files lack, so that a line of JSON can ask for a terabyte; they follow names out of the folder,
+and wait for ever on a file that is a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewfold.errors import WeightsError
+from viewfold.model.checkpoint import check_header
+
+MAX_FILES = 256
+MAX_CONFIG_BYTES, MAX_TEXT_BYTES = 64 * 2**10, 32 * 2**20
+"""Of a config.json, and of a vocabulary or any other file that holds no weights."""
+
+MAX_NUMBER, MAX_LAYERS, MAX_LIST = 2**20, 256, 1000
+"""Of a size in a config.json (large vocabularies have 256,000 words), of layers, of items in a list (a schedule)."""
+
+MAX_DEPTH = 8
+
+FOREIGN = ("auto_map", "backbone", "backbone_config", "quantization_config", "use_pretrained_backbone")
+"""What makes the libraries fetch or import something else."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data")
+
+_CONFIGS = ("config.json", "scheduler_config.json")
+_UNUSED_SHARE, _UNUSED = 1.5, 2**20
+"""A network may be so much larger than its files, by share and number: parts that are never used are left out."""
+
+
+def check_folder(folder: Path) -> None:
+    """Look through a folder of one part of a model: what its files are, how large, and what their settings ask for.
+
+    Links to files are followed, because download caches are made of them.
+
+    Raises:
+        WeightsError: a file is too large, no file at all, or asks for what no model needs.
+    """
+    entries = sorted(folder.iterdir())
+    if len(entries) > MAX_FILES:
+        raise WeightsError(f"`{folder}` must hold at most {MAX_FILES} files; it holds {len(entries)}.")
+    for path in entries:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise WeightsError(f"`{path}` must be a file; it cannot be read: {error.strerror}.") from error
+        if stat.S_ISDIR(status.st_mode):
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise WeightsError(f"`{path}` must be a file; it is a pipe, a socket or a device.")
+        if path.name == "adapter_config.json":
+            raise WeightsError(f"`{folder}` must hold a network; {path.name} makes it an adapter of another one.")
+        limit = MAX_CONFIG_BYTES if path.name in _CONFIGS else MAX_TEXT_BYTES
+        if path.suffix not in WEIGHTS and status.st_size > limit:
+            raise WeightsError(f"`{path}` must be at most {limit} bytes; it has {status.st_size}.")
+        if path.suffix == ".safetensors":
+            check_header(path)
+        elif path.name.endswith(".safetensors.index.json"):
+            _check_shards(path)
+        elif path.name in _CONFIGS:
+            _check_config(path)
+        elif path.suffix == ".json":
+            read_object(path)
+
+
+def check_size(kind: Any, folder: Path) -> None:
+    """Refuse a configuration that describes a much larger network than the files of weights hold.
+
+    The network is built without storage.  A `kind` of neither library is left to its own loader.
+
+    Raises:
+        WeightsError: it does, or the configuration describes no network.
+    """
+    with torch.device("meta"):
+        if hasattr(kind, "load_config"):
+            network = kind.from_config(kind.load_config(folder, local_files_only=True))
+        elif hasattr(kind, "config_class"):
+            network = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+        else:
+            return
+    described = sum(parameter.numel() for parameter in network.parameters())
+    held = sum(_held(path) for path in folder.glob("*.safetensors"))
+    if described > held * _UNUSED_SHARE + _UNUSED:
+        raise WeightsError(
+            f"`{folder}` must hold the weights that its config.json describes: {described} numbers; it holds {held}."
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        WeightsError: it is damaged, or something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"`{path}` must hold a JSON object; it cannot be read: {str(error)[:160]}.") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"`{path}` must hold a JSON object; got {type(found).__name__}.")
+    return found
+
+
+def _held(path: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"`{path}` must be a whole .safetensors file; it is damaged or cut short ({str(error)[:160]}). "
+            "Download it again."
+        ) from error
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _check_shards(path: Path) -> None:
+    shards = read_object(path).get("weight_map")
+    names = (
+        set(shards.values()) if isinstance(shards, dict) and all(isinstance(s, str) for s in shards.values()) else None
+    )
+    if not names or not all(name == Path(name).name and (path.parent / name).is_file() for name in names):
+        raise WeightsError(f"`{path}` must map tensors to files that lie beside it; it does not.")
+
+
+def _check_config(path: Path) -> None:
+    for key, value in _walk(read_object(path), path):
+        limit = MAX_LAYERS if "layer" in key else MAX_NUMBER
+        if key in FOREIGN and value is not None and value is not False:
+            raise WeightsError(f"`{path}` must describe a network by itself; it has `{key}`, which names another one.")
+        if isinstance(value, int | float) and not -MAX_NUMBER <= value <= limit:
+            raise WeightsError(f"`{path}` must hold sizes of at most {limit}; `{key}` is {value!r:.40}.")
+
+
+def _walk(value: Any, path: Path, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield every value with the name that it has, or that the list has which it is in."""
+    yield key, value
+    if isinstance(value, dict | list) and (depth > MAX_DEPTH or (isinstance(value, list) and len(value) > MAX_LIST)):
+        raise WeightsError(f"`{path}` must hold lists of at most {MAX_LIST}, {MAX_DEPTH} deep; `{key}` is larger.")
+    for name, item in (
+        value.items() if isinstance(value, dict) else [(key, item) for item in value] if isinstance(value, list) else ()
+    ):
+        yield from _walk(item, path, name, depth + 1)
