@@ -143,7 +143,7 @@ def test_a_batch_marks_too(model: Any, tmp_path: Path) -> None:
 
 
 def test_an_asset_carries_the_record_of_its_report(tmp_path: Path) -> None:
-    field = GridField(torch.zeros(1, 4, 4, 4, 4))
+    field = GridField(resolution=4)
     asset = Asset3D(mesh=MESH, field=field, views=make_views(), prompt="a cube", report={"provenance": RECORD})
     path = asset.save(tmp_path / "cube.glb")
     assert read_provenance(path).record == RECORD

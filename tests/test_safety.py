@@ -114,3 +114,11 @@ def test_the_picture_check_refuses_by_the_classifiers_score(monkeypatch: pytest.
     assert torch.equal(check.check_pictures(dark), dark)
     with pytest.raises(PromptError, match=r"view 1 scores 0\.9"):
         check.check_pictures(torch.stack([dark[0], torch.full((3, 8, 8), 0.9)]))
+
+
+def test_the_command_line_passes_the_flags_on() -> None:
+    from viewfold.cli.flow import Generate, Lift
+
+    assert Generate(prompt="a mug").origin() == {"watermark": None, "safety": PROMPT_GUARD}
+    assert Lift(prompt="a mug", no_watermark=True, safety="off").origin() == {"watermark": False, "safety": None}
+    assert isinstance(Generate(prompt="a mug", safety="pictures").origin()["safety"], PictureGuard)

@@ -15,6 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from viewfold.cli.light import LightFlags
 from viewfold.cli.progress import progress_bars, stage
+from viewfold.cli.provenance import OriginFlags
 from viewfold.errors import AssetError, InputError, PromptError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -24,7 +25,7 @@ MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(LightFlags):
+class Generate(LightFlags, OriginFlags):
     """Draw consistent views of what a prompt says: pictures, cameras, a contact sheet and a turntable."""
 
     prompt: Positional[str] = ""
@@ -83,6 +84,7 @@ class Generate(LightFlags):
             "rescale": self.rescale,
             "negative": self.negative,
             "suffix": self.suffix,
+            **self.origin(),
         }
         if self.prompts is None:
             self._run_one(settings)
@@ -143,7 +145,7 @@ class Generate(LightFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lift(LightFlags):
+class Lift(LightFlags, OriginFlags):
     """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
 
     prompt: Positional[str]
@@ -193,7 +195,15 @@ class Lift(LightFlags):
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
         with progress_bars() as report:
-            asset = lift(model, self.prompt, views=views, seed=self.seed, settings=settings, progress=report)
+            asset = lift(
+                model,
+                self.prompt,
+                views=views,
+                seed=self.seed,
+                settings=settings,
+                progress=report,
+                **self.origin(),
+            )
             asset.save(out)
         seconds = time.perf_counter() - started
         print(

@@ -6,11 +6,28 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from viewfold.errors import AssetError, FileError, InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginFlags:
+    """The flags of the verbs that make something with a model."""
+
+    no_watermark: bool = False
+    """Leave out the invisible mark that photographic models put into their pictures."""
+    safety: Literal["prompt", "pictures", "off"] = "prompt"
+    """What is refused: prompts that sexualise minors, sexual pictures as well (needs an extra), or nothing."""
+
+    def origin(self) -> dict[str, Any]:
+        """Return the arguments of `generate` and `lift` that these flags stand for."""
+        from viewfold.safety import PROMPT_GUARD, PictureGuard
+
+        safety = {"prompt": PROMPT_GUARD, "pictures": PictureGuard(), "off": None}[self.safety]
+        return {"watermark": False if self.no_watermark else None, "safety": safety}
 
 
 @dataclass(frozen=True, kw_only=True)
