@@ -13,6 +13,7 @@ from diffusers import (
 from fakes import GaussianDenoiser, tiny_model, tiny_scheduler
 
 from viewfold.camera import Cameras
+from viewfold.cli import main
 from viewfold.errors import InputError
 from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate
@@ -134,6 +135,34 @@ def test_views_follow_the_given_ones_with_every_scheduler(kind):
     error, share, deviation = follow(scheduler, steps=20)
     assert error == pytest.approx(0.0, abs=0.03)
     assert 0.5 < share < 1.05 and deviation < 0.4
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings(OLD_NUMPY)
+def test_the_command_draws_around_a_folder_of_views(model, four, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    four.save(tmp_path / "four")
+    common = [
+        "generate",
+        "a red mug",
+        "--model",
+        str(tmp_path / "model"),
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "eight"),
+    ]
+    assert main([*common, "--views", "8", "--from", str(tmp_path / "four"), "--scheduler", "dpm"]) == 0
+    eight = Views.load(tmp_path / "eight")
+    assert torch.equal(eight.rgb[::2], Views.load(tmp_path / "four").rgb) and len(eight) == 8
+    assert eight.run["scheduler"] == "DPMSolverMultistepScheduler"
+    capsys.readouterr()
+    assert main([*common, "--from", str(tmp_path / "nowhere")]) == 3
+    assert "`--from` must be a folder that `viewfold generate` wrote" in capsys.readouterr().err
+    assert main(["generate", "--prompts", "list.txt", "--from", str(tmp_path / "four")]) == 2
+    assert "`--from` must be left out" in capsys.readouterr().err
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

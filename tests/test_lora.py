@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from viewfold.camera import Cameras
+from viewfold.cli import main
 from viewfold.errors import InputError, MissingExtraError, WeightsError
 from viewfold.pipeline import generate
 from viewfold.pipeline.lora import read_lora
@@ -214,6 +215,20 @@ def test_files_that_are_no_safetensors_are_refused(model, tmp_path):
     for name in ("cut.safetensors", "a.bin", "missing.safetensors"):
         with pytest.raises(WeightsError, match=name):
             read_lora(tmp_path / name, unet=model.unet, text_encoder=None)
+
+
+@needs_peft
+def test_the_command_line_takes_files_with_scales(tmp_path, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr("viewfold.pipeline.load", lambda name, **_: model)
+    first = write(tmp_path / "a.safetensors", factors(model.unet, QUERY), PEFT_NAMES)
+    second = write(tmp_path / "b:c.safetensors", factors(model.unet, CONV), PEFT_NAMES)
+    common = ["generate", "a mug", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main([*common, "--lora", f"{first}:-0.5", "--lora", str(second)]) == 0
+    assert [(item["file"], item["scale"]) for item in model.loras] == [
+        ("a.safetensors", -0.5),
+        ("b:c.safetensors", 1.0),
+    ]
 
 
 @needs_peft
