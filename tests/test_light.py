@@ -82,6 +82,9 @@ def test_without_the_text_network_the_same_is_drawn_and_nothing_else(model, tmp_
         model.release_text([PROMPT, NEGATIVE])
     assert network() is None
     assert torch.equal(draw(model), expected) and weights_hash(model) == digest
+    with torch.no_grad():
+        model.unet.conv_in.bias += 1
+    assert weights_hash(model) != digest
     with pytest.raises(PromptError, match="must describe something"):
         model.text.check("?!")
     with pytest.raises(PromptError, match="read before the text network was released; got 'a house'"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from viewfold.errors import ViewfoldError
+from viewfold.errors import InputError, ViewfoldError
 
 EXTRAS = {
     "video": ("imageio_ffmpeg", ".mp4 turntables; .webp and .gif need nothing"),
@@ -20,6 +20,9 @@ EXTRAS = {
 """Extra of pyproject.toml -> the module that shows that it is there, and what it is for."""
 
 CORE = ("torch", "diffusers", "transformers", "accelerate", "trimesh", "numpy")
+
+STEPS = 30
+DRAWN = f"4 views in {STEPS} steps"
 
 MIN_MEMORY_GIB = 4.0
 MIN_DISK_GIB = 1.0
@@ -41,12 +44,14 @@ class Finding:
 class Doctor:
     """Say what this machine can do: device, memory, extras, weights, and what will be slow."""
 
+    model: str | None = None
+    """Estimate memory and time of a model (a name or a folder) on this machine, without reading its weights."""
     json: bool = False
     """Print the findings as JSON."""
 
     def run(self) -> None:
         """Print the findings; fail if something must be mended first."""
-        findings = examine()
+        findings = examine() + (examine_model(self.model) if self.model else [])
         if self.json:
             print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
         else:
@@ -64,6 +69,46 @@ class Doctor:
 def examine() -> list[Finding]:
     """Look at this machine; starts nothing and loads no weights."""
     return [*_software(), *_hardware(), _shipped_model(), *_extras(), *_slow()]
+
+
+def examine_model(name: str) -> list[Finding]:
+    """Estimate what drawing with a model takes in each type; its configuration is read and its weights are not.
+
+    Raises:
+        WeightsError: no such model, or a damaged folder.  InputError: a file, which must be converted first.
+    """
+    import torch
+
+    from viewfold.pipeline.catalogue import find_model
+    from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_seconds
+    from viewfold.pipeline.light import default_dtype, has_native_bfloat16
+
+    if Path(name).is_file():
+        raise InputError(f"`model` must be a name or a folder; got the file {name}. First: viewfold weights convert.")
+    folder, device = find_model(name), torch.device(best_device())
+    work, chosen = count_work(folder), default_dtype(folder, device=device)
+    room = torch.cuda.mem_get_info()[0] / 2**30 if device.type == "cuda" else _memory_gib()
+    numbers = " + ".join(f"{part} {n / 1e6:.0f} M" for part, n in work.parameters.items())
+    note = "" if device.type == "cpu" else " (never compared with a GPU)"
+    findings = [Finding(topic=folder.name, state=f"{numbers}; {DRAWN}, estimated{note}:")]
+    types = [torch.float32, torch.bfloat16] if device.type != "cpu" or has_native_bfloat16() else [torch.float32]
+    for dtype in types:
+        gib = estimate_bytes(work, dtype) / 2**30
+        seconds = estimate_seconds(work, dtype, device=device, steps=STEPS)
+        mark = " (used by default)" if dtype == chosen else ""
+        fits = room is None or gib < room
+        findings.append(
+            Finding(
+                topic=f"  {str(dtype).removeprefix('torch.')}",
+                state=f"about {gib:.1f} GiB, {_duration(seconds)}{mark}",
+                advice="" if fits else f"Does not fit into the {room:.1f} GiB here.",
+            )
+        )
+    return findings
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _software() -> list[Finding]:

@@ -17,10 +17,14 @@ from typing import Any
 import torch
 
 from viewfold.errors import ViewfoldError, WeightsError
+from viewfold.model.folder import check_folder
 from viewfold.model.weights import load_unet
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
+
+NETWORKS = ("vae", "text_encoder", "unet")
+"""Those that hold weights."""
 
 INDEX = "model_index.json"
 _MAX_INDEX_BYTES = 64 * 2**10
@@ -48,6 +52,21 @@ def read_components(
         raise WeightsError(f"`{folder / INDEX}` must name {', '.join(PARTS)}; missing: {', '.join(missing)}.")
     with quiet():
         return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
+
+
+def read_classes(folder: str | Path) -> dict[str, Any]:
+    """Return the class of each network of a model, once its files have been looked through; no weights are read.
+
+    Raises:
+        WeightsError: the folder, its index or a part is missing or not what it should be.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    for part in NETWORKS:
+        if not (folder / part).is_dir():
+            raise WeightsError(f"`{folder}` must hold the folder {part}/; it does not. Is the download complete?")
+        check_folder(folder / part)
+    return {part: _find_class(folder, part, index.get(part)) for part in NETWORKS}
 
 
 def read_guidance(folder: str | Path, *, default: float) -> float:

@@ -34,8 +34,8 @@ MAX_VIEWS = 256
 GUIDANCE = 7.5
 """Scale for models that recommend none (Stable Diffusion's usual one)."""
 
-VIEWS_AT_ONCE = 16
-"""Pictures that the VAE takes in one call without gradient; bounds memory, changes nothing else."""
+PIXELS_AT_ONCE = 2**16
+"""Of pictures that the VAE decodes in one call: one of 256 px, 16 of 64; bounds memory, changes nothing else."""
 
 Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": ...}) -> what to replace, or None."""
@@ -233,7 +233,7 @@ class MultiViewPipeline(DiffusionPipeline):
         self.embed([*prompts, ""])
         if self.text_encoder is None:
             return
-        freeze_hash(self)
+        freeze_hash(self, "text_encoder")
         self._reader.release(self.text_encoder)
         self.text_encoder = None
         self.maybe_free_model_hooks()  # offloading keeps the networks in a chain; make it again without this one
@@ -254,7 +254,8 @@ class MultiViewPipeline(DiffusionPipeline):
     def decode(self, latents: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 3 h w"]:
         """Return sRGB pictures in [0, 1] of normalised latents."""
         latents = (latents.float() / self._scale + self._shift).to(self.vae.dtype)
-        pictures = [self.vae.decode(some, return_dict=False)[0].float() for some in latents.split(VIEWS_AT_ONCE)]
+        at_once = max(1, PIXELS_AT_ONCE // self.image_size**2)
+        pictures = [self.vae.decode(some, return_dict=False)[0].float() for some in latents.split(at_once)]
         return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
 
     def predict_noise(

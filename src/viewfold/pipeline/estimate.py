@@ -1,0 +1,176 @@
+"""What a model will take here, before any of its weights is read: memory and time for each way to load it.
+
+Beside `load`, for the doctor.  The networks are built without storage from their configurations and run once on
+tensors without storage: operations and live bytes are counted, not guessed.  The clock is one product of matrices.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from viewfold.pipeline.components import read_classes
+from viewfold.pipeline.multiview import PIXELS_AT_ONCE
+
+N_TOKENS = 77
+PROCESS_BYTES = 0.45 * 2**30
+"""Python with torch, diffusers and transformers: 0.42 to 0.46 GiB (Linux, CPU build)."""
+
+SCRATCH = 1.25
+"""Memory taken to live tensors: convolutions reorder their inputs, and freed blocks do not always fit what is next."""
+
+EFFICIENCY = {torch.float32: 0.95, torch.bfloat16: 0.7, torch.float16: 0.7}
+"""Speed of the full-size UNet to that of a product of matrices, on one core (docs/weights.md); no GPU was measured."""
+
+OVERHEAD = 20e-6
+"""Seconds that each operation takes however small it is; they are most of a small network's time."""
+
+EDGE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What drawing with a model takes on any machine."""
+
+    parameters: dict[str, int]
+    """Numbers in each network."""
+    linear: int
+    """Those in the UNet's linear layers, which can be kept in 8 bits."""
+    largest_file: dict[str, int]
+    """Bytes of the largest file of each network."""
+    stored_widths: dict[str, float]
+    """Bytes a number in the files of each network."""
+    step_flop: float
+    """Operations of a sampling step with guidance."""
+    decode_flop: float
+    """Operations of decoding all views."""
+    step_calls: int
+    """Single operations of a step."""
+    step_numbers: int
+    """Numbers alive at once in a step, beyond the weights."""
+    decode_numbers: int
+    """Those in decoding."""
+
+
+def count_work(folder: Path, *, n_views: int = 4) -> Work:
+    """Count what a model's configuration asks for; its files are measured, not read.
+
+    Raises:
+        WeightsError: the folder is no model's, or a configuration describes no network.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    kinds = read_classes(folder)
+    with FakeTensorMode(), torch.device("cpu"), torch.no_grad():
+        networks = {part: _build(kind, folder / part) for part, kind in kinds.items()}
+        unet, vae = networks["unet"], networks["vae"]
+        size, channels = unet.config["sample_size"], unet.config["in_channels"]
+        latents = torch.empty(2, n_views, channels, size, size)
+        text = torch.empty(2, N_TOKENS, unet.config["cross_attention_dim"])
+        steps, cameras = torch.empty(2, dtype=torch.int64), torch.empty(2, n_views, 16)
+        step_flop, step_numbers, step_calls = _count(lambda: unet(latents, steps, text, cameras), unet)
+        shrink = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        at_once = min(n_views, max(1, PIXELS_AT_ONCE // (size * shrink) ** 2))
+        decode_flop, decode_numbers, _ = _count(lambda: vae.decode(latents[0, :at_once]), vae)
+    files = {part: [file.stat().st_size for file in (folder / part).glob("*.safetensors")] for part in networks}
+    parameters = {part: sum(p.numel() for p in network.parameters()) for part, network in networks.items()}
+    return Work(
+        parameters=parameters,
+        linear=sum(m.weight.numel() for m in unet.modules() if isinstance(m, nn.Linear)),
+        largest_file={part: max(sizes, default=0) for part, sizes in files.items()},
+        stored_widths={part: sum(files[part]) / parameters[part] for part in networks},
+        step_flop=step_flop,
+        decode_flop=decode_flop * n_views / at_once,
+        step_calls=step_calls,
+        step_numbers=step_numbers,
+        decode_numbers=decode_numbers,
+    )
+
+
+def estimate_bytes(work: Work, dtype: torch.dtype, *, int8: bool = False) -> float:
+    """Return the peak memory of loading and drawing with the text network released, on a CPU.
+
+    Files that hold the very type are mapped and not copied; others are copied a file at a time.
+    """
+    width = dtype.itemsize
+    vae_width = 4 if dtype == torch.float16 else width
+    held = {part: n * (vae_width if part == "vae" else width) for part, n in work.parameters.items()}
+    copied = {part: work.largest_file[part] for part in held if abs(work.stored_widths[part] - width) > 0.5}
+    if int8:
+        copied["unet"] = max(copied.get("unet", 0), work.linear * width)  # both kinds for a moment
+        held["unet"] -= work.linear * (width - 1)
+    networks = held["unet"] + held["vae"]
+    loading = sum(held.values()) + max(copied.values(), default=0)
+    drawing = networks + SCRATCH * max(work.step_numbers * width, work.decode_numbers * vae_width)
+    return PROCESS_BYTES + max(loading, drawing)
+
+
+def estimate_seconds(work: Work, dtype: torch.dtype, *, device: torch.device, steps: int) -> float:
+    """Return the time to draw, from the speed of one product of matrices now, on as many threads as torch uses."""
+    speed = matrix_speed(dtype, device=device) * EFFICIENCY[dtype]
+    return steps * (work.step_flop / speed + work.step_calls * OVERHEAD) + work.decode_flop / speed
+
+
+def matrix_speed(dtype: torch.dtype, *, device: torch.device, repeats: int = 3) -> float:
+    """Return operations a second of a product of square matrices: the best of a few, about a tenth of a second."""
+    left = torch.ones(EDGE, EDGE, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first warms up
+        start = time.perf_counter()
+        (left @ left)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * EDGE**3 / best
+
+
+def _build(kind: Any, folder: Path) -> Any:
+    if hasattr(kind, "load_config"):  # diffusers
+        return kind.from_config(kind.load_config(folder, local_files_only=True)).eval()
+    return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).eval()
+
+
+def _count(call: Any, network: nn.Module) -> tuple[float, int, int]:
+    """Return arithmetic operations, the most numbers alive at once beyond the network's own, and calls."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={fused: attention})
+    with _Live(network) as live, counter:
+        call()
+    return float(counter.get_total_flops()), live.peak // 4, live.calls
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive; those of the network's own weights are left out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = self.calls = 0
+        own = [*network.parameters(), *network.buffers()]
+        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._seen:
+                storage = tensor.untyped_storage()
+                self._seen.add(key)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._drop, key, storage.nbytes())
+        return result
+
+    def _drop(self, key: int, n_bytes: int) -> None:
+        self._seen.discard(key)
+        self.now -= n_bytes
