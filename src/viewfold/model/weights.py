@@ -20,6 +20,7 @@ from viewfold.image import atomic_write, check_output
 from viewfold.model.checkpoint import SUFFIXES, read_checkpoint
 from viewfold.model.clip import padding
 from viewfold.model.defaults import released_defaults
+from viewfold.model.folder import check_folder, check_size
 from viewfold.model.keymap import read_unet_layout, refuse_image_prompt
 from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
 from viewfold.model.tokenizer import clip_tokenizer
@@ -149,10 +150,12 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
     folder = Path(folder)
     folder = folder / "unet" if (folder / "unet").is_dir() else folder
     config = _read_config(folder)
+    check_folder(folder)
     if "model_channels" in config:
         return _load_original(folder, config, dtype=dtype)
     camera = {name: config.get(name) for name in ("class_embed_type", "projection_class_embeddings_input_dim")}
     try:
+        check_size(MultiViewUNet, folder)
         unet, info = MultiViewUNet.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **camera
         )  # type: ignore[misc]  # a pair, for output_loading_info
