@@ -59,7 +59,7 @@ def check_pickle(file: Any, *, name: str) -> None:
                     f"`path` must hold tensors by name; {name} has more than {MAX_OPCODES} instructions."
                 )
             if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                _check_name(str(argument), name)
+                _check_name(str(argument or opcode.name), name)
             _follow(opcode, argument, stack, memo, name)
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise WeightsError(
