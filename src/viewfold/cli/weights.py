@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, subcommand
 
@@ -20,16 +20,29 @@ class Convert:
     to: Path
     """Folder to write; it appears whole or not at all."""
     head_channels: int | None = None
-    """Channels per attention head: 64 for the SD 2.1 kind. The file's shapes do not tell."""
+    """Channels per attention head: 64 for the SD 2.1 kind. Networks of the released sizes are known."""
     heads: int | None = None
     """Number of attention heads: 8 for the SD 1.5 kind."""
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None
+    """Type of the weights written, by default the file's own; fp16 halves a released file."""
 
     def run(self) -> None:
         """Convert and say which parts were written."""
-        from viewfold.model.weights import convert
+        import torch
 
-        parts = convert(self.file, to=self.to, head_channels=self.head_channels, heads=self.heads)
-        print(f"{self.to}: {', '.join(sorted(parts))}")
+        from viewfold.model.weights import PARTS, convert
+
+        types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        parts = convert(
+            self.file,
+            to=self.to,
+            head_channels=self.head_channels,
+            heads=self.heads,
+            dtype=None if self.dtype is None else types[self.dtype],
+        )
+        missing = sorted(set(PARTS.values()) - parts.keys())
+        use = f"the file has no {', '.join(missing)}" if missing else f"use it with --model {self.to}"
+        print(f"{self.to}: {', '.join(sorted(parts))}; {use}")
 
 
 @dataclass(frozen=True, kw_only=True)

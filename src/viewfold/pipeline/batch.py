@@ -15,7 +15,7 @@ from pathlib import Path
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError, OutputError, PromptError, ViewfoldError
-from viewfold.pipeline.generation import generate
+from viewfold.pipeline.generation import generate, orbit
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.safety import PROMPT_GUARD, Safety
 
@@ -49,10 +49,11 @@ def generate_batch(
     *,
     cameras: Cameras | None = None,
     seed: int = 0,
-    steps: int = 30,
+    steps: int | None = None,
     guidance: float | None = None,
     rescale: float = 0.0,
-    negative: str = "",
+    negative: str | None = None,
+    suffix: str | None = None,
     watermark: bool | None = None,
     safety: Safety | None = PROMPT_GUARD,
     progress: Callable[[str, Path], None] | None = None,
@@ -63,7 +64,7 @@ def generate_batch(
         model: what `load` returned.
         prompts: texts; repeated ones are made once.
         out: the folder of folders.
-        cameras, seed, steps, guidance, rescale, negative: the same for every prompt, see `generate`.
+        cameras, seed, steps, guidance, rescale, negative, suffix: the same for every prompt, see `generate`.
         watermark, safety: likewise; they do not tell units apart.
         progress: called with each prompt and its folder when it is done, skipped or has failed.
 
@@ -71,9 +72,19 @@ def generate_batch(
         OutputError: the disk is full or cannot be written (the rest would fail as well).
         InputError: a setting that no prompt could satisfy.
     """
-    cameras = Cameras.orbit(4) if cameras is None else cameras
-    guidance = model.config["guidance"] if guidance is None else guidance
-    settings = {"seed": seed, "steps": steps, "guidance": guidance, "rescale": rescale, "negative": negative}
+    defaults = model.defaults
+    cameras = orbit(defaults) if cameras is None else cameras
+    settings = {
+        "seed": seed,
+        "steps": defaults.steps if steps is None else steps,
+        "guidance": defaults.guidance if guidance is None else guidance,
+        "rescale": rescale,
+        "negative": defaults.negative if negative is None else negative,
+    }
+    if suffix := defaults.suffix if suffix is None else suffix:
+        settings["suffix"] = suffix  # where there is none, folders keep the names that they always had
+    elif defaults.suffix:
+        settings["suffix"] = ""
     report = BatchReport()
     for prompt in dict.fromkeys(prompts):
         folder = Path(out) / folder_name(prompt, cameras=cameras, **settings)

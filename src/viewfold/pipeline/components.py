@@ -10,15 +10,18 @@ import contextlib
 import inspect
 import json
 from collections.abc import Collection, Iterator
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from viewfold.errors import ViewfoldError, WeightsError
-from viewfold.model.folder import check_folder
-from viewfold.model.weights import load_unet
+from viewfold.errors import InputError, ViewfoldError, WeightsError
+from viewfold.model.defaults import T2I, Defaults
+from viewfold.model.folder import check_folder, check_size
+from viewfold.model.unet import MultiViewUNet
+from viewfold.model.weights import INDEX, load_unet
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
@@ -26,7 +29,9 @@ PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 NETWORKS = ("vae", "text_encoder", "unet")
 """Those that hold weights."""
 
-INDEX = "model_index.json"
+PORT_PIPELINE, PORT_UNET = "MVDreamPipeline", "MultiViewUNetModel"
+"""Names in folders of the community port (ashawkey/mvdream_diffusers), whose UNet keeps the original's names."""
+
 _MAX_INDEX_BYTES = 64 * 2**10
 _NEVER_USED = ("pooler.", "text_projection.")
 """Parts of text encoders that no token passes through; they may be absent."""
@@ -69,16 +74,27 @@ def read_classes(folder: str | Path) -> dict[str, Any]:
     return {part: _find_class(folder, part, index.get(part)) for part in NETWORKS}
 
 
-def read_guidance(folder: str | Path, *, default: float) -> float:
-    """Return the guidance scale that a model's index recommends.
+def read_defaults(folder: str | Path) -> Defaults:
+    """Return what a model's index says to do where a call says nothing; the community port's is MVDream's.
 
     Raises:
-        WeightsError: the index is missing or damaged, or the scale is no finite number of at least 0.
+        WeightsError: the index is missing or damaged, or a setting is out of range.
     """
-    scale = _read_index(Path(folder)).get("guidance", default)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
-        raise WeightsError(f"`{Path(folder) / INDEX}` must give a finite guidance of at least 0; got {scale!r}.")
-    return float(scale)
+    path = Path(folder) / INDEX
+    index = _read_index(Path(folder))
+    base = T2I if index.get("_class_name") == PORT_PIPELINE else Defaults()
+    stated = {field.name: index[field.name] for field in fields(Defaults) if field.name in index}
+    for name, value in stated.items():
+        kind = type(getattr(base, name))
+        fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+        if not fits:
+            raise WeightsError(
+                f"`{path}` must give settings that can be used: `{name}` is {value!r}, no {kind.__name__}."
+            )
+    try:
+        return replace(base, **stated)
+    except InputError as error:
+        raise WeightsError(f"`{path}` must give settings that can be used: {error}") from error
 
 
 def read_text(folder: str | Path) -> tuple[Any, Any]:
@@ -132,6 +148,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> Any:
     if not (folder / part).is_dir():
         raise WeightsError(f"`{folder}` must hold the folder {part}/; it does not. Is the download complete?")
+    check_folder(folder / part)
     kind = _find_class(folder, part, entry)
     try:
         match part:
@@ -155,6 +172,7 @@ def _read_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
     if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         options["add_pooling_layer"] = False  # or the library invents one with random numbers
+    check_size(kind, folder)
     network, info = kind.from_pretrained(folder, **{name: dtype}, **options)
     wrong = {
         problem: sorted(str(key) for key in info.get(f"{problem}_keys", ()) if not str(key).startswith(_NEVER_USED))
@@ -174,6 +192,8 @@ def _find_class(folder: Path, part: str, entry: object) -> Any:
             pass
         case _:
             raise WeightsError(f"`{folder / INDEX}` must give {part} a library and a class; got {entry!r}.")
+    if part == "unet" and name == PORT_UNET:
+        return MultiViewUNet  # its module is never imported; `load_unet` knows the names of its tensors
     homes = {"tokenizer": ("transformers",), "text_encoder": ("transformers",)}.get(part, ("diffusers",))
     ours = library.startswith("viewfold.model.") and part in ("unet", "vae", "text_encoder")
     try:

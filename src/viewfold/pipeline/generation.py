@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import platform
 import sys
 import time
@@ -18,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import InputError, PromptError, WeightsError
+from viewfold.errors import InputError, PromptError
 from viewfold.image import Views
-from viewfold.model.weights import convert
+from viewfold.model.defaults import Defaults
+from viewfold.pipeline.catalogue import find_model
 from viewfold.pipeline.fingerprint import weights_hash
 from viewfold.pipeline.known import FRESH_NOISE, around
 from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
@@ -28,18 +27,6 @@ from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.provenance import given_places, payload, record
 from viewfold.safety import PROMPT_GUARD, Safety
 from viewfold.watermark import MIN_EDGE, embed
-
-SHIPPED = ("toybox",)
-"""Models inside the package, under `viewfold/models`."""
-
-RELEASED = {
-    "mvdream-sd21": ("sd-v2.1-base-4view.pt", {"head_channels": 64}),
-    "mvdream-sd15": ("sd-v1.5-4view.pt", {"heads": 8}),
-}
-"""MVDream's own checkpoints, converted by the user: the file on Hugging Face (MVDream/MVDream) and its heads."""
-
-SD21_TEXT_DIM = 1024
-"""Width of a text token in SD 2.1 networks; SD 1.5 has 768.  It tells the heads, which the shapes do not."""
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and of all steps."""
@@ -56,7 +43,7 @@ def load(
 
     Args:
         name: a name, a folder with model_index.json, or a .pt, .ckpt or .safetensors file in the original layout,
-            which is converted once and kept in the cache folder.
+            which is converted once and kept beside the installed models (docs/weights.md).
         device: None takes the GPU where there is one.
         dtype: of the networks; None is float32, and bfloat16 for large ones where the device computes in it.
         light: settings that save memory or time; None for none.
@@ -68,7 +55,7 @@ def load(
     """
     device, light = _usable_device(device), light or Light()
     check_light(light, device=device)
-    folder = _find(str(name))
+    folder = find_model(str(name))
     dtype = dtype or default_dtype(folder, device=device)
     warn_of_slow(dtype, device=device)
     pipeline = MultiViewPipeline.from_pretrained(folder, torch_dtype=dtype)
@@ -95,12 +82,6 @@ def _usable_device(device: torch.device | str | None) -> torch.device:
     return wanted
 
 
-def cache_folder() -> Path:
-    """Return where converted models are kept: $VIEWFOLD_CACHE, or viewfold/ in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VIEWFOLD_CACHE") or Path(base) / "viewfold")
-
-
 def generate(
     model: MultiViewPipeline,
     prompt: str,
@@ -108,10 +89,11 @@ def generate(
     cameras: Cameras | None = None,
     given: Views | None = None,
     seed: int = 0,
-    steps: int = 30,
+    steps: int | None = None,
     guidance: float | None = None,
     rescale: float = 0.0,
-    negative: str = "",
+    negative: str | None = None,
+    suffix: str | None = None,
     timesteps: Sequence[int] | None = None,
     watermark: bool | None = None,
     safety: Safety | None = PROMPT_GUARD,
@@ -122,9 +104,11 @@ def generate(
     Args:
         model: what `load` returned.
         prompt: what to make.
-        cameras: None stands for four around the object at elevation 15.
+        cameras: None stands for four around the object, from where the model's own script looks.
         given: views of the object to draw the others around; see Returns.
-        seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`.
+        seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`; `steps`, `guidance` and
+            `negative` are the model's own (`model.defaults`) where they are None.
+        suffix: words that follow the prompt; None takes the model's own (", 3d asset" for MVDream's), "" none.
         watermark: whether the pictures that are drawn carry the invisible mark; None as the model's index says, and
             none on pictures below 48 px, which cannot carry it.
         safety: asked about the prompt before and the pictures after; None asks nobody.
@@ -141,7 +125,12 @@ def generate(
     """
     if safety is not None:
         safety.check_prompt(prompt)
-    cameras = Cameras.orbit(4) if cameras is None else cameras
+    defaults = model.defaults
+    cameras = orbit(defaults) if cameras is None else cameras
+    steps = defaults.steps if steps is None else steps
+    guidance = defaults.guidance if guidance is None else guidance
+    negative = defaults.negative if negative is None else negative
+    suffix = defaults.suffix if suffix is None else suffix
     known = None
     if given is not None:
         size, place = model.image_size, model._execution_device
@@ -152,9 +141,10 @@ def generate(
         "seed": seed,
         "steps": total,
         "timesteps": None if timesteps is None else list(timesteps),
-        "guidance": model.config["guidance"] if guidance is None else guidance,
+        "guidance": guidance,
         "rescale": rescale,
         "negative": negative,
+        "suffix": suffix,
     }
 
     def report(_pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, Any]) -> None:
@@ -163,7 +153,7 @@ def generate(
 
     started = time.perf_counter()
     pictures = model(
-        prompt,
+        defaults.worded(prompt, suffix),
         cameras,
         negative_prompt=negative,
         steps=steps,
@@ -217,6 +207,11 @@ def describe_origin(
     return {**made, "given": list(given)} if given else made
 
 
+def orbit(defaults: Defaults, *, n_views: int = 4) -> Cameras:
+    """Return the cameras that a model draws from when none are asked for."""
+    return Cameras.orbit(n_views, elevation_deg=defaults.elevation_deg, azimuth_deg=defaults.azimuth_deg)
+
+
 def _doubts(model: MultiViewPipeline, negative: str) -> list[str]:
     """Return what to know about a negative prompt; one that says nothing is allowed."""
     try:
@@ -251,52 +246,3 @@ def _peak_memory_mib(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _find(name: str) -> Path:
-    """Return the folder of a model."""
-    path = Path(name).expanduser()
-    if name in SHIPPED:
-        folder = Path(__file__).parents[1] / "models" / name
-        if not folder.is_dir():
-            raise WeightsError(f"`{name}` must come with the package; {folder} is missing. Install viewfold again.")
-        return folder
-    if name and path.is_dir():
-        return path
-    if path.is_file():
-        return _convert_once(path)
-    if name in RELEASED:
-        folder = cache_folder() / name
-        file, heads = RELEASED[name]
-        if not folder.is_dir():
-            ((option, number),) = heads.items()
-            raise WeightsError(
-                f"`{name}` must be converted first; {folder} does not exist. Download {file} from MVDream/MVDream on "
-                f"Hugging Face, then: viewfold weights convert {file} --to {folder} "
-                f"--{option.replace('_', '-')} {number}"
-            )
-        return folder
-    raise WeightsError(
-        f"`name` must be {', '.join([*SHIPPED, *RELEASED])}, a model's folder, or a weights file; got '{name}', "
-        "which is none of them. Check the spelling or the path."
-    )
-
-
-def _convert_once(path: Path) -> Path:
-    """Convert a released file into the cache; the same file (path, size, time) is converted once."""
-    status = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
-    folder = cache_folder() / f"{path.stem}-{key}"
-    if not folder.is_dir():
-        convert(path, to=folder, **_guess_heads(path))
-    return folder
-
-
-def _guess_heads(path: Path) -> dict[str, int]:
-    """Tell SD 2.1 (heads of 64 channels) from SD 1.5 (8 heads) by the width of a text token."""
-    from viewfold.model.checkpoint import read_checkpoint
-
-    for name, tensor in read_checkpoint(path).items():
-        if name.endswith("attn2.to_k.weight"):
-            return {"head_channels": 64} if tensor.shape[1] == SD21_TEXT_DIM else {"heads": 8}
-    raise WeightsError(f"`{path}` must hold a text-conditioned UNet in the original key layout; it holds none.")

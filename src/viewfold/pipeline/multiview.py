@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
 from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
+from viewfold.model.defaults import Defaults
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.components import quiet, read_components, read_guidance
+from viewfold.pipeline.components import quiet, read_components, read_defaults
 from viewfold.pipeline.fingerprint import freeze_hash
 from viewfold.pipeline.known import Known
 from viewfold.pipeline.lora import put_on, take_off
@@ -31,9 +33,6 @@ from viewfold.pipeline.reader import Reader
 from viewfold.pipeline.sampler import draw, sampler_for
 
 MAX_VIEWS = 256
-GUIDANCE = 7.5
-"""Scale for models that recommend none (Stable Diffusion's usual one)."""
-
 PIXELS_AT_ONCE = 2**16
 """Of pictures that the VAE decodes in one call: one of 256 px, 16 of 64; bounds memory, changes nothing else."""
 
@@ -56,10 +55,23 @@ class MultiViewPipeline(DiffusionPipeline):
     scheduler: Any
 
     def __init__(
-        self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any, guidance: float = GUIDANCE
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        guidance: float = Defaults.guidance,
+        steps: int = Defaults.steps,
+        elevation_deg: float = Defaults.elevation_deg,
+        azimuth_deg: float = Defaults.azimuth_deg,
+        suffix: str = Defaults.suffix,
+        negative: str = Defaults.negative,
+        watermark: bool = Defaults.watermark,
     ) -> None:
         super().__init__()
-        self.register_to_config(guidance=guidance)
+        self.register_to_config(guidance=guidance, steps=steps, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg)
+        self.register_to_config(suffix=suffix, negative=negative, watermark=watermark)
         self._reader = Reader()
         self.loras: list[dict[str, Any]] = []
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
@@ -73,7 +85,7 @@ class MultiViewPipeline(DiffusionPipeline):
         Raises:
             WeightsError: the folder or a part of it is missing, damaged or does not fit.
         """
-        components.setdefault("guidance", read_guidance(folder, default=GUIDANCE))
+        components = {**asdict(read_defaults(folder)), **components}
         return cls(**read_components(folder, dtype=torch_dtype, given=components), **components)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,7 +110,7 @@ class MultiViewPipeline(DiffusionPipeline):
         cameras: Cameras | None,
         *,
         negative_prompt: str | Sequence[str] = "",
-        steps: int = 30,
+        steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         guidance: float | None = None,
         rescale: float = 0.0,
@@ -115,7 +127,7 @@ class MultiViewPipeline(DiffusionPipeline):
             prompt: one or several; all see the same cameras.
             cameras: 1 to 256; None tells the network nothing (one view: a plain 2D picture).
             negative_prompt: what to move away from; one for all, or one per prompt.
-            steps: noise levels visited, exactly.
+            steps: noise levels visited, exactly; None takes the model's own number.
             timesteps: visit exactly these instead, falling from noisy to clean.
             guidance: classifier-free guidance scale; None takes the model's own, 1 switches it off and halves the work.
             rescale: 0 to 1; how far the contrast is brought back to that without guidance.
@@ -133,7 +145,8 @@ class MultiViewPipeline(DiffusionPipeline):
         if not isinstance(prompt, (str, Sequence)):
             raise InputError(f"`prompt` must be a text or a list of them; got {type(prompt).__name__}.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        scale: float = self.config["guidance"] if guidance is None else guidance
+        scale = self.defaults.guidance if guidance is None else guidance
+        steps = self.defaults.steps if steps is None else steps
         text, codes = self._condition(prompts, negative_prompt, cameras, scale)
         generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
         device = self._execution_device
@@ -206,6 +219,11 @@ class MultiViewPipeline(DiffusionPipeline):
         return rescale_contrast(guide(conditional, unconditional, scale=guidance), conditional, strength=strength)
 
     # What distillation asks (lift.prior.Prior) -----------------------------------------------------------------------
+
+    @property
+    def defaults(self) -> Defaults:
+        """What this model does where a call says nothing; `generate` also takes its cameras and suffix from here."""
+        return Defaults(**{field.name: self.config[field.name] for field in fields(Defaults)})
 
     @property
     def image_size(self) -> int:
