@@ -8,9 +8,9 @@ import trimesh
 
 from viewfold.data import assets as module
 from viewfold.data.assets import describe, write_asset, write_assets
-from viewfold.data.toybox import COLORS, Asset, sample_asset
+from viewfold.data.toybox import COLORS, Asset, Group, sample_asset, sample_group, sample_toy
 from viewfold.errors import InputError, OutputError
-from viewfold.scene.interchange import linear_from_srgb
+from viewfold.scene.interchange import linear_from_srgb, load_mesh
 
 
 def test_a_written_glb_holds_the_same_toy_with_one_material_a_colour(tmp_path):
@@ -34,8 +34,17 @@ def test_the_card_says_all_that_is_needed_to_make_the_toy_again(tmp_path):
     write_asset(asset, tmp_path)
     card = json.loads((tmp_path / f"{asset.uid}.json").read_text())
     assert card == describe(asset)
-    assert Asset(card["kind"], tuple(tuple(pair) for pair in card["colors"]), card["seed"]) == asset
+    assert Asset(card["kind"], tuple(tuple(pair) for pair in card["colors"]), card["seed"], card["finish"]) == asset
     assert card["licence"] == "CC0-1.0" and card["held_out"] is True and card["captions"][0] == asset.captions[0]
+
+
+def test_a_group_is_written_like_a_toy_and_its_card_names_its_things(tmp_path):
+    group = sample_group(5)
+    assert write_asset(group, tmp_path) and not write_asset(group, tmp_path)
+    card = json.loads((tmp_path / f"{group.uid}.json").read_text())
+    things = tuple(Asset(t["kind"], tuple(tuple(p) for p in t["colors"]), 5, t["finish"]) for t in card["things"])
+    assert Group(things, tuple(card["relations"]), card["seed"]) == group
+    assert len(load_mesh(tmp_path / f"{group.uid}.glb").faces) == len(group.mesh().faces)
 
 
 def test_a_second_run_skips_what_is_complete_and_makes_what_is_missing(tmp_path):
@@ -43,7 +52,7 @@ def test_a_second_run_skips_what_is_complete_and_makes_what_is_missing(tmp_path)
     first = write_assets(tmp_path, count=4, seed=10, progress=lambda done, total: seen.append((done, total)))
     assert (first.written, first.skipped, first.failures) == (4, 0, ()) and seen[-1] == (4, 4)
     assert len(list(tmp_path.iterdir())) == 8
-    victim = tmp_path / f"{sample_asset(12).uid}.json"
+    victim = tmp_path / f"{sample_toy(12).uid}.json"
     victim.unlink()
     again = write_assets(tmp_path, count=4, seed=10)
     assert (again.written, again.skipped) == (1, 3) and victim.is_file()
@@ -58,14 +67,14 @@ def test_held_out_assets_are_written_only_on_request(tmp_path):
 
 
 def test_a_failing_asset_is_named_and_the_rest_are_written(tmp_path, monkeypatch):
-    genuine = module.sample_asset
+    genuine = module.sample_toy
 
-    def fragile(seed: int, *, held_out: bool = False) -> Asset:
+    def fragile(seed: int, *, held_out: bool = False) -> Asset | Group:
         if seed == 1:
             raise RuntimeError("out of clay")
         return genuine(seed, held_out=held_out)
 
-    monkeypatch.setattr(module, "sample_asset", fragile)
+    monkeypatch.setattr(module, "sample_toy", fragile)
     report = write_assets(tmp_path, count=3)
     assert report.written == 2 and report.failures == ((1, "RuntimeError: out of clay"),)
     assert "1 failed" in str(report) and "seed 1: RuntimeError: out of clay" in str(report)

@@ -12,7 +12,7 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from viewfold.data.toybox import AUTHOR, LICENCE, Asset, sample_asset
+from viewfold.data.toybox import AUTHOR, LICENCE, Asset, Group, sample_toy
 from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
 from viewfold.image import atomic_write
@@ -91,7 +91,7 @@ def write_assets(
     )
 
 
-def write_asset(asset: Asset, folder: str | Path) -> bool:
+def write_asset(asset: Asset | Group, folder: str | Path) -> bool:
     """Write `<uid>.glb`, then `<uid>.json`, each under a temporary name first; return False if both were there."""
     glb, card = (Path(folder) / f"{asset.uid}{suffix}" for suffix in (".glb", ".json"))
     if glb.is_file() and card.is_file():
@@ -105,14 +105,12 @@ def write_asset(asset: Asset, folder: str | Path) -> bool:
     return True
 
 
-def describe(asset: Asset) -> dict[str, object]:
-    """Return what the JSON file beside a GLB says: captions, kind, colours (main first), seed, licence, author."""
+def describe(asset: Asset | Group) -> dict[str, object]:
+    """Return what the JSON file beside a GLB says: captions, what it is, seed, licence, author."""
     return {
         "uid": asset.uid,
         "captions": asset.captions,
-        "kind": asset.kind,
-        "colors": [list(pair) for pair in asset.colors],
-        "finish": asset.finish,
+        **asset.identity,
         "seed": asset.seed,
         "held_out": asset.held_out,
         "licence": LICENCE,
@@ -125,7 +123,7 @@ def _write_chunk(folder: Path, seeds: Iterable[int], held_out: bool) -> list[tup
     outcomes = []
     for seed in seeds:
         try:
-            written = write_asset(sample_asset(seed, held_out=held_out), folder)
+            written = write_asset(sample_toy(seed, held_out=held_out), folder)
             outcomes.append((seed, "written" if written else "skipped"))
         except OutputError:  # a full disk is not the asset's fault, and the next one would fail as well
             raise

@@ -84,7 +84,7 @@ _DIELECTRIC = 0.04
 """What plastic, varnish and glaze mirror of light that falls on them from straight above."""
 
 _HORIZON, _BELOW, _ABOVE, _LAMP, _MIRROR = 7.0, 0.55, 1.6, 2.6, 0.75
-"""Sharpness of the mirrored horizon; mirrored ground, sky and lamp as multiples of their strengths; share of the mirror.
+"""Sharpness of the mirrored horizon; mirrored ground, sky and lamp as multiples of their own; share of the mirror.
 
 Chosen by eye, so that a metal at 64 pixels shows its own colour and is told from a matt thing.
 """

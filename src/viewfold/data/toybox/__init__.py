@@ -9,10 +9,11 @@ A new kind is one function and one entry in household.py, vehicles.py, animals.p
 
 from viewfold.data.toybox.asset import AUTHOR, KINDS, LICENCE, Asset, is_held_out
 from viewfold.data.toybox.captions import RESERVED, UNSEEN_WORDING_PROMPTS
+from viewfold.data.toybox.group import Group, sample_group, sample_toy
 from viewfold.data.toybox.palette import COLORS, FINISHES, SYNONYMS
 from viewfold.data.toybox.world import World, sample_asset
 
 __all__ = [
     "AUTHOR", "COLORS", "FINISHES", "KINDS", "LICENCE", "RESERVED", "SYNONYMS", "UNSEEN_WORDING_PROMPTS", "Asset",
-    "World", "is_held_out", "sample_asset",
+    "Group", "World", "is_held_out", "sample_asset", "sample_group", "sample_toy",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ def _cat(toy: Toy) -> None:
     side = 1 if toy.chance(0.5) else -1
     curl = [[0, 0.3, 0.1], [side * 0.18, 0.5, 0.1], [side * 0.4, 0.5, 0.24], [side * 0.44, 0.42, toy.draw(0.5, 0.7)]]
     toy.main(tube(curl, [0.09, 0.085, 0.08, 0.05], n=8))
+    toy.shelf = (0.0, y, z + head * 0.68, head * 2.3)
     neck = tall * 1.66
     toy.accent(torus(girth * 0.66, 0.1, n=20).scaled(z=0.85).at(y=y * 0.4, z=neck))
     toy.detail("gold", ellipsoid(0.075, n=10).at(y=-girth * 0.66 - 0.1, z=neck - 0.06))
@@ -55,6 +56,7 @@ def _dog(toy: Toy) -> None:
         patch = ellipsoid(0.12, 0.2, 0.17, n=12).at(x=side * wide * 0.82, y=side * toy.draw(0.02, 0.2), z=body + 0.06)
         toy.accent(patch)
     toy.accent(ellipsoid(wide * 0.7, 0.17, 0.13, n=12).at(y=long * 0.72, z=body + wide * 0.5))
+    toy.shelf = (0.0, y, z + head * 0.72, head * 2.2)
     wag = toy.draw(-0.2, 0.2)
     toy.main(tube([[0, long * 0.85, body + 0.06], [wag / 2, long + 0.16, body + 0.2], [wag, long + 0.2, body + 0.46]],
                   [0.09, 0.075, 0.04], n=8))  # fmt: skip
@@ -85,6 +87,7 @@ def _bear(toy: Toy) -> None:
     toy.detail("cream", ellipsoid(0.15, 0.13, 0.115, n=14).at(y=-head * 0.9, z=z - 0.1))
     toy.detail("ink", ellipsoid(0.06, 0.05, 0.045, n=10).at(y=-head * 0.9 - 0.11, z=z - 0.05))
     _eyes(toy, head * 0.42, -head * 0.85, z + 0.07)
+    toy.shelf = (0.0, 0.0, z + head * 0.72, head * 2.2)
     raised = toy.draw(20, 60)
     for side in (-1, 1):
         toy.main(ellipsoid(0.14, 0.09, 0.14, n=12).at(x=side * head * 0.82, z=z + head * 0.72))
@@ -109,6 +112,7 @@ def _owl(toy: Toy) -> None:
         wing = ellipsoid(0.13, girth * 0.82, tall * 0.66, n=16).turned(x=14).turned(y=-side * toy.draw(4, 16))
         toy.accent(wing.at(x=side * girth * 0.96, y=0.1, z=tall * 0.86))
         toy.detail("carrot", ellipsoid(0.12, 0.17, 0.06, n=10).at(x=side * 0.16, y=-girth * 0.5, z=0.04))
+    toy.shelf = (0.0, 0.0, tall * 1.8, girth * 1.6)
     toy.detail("carrot", cone(0.07, 0.2, n=8).turned(x=115).at(y=y - 0.08, z=z - 0.1))
 
 
@@ -179,7 +183,7 @@ ANIMALS = (
     Kind(
         name="turtle",
         build=_turtle,
-        nouns=("turtle", "toy turtle", "land turtle", "small turtle"),
+        nouns=("turtle", "toy turtle", "land turtle", "pond turtle"),
         body="skin",
         part="shell",
         part_nouns=("shell", "round shell"),

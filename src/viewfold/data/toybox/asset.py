@@ -16,9 +16,9 @@ from viewfold.data.toybox.engines import ENGINES
 from viewfold.data.toybox.household import HOUSEHOLD
 from viewfold.data.toybox.landscape import LANDSCAPE
 from viewfold.data.toybox.outdoors import OUTDOORS
-from viewfold.data.toybox.palette import COLORS, FINISHES
+from viewfold.data.toybox.palette import COLORS, FINISHES, Finish
 from viewfold.data.toybox.picnic import PICNIC
-from viewfold.data.toybox.toy import Kind, Toy
+from viewfold.data.toybox.toy import Kind, Shelf, Toy
 from viewfold.data.toybox.vehicles import VEHICLES
 from viewfold.errors import InputError
 from viewfold.scene.mesh import Mesh
@@ -89,10 +89,20 @@ class Asset:
         return self.colors[1][1]
 
     @property
+    def look(self) -> Finish:
+        """The finish behind its name."""
+        return FINISHES[self.finish]
+
+    @property
     def uid(self) -> str:
         """A name that is unique among assets and safe as a file name."""
         finish = "" if self.finish == "matt" else f"{self.finish}-"
         return f"{self.kind}-{self.main}-{self.accent}-{finish}{self.seed:08d}".replace(" ", "-")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the toy is, for its card; the main part first."""
+        return {"kind": self.kind, "colors": [list(pair) for pair in self.colors], "finish": self.finish}
 
     @property
     def held_out(self) -> bool:
@@ -103,10 +113,15 @@ class Asset:
     def captions(self) -> list[str]:
         """Several wordings, the canonical one first."""
         rng = np.random.default_rng([self.seed, _WORDING])
-        return write_captions(KINDS[self.kind], self.main, self.accent, FINISHES[self.finish], rng)
+        return write_captions(KINDS[self.kind], self.main, self.accent, self.look, rng)
 
     def mesh(self) -> Mesh:
         """Build the toy: z up, front towards -y, inside the sphere of radius 0.5 about the origin."""
+        return self.build()[0].fit_sphere(0.4999)
+
+    def build(self) -> tuple[Mesh, Shelf | None]:
+        """Return the toy as its kind makes it, any size, any place, and the shelf that others may stand on."""
         toy = Toy(np.random.default_rng([self.seed, _SHAPE]))
         KINDS[self.kind].build(toy)
-        return toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent], finish=FINISHES[self.finish])
+        mesh = toy.mesh(main=COLORS[self.main], accent=COLORS[self.accent], finish=self.look)
+        return mesh, toy.shelf

@@ -5,6 +5,7 @@ Every wording names the kind and the main colour; most name the accent too.  `wr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -55,6 +56,14 @@ MAIN_WORDINGS = (
     "{noun} in {main}",
 )
 """Forms that name the main colour alone."""
+
+RELATION_WORDINGS: dict[str, tuple[str, ...]] = {
+    "on": ("{a} on {b}", "{a} on top of {b}", "{a} standing on {b}", "{b} with {a} on it", "{b} and on it {a}"),
+    "worn by": ("{b} wearing {a}", "{b} with {a} on its head", "{a} on {b}", "{b} in {a}", "{b} that wears {a}"),
+    "beside": ("{a} beside {b}", "{a} next to {b}", "{a} and {b}", "{b} with {a} beside it", "{a} standing by {b}"),
+    "in front of": ("{a} in front of {b}", "{b} behind {a}", "{b} with {a} in front", "{a} before {b}"),
+}
+"""Relation to forms for two things; the first is canonical."""
 
 SIZES = ("small", "little", "cute", "simple", "nice", "pretty", "big", "tiny", "lovely", "plain")
 
@@ -115,19 +124,41 @@ def write_captions(kind: Kind, main: str, accent: str, finish: Finish, rng: np.r
     forms = (*WORDINGS, *MAIN_WORDINGS, *(WORN_WORDINGS if kind.worn else ()))
     while len(captions) < N_CAPTIONS:
         for index in rng.permutation(len(forms)):
-            words = Words(
-                main=_choose(SYNONYMS[main], rng),
-                accent=_choose(SYNONYMS[accent], rng),
-                noun=_choose(kind.nouns, rng),
-                part=_choose(kind.part_nouns, rng),
-                finish=_choose(finish.words, rng),
-                size=SIZES[rng.integers(len(SIZES))],
-                coloured="coloured" if rng.random() < 0.5 else "colored",
-            )
-            caption = _fill(forms[index], kind, words)
+            caption = _fill(forms[index], kind, _draw_words(kind, main, accent, finish, rng))
             if caption not in captions and len(captions) < N_CAPTIONS:
                 captions.append(caption)
     return captions
+
+
+def write_group_captions(
+    things: Sequence[tuple[Kind, str, str, Finish]], relations: Sequence[str], rng: np.random.Generator
+) -> list[str]:
+    """Return `N_CAPTIONS` different captions of (kind, main, accent, finish) in relation; the first is canonical."""
+    captions = [_relate([_name(*thing, None) for thing in things], relations, None)]
+    while len(captions) < N_CAPTIONS:
+        caption = _relate([_name(*thing, rng) for thing in things], relations, rng)
+        if caption not in captions:
+            captions.append(caption)
+    return captions
+
+
+def _name(kind: Kind, main: str, accent: str, finish: Finish, rng: np.random.Generator | None) -> str:
+    """Return "a red mug" or, one time in five, "a red mug with a blue handle"."""
+    if rng is None:
+        return _fill(MAIN_WORDINGS[0], kind, Words(main, accent, kind.name, kind.part, finish.words[0]))
+    words = _draw_words(kind, main, accent, finish, rng)
+    draw = rng.random()
+    return _fill(WORDINGS[0] if draw < 0.2 else MAIN_WORDINGS[draw > 0.8], kind, words)
+
+
+def _relate(names: list[str], relations: Sequence[str], rng: np.random.Generator | None) -> str:
+    """Fold the names into one phrase, "a on b, and next to them c"."""
+    phrase = names[0]
+    for place, (name, relation) in enumerate(zip(names[1:], relations, strict=True)):
+        forms = RELATION_WORDINGS[relation]
+        alone = place == len(relations) - 1 == 0  # a phrase inside another stays plain
+        phrase = (forms[0] if rng is None or not alone else _choose(forms, rng)).format(a=phrase, b=name)
+    return phrase
 
 
 class Words(NamedTuple):
@@ -142,6 +173,18 @@ class Words(NamedTuple):
 
     size: str = "small"
     coloured: str = "coloured"
+
+
+def _draw_words(kind: Kind, main: str, accent: str, finish: Finish, rng: np.random.Generator) -> Words:
+    return Words(
+        main=_choose(SYNONYMS[main], rng),
+        accent=_choose(SYNONYMS[accent], rng),
+        noun=_choose(kind.nouns, rng),
+        part=_choose(kind.part_nouns, rng),
+        finish=_choose(finish.words, rng),
+        size=SIZES[rng.integers(len(SIZES))],
+        coloured="coloured" if rng.random() < 0.5 else "colored",
+    )
 
 
 def _choose(words: tuple[T, ...], rng: np.random.Generator) -> T:

@@ -63,6 +63,7 @@ def _chair(toy: Toy) -> None:
         for x in (-0.42, 0.0, 0.42):
             toy.main(box(0.13, 0.08, back, bevel=0.02).at(x=x * wide, y=deep / 2 - 0.05, z=leg + back / 2))
         toy.main(box(wide, 0.09, 0.2, bevel=0.03).at(y=deep / 2 - 0.05, z=leg + back - 0.05))
+    toy.shelf = (0.0, -0.06, leg + thick / 2, min(wide, deep) * 0.85)
     girth, round_legs = toy.draw(0.05, 0.065), toy.chance(0.5)
     for x in (-1, 1):
         for y in (-1, 1):
@@ -79,6 +80,7 @@ def _table(toy: Toy) -> None:
     else:
         toy.main(box(wide, deep, thick, bevel=0.03).at(z=leg + thick / 2))
         spread = 0.88
+    toy.shelf = (0.0, 0.0, leg + thick, deep * 0.8)
     girth = toy.draw(0.065, 0.09)
     for x in (-1, 1):
         for y in (-1, 1):
@@ -95,6 +97,7 @@ def _sofa(toy: Toy) -> None:
         toy.main(box(arm, deep, seat + 0.22, bevel=0.05).at(x=side * (wide - arm) / 2, z=(seat + 0.22) / 2))
         for y in (-1, 1):
             toy.detail("wood", box(0.08, 0.08, 0.1).at(x=side * (wide / 2 - 0.1), y=y * (deep / 2 - 0.1), z=-0.05))
+    toy.shelf = (0.0, -0.14, seat + 0.12, deep * 0.95)
     count = 3 if wide > 1.55 else 2
     room = wide - 2 * arm
     for i in range(count):

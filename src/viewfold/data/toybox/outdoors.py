@@ -60,6 +60,7 @@ def _duck(toy: Toy) -> None:
     tail = tube([[0, long * 0.6, 0.02], [0, long * 0.95, 0.16], [0, long * 1.2, 0.4]], [0.25, 0.17, 0.03], n=10)
     toy.main(tail.scaled(x=1.2))
     toy.detail("carrot", ellipsoid(0.13, 0.2, 0.05, n=12).at(y=y - head * 0.95, z=z - 0.05))
+    toy.shelf = (0.0, y, z + head * 0.7, head * 2.3)
     swell, raised = toy.draw(0.34, 0.42), toy.draw(0, 18)
     for side in (-1, 1):
         toy.detail("ink", ellipsoid(0.05, n=8).at(x=side * head * 0.6, y=y - head * 0.68, z=z + 0.09))

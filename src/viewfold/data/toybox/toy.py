@@ -17,6 +17,9 @@ from viewfold.scene.mesh import Material, Mesh
 
 MAIN, ACCENT = "main", "accent"
 
+Shelf = tuple[float, float, float, float]
+"""x, y, z of the middle of a place where another toy may stand, and its width."""
+
 
 class Toy:
     """Collects the solids of one asset; all its randomness comes from one generator."""
@@ -24,6 +27,7 @@ class Toy:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.solids: list[tuple[str, Solid]] = []
+        self.shelf: Shelf | None = None
 
     def draw(self, low: Number, high: Number) -> float:
         """Return a number between `low` and `high`."""
@@ -46,14 +50,14 @@ class Toy:
         self.solids += [(name, solid) for solid in solids]
 
     def mesh(self, *, main: Color, accent: Color, finish: Finish) -> Mesh:
-        """Join the solids, centred, inside the sphere of radius 0.5, with one material a colour; details are matt."""
+        """Join the solids where they are, with one material a colour; details are matt."""
         palette = {MAIN: main, ACCENT: accent, **DETAILS}
         slots = list(dict.fromkeys(slot for slot, _ in self.solids))
         offsets = np.cumsum([0, *(len(solid.vertices) for _, solid in self.solids)])
         faces = [solid.faces + offset for (_, solid), offset in zip(self.solids, offsets[:-1], strict=True)]
         owner = [np.full(len(solid.faces), slots.index(slot)) for slot, solid in self.solids]
         vertices = np.concatenate([solid.vertices for _, solid in self.solids])
-        mesh = Mesh(
+        return Mesh(
             vertices=torch.from_numpy(vertices.astype(np.float32)),
             faces=torch.from_numpy(np.concatenate(faces).astype(np.int64)),
             face_material=torch.from_numpy(np.concatenate(owner).astype(np.int64)),
@@ -61,7 +65,6 @@ class Toy:
                 _paint(palette[slot], finish if slot in (MAIN, ACCENT) else FINISHES["matt"]) for slot in slots
             ),
         )
-        return mesh.fit_sphere(0.4999)
 
 
 def _paint(color: Color, finish: Finish) -> Material:

@@ -22,6 +22,9 @@ class World:
     finishes: tuple[str, ...] = tuple(FINISHES)
     """Half of the toys have the first of these, the others any."""
 
+    groups: float = 0.1
+    """How often `sample_toy` draws several toys in relation instead of one."""
+
     def __post_init__(self) -> None:
         fields = (
             ("kinds", self.kinds, KINDS),
@@ -32,6 +35,8 @@ class World:
             strange = [name for name in names if name not in known]
             if strange or not names or len(set(names)) < len(names):
                 raise InputError(f"`{field}` must be different names from {', '.join(known)}; got {strange or names}.")
+        if not 0 <= self.groups <= 1:
+            raise InputError(f"`groups` must lie between 0 and 1; got {self.groups}.")
         if len(self.colors) < 2:
             raise InputError(f"`colors` must be two or more, one for each part; got {self.colors}.")
 
@@ -49,7 +54,8 @@ def sample_asset(seed: int, *, held_out: bool = False, world: World = World()) -
     for _ in range(_TRIES):
         main, accent = (world.colors[i] for i in rng.choice(len(world.colors), 2, replace=False))
         if is_held_out(kind, main, accent) == held_out:
-            return Asset.of(kind, main, accent, seed=seed, finish=_sample_finish(seed, world))
+            finish = sample_finish(np.random.default_rng([seed, _FINISH]), world)
+            return Asset.of(kind, main, accent, seed=seed, finish=finish)
     raise InputError(f"`world` must hold a combination of {kind} that is held out; {world.colors} are too few colours.")
 
 
@@ -57,6 +63,6 @@ _TRIES = 10_000
 """One in ten combinations is held out: among a dozen colours this many draws are never needed."""
 
 
-def _sample_finish(seed: int, world: World) -> str:
-    rng = np.random.default_rng([seed, _FINISH])
+def sample_finish(rng: np.random.Generator, world: World) -> str:
+    """Draw the name of a finish."""
     return world.finishes[0 if rng.random() < 0.5 else rng.integers(len(world.finishes))]
