@@ -22,8 +22,8 @@ MAX_FILES = 256
 MAX_CONFIG_BYTES, MAX_TEXT_BYTES = 64 * 2**10, 32 * 2**20
 """Of a config.json, and of a vocabulary or any other file that holds no weights."""
 
-MAX_NUMBER, MAX_LAYERS, MAX_LIST = 2**20, 256, 1000
-"""Of a size in a config.json (large vocabularies have 256,000 words), of layers, of items in a list (a schedule)."""
+MAX_NUMBER, MAX_LAYERS, MAX_LIST, MAX_SCHEDULE = 2**20, 256, 64, 1000
+"""Of a size in a config.json (large vocabularies have 256,000 words), of layers, of items in a list or a schedule."""
 
 MAX_DEPTH = 8
 
@@ -80,6 +80,9 @@ def check_size(kind: Any, folder: Path) -> None:
     Raises:
         WeightsError: it does, or the configuration describes no network.
     """
+    shapes = [shape for path in folder.glob("*.safetensors") for shape in _shapes(path)]
+    if (repeats := _repeats(read_object(folder / "config.json"))) > len(shapes) + MAX_LAYERS:
+        raise WeightsError(f"`{folder}` must hold the weights of {repeats} layers; it holds {len(shapes)} tensors.")
     with torch.device("meta"):
         if hasattr(kind, "load_config"):
             network = kind.from_config(kind.load_config(folder, local_files_only=True))
@@ -88,7 +91,7 @@ def check_size(kind: Any, folder: Path) -> None:
         else:
             return
     described = sum(parameter.numel() for parameter in network.parameters())
-    held = sum(_held(path) for path in folder.glob("*.safetensors"))
+    held = sum(shape.numel() for shape in shapes)
     if described > held * _UNUSED_SHARE + _UNUSED:
         raise WeightsError(
             f"`{folder}` must hold the weights that its config.json describes: {described} numbers; it holds {held}."
@@ -110,26 +113,34 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _held(path: Path) -> int:
+def _repeats(config: dict[str, Any]) -> int:
+    """Return how many layers of attention a UNet has by its configuration; building them takes time, if no memory."""
+    repeats = 1
+    for name in ("layers_per_block", "transformer_layers_per_block"):
+        value = config.get(name, 1)
+        repeats *= max([n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)], default=1)
+    levels = config.get("block_out_channels")
+    return repeats * len(levels) if isinstance(levels, list) else repeats
+
+
+def _shapes(path: Path) -> list[torch.Size]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            return [torch.Size(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"`{path}` must be a whole .safetensors file; it is damaged or cut short ({str(error)[:160]}). "
             "Download it again."
         ) from error
-    return sum(torch.Size(shape).numel() for shape in shapes)
 
 
 def _check_shards(path: Path) -> None:
     shards = read_object(path).get("weight_map")
-    names = (
-        set(shards.values()) if isinstance(shards, dict) and all(isinstance(s, str) for s in shards.values()) else None
-    )
-    if not names or not all(name == Path(name).name and (path.parent / name).is_file() for name in names):
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    beside = {file.name for file in path.parent.iterdir() if file.is_file()}
+    if not names or not all(isinstance(name, str) and name in beside for name in names):
         raise WeightsError(f"`{path}` must map tensors to files that lie beside it; it does not.")
 
 
@@ -145,9 +156,10 @@ def _check_config(path: Path) -> None:
 def _walk(value: Any, path: Path, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield every value with the name that it has, or that the list has which it is in."""
     yield key, value
-    if isinstance(value, dict | list) and (depth > MAX_DEPTH or (isinstance(value, list) and len(value) > MAX_LIST)):
-        raise WeightsError(f"`{path}` must hold lists of at most {MAX_LIST}, {MAX_DEPTH} deep; `{key}` is larger.")
-    for name, item in (
-        value.items() if isinstance(value, dict) else [(key, item) for item in value] if isinstance(value, list) else ()
-    ):
+    if not isinstance(value, dict | list):
+        return
+    longest = MAX_SCHEDULE if path.name == "scheduler_config.json" else MAX_LIST
+    if depth > MAX_DEPTH or (isinstance(value, list) and len(value) > longest):
+        raise WeightsError(f"`{path}` must hold lists of at most {longest}, {MAX_DEPTH} deep; `{key}` is larger.")
+    for name, item in value.items() if isinstance(value, dict) else [(key, item) for item in value]:
         yield from _walk(item, path, name, depth + 1)

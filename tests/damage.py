@@ -1,0 +1,204 @@
+"""Damage to files of models and to whole folders, drawn from a seed; `fuzz_loader.py` loads what comes out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import pickletools
+import random
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NUMBERS = [0, 1, -1, 2, 7, 255, 2**16, 2**20, 2**31 - 1, 2**31, 2**32, 10**9, 2**53, 2**63 - 1, 2**64, 10**40, 1e308]
+VALUES = [
+    None,
+    True,
+    False,
+    "",
+    "x",
+    "../../../etc/passwd",
+    "/dev/zero",
+    "\0",
+    "é" * 9,
+    [],
+    {},
+    [[]],
+    0.5,
+    float("nan"),
+]
+CALLS = ["os system", "builtins eval", "posix system", "subprocess Popen", "builtins getattr", "builtins bytearray"]
+CALLS += [
+    "_codecs encode",
+    "torch load",
+    "torch.serialization load",
+    "torch._utils _rebuild_sparse_tensor",
+    "torch Tensor",
+]
+CALLS += ["torch FloatTensor", "torch._tensor _rebuild_from_type_v2", "collections Counter", "torch.hub load"]
+OPCODES = [opcode.code.encode("latin1") for opcode in pickletools.opcodes]
+KEYS = ["auto_map", "quantization_config", "", "num_layers", "_class_name", "x"]
+
+
+def damage_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Flip, cut, repeat, insert or overwrite; near the beginning or the end more often than not."""
+    if not data:
+        return bytes(rng.randbytes(rng.randrange(64)))
+    span = rng.choice([16, 256, len(data)])
+    at = min(len(data) - 1, rng.randrange(span)) if rng.random() < 0.6 else max(0, len(data) - 1 - rng.randrange(span))
+    size = rng.choice([1, 4, 8, 64, 1024])
+    number = int(rng.choice(NUMBERS)) % 2**64
+    match rng.randrange(7):
+        case 0:
+            return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+        case 1:
+            return data[:at]
+        case 2:
+            return data[:at] + data[at : at + size] * rng.choice([2, 3, 100]) + data[at + size :]
+        case 3:
+            return data[:at] + rng.randbytes(size) + data[at:]
+        case 4:
+            return data[:at] + data[at + size :]
+        case 5:
+            packed = number.to_bytes(8, rng.choice(["little", "big"]))[: rng.choice([1, 2, 4, 8])]
+            return data[:at] + packed + data[at + len(packed) :]
+        case _:
+            other = rng.randrange(len(data))
+            return data[:at] + data[other : other + size] + data[at + size :]
+
+
+def damage_value(value: Any, rng: random.Random) -> Any:
+    """Change one place of a JSON document."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        value = copy.copy(value)
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        match rng.randrange(8):
+            case 0:
+                value.pop(key)
+            case 1 if isinstance(value, dict):
+                value[rng.choice(KEYS)] = value[key]
+            case 1:
+                value.extend(value * rng.choice([1, 50]))
+            case _:
+                value[key] = damage_value(value[key], rng)
+        return value
+    deep: Any = []
+    for _ in range(rng.choice([3, 100, 5000])):
+        deep = [deep]
+    return rng.choice([*NUMBERS, *VALUES, deep, str(value) * 3, [value] * 3, {"x": value}])
+
+
+def damage_json(data: bytes, rng: random.Random) -> bytes:
+    try:
+        return json.dumps(damage_value(json.loads(data), rng)).encode()
+    except (ValueError, RecursionError):
+        return damage_bytes(data, rng)
+
+
+def damage_header(data: bytes, rng: random.Random) -> bytes:
+    """Change the table of contents of a safetensors file."""
+    size = int.from_bytes(data[:8], "little")
+    if size > len(data):
+        return damage_bytes(data, rng)
+    header = damage_json(data[8 : 8 + size], rng)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def damage_pickle(data: bytes, rng: random.Random) -> bytes:
+    """Remove, repeat, exchange or add instructions."""
+    try:
+        starts = [at for _, _, at in pickletools.genops(data) if at is not None] + [len(data)]
+    except Exception:  # already damaged
+        return damage_bytes(data, rng)
+    parts = [data[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    at = rng.randrange(len(parts))
+    call = b"c" + rng.choice(CALLS).replace(" ", "\n").encode() + b"\n"
+    argument = rng.choice(
+        [b"X\x0b\x00\x00\x00touch owned\x85R", b"\x8a\x05\x00\x00\x00\x00\x10\x85R", b")R", b"}b", b"\x85\x81"]
+    )
+    match rng.randrange(7):
+        case 0:
+            parts.pop(at)
+        case 1:
+            parts.insert(at, parts[rng.randrange(len(parts))])
+        case 2:
+            other = rng.randrange(len(parts))
+            parts[at], parts[other] = parts[other], parts[at]
+        case 3:
+            parts.insert(at, rng.choice(OPCODES) + rng.randbytes(rng.choice([0, 1, 4])))
+        case 4:
+            parts.insert(at, call + argument)
+        case 5:
+            parts[at] = damage_bytes(parts[at], rng)
+        case _:
+            globals_at = [i for i, part in enumerate(parts) if part.startswith(b"c")] or [at]
+            parts[rng.choice(globals_at)] = call
+    return b"".join(parts)
+
+
+def damage_archive(data: bytes, rng: random.Random) -> bytes:
+    """Change the pickle in a zip file, or what is around it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = [(name, archive.read(name)) for name in archive.namelist()]
+    except Exception:  # already damaged
+        return damage_bytes(data, rng)
+    at = next((i for i, (name, _) in enumerate(entries) if name.endswith("data.pkl")), 0)
+    match rng.randrange(10):
+        case 0 if len(entries) > 1:
+            entries.pop(rng.randrange(len(entries)))
+        case 1:
+            i = rng.randrange(len(entries))
+            entries[i] = (
+                rng.choice(
+                    ["../x", "/x", "\udc80".encode("utf-8", "surrogatepass").decode("latin1"), "archive/constants.pkl"]
+                ),
+                entries[i][1],
+            )
+        case _:
+            entries[at] = (entries[at][0], damage_pickle(entries[at][1], rng))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that occur twice
+        with zipfile.ZipFile(file, "w", rng.choice([zipfile.ZIP_STORED] * 9 + [zipfile.ZIP_DEFLATED])) as archive:
+            for name, content in entries:
+                archive.writestr(name, content)
+    return file.getvalue()
+
+
+def damage_file(path: Path, rng: random.Random) -> None:
+    """Change a file in a way of its own kind, or as bytes."""
+    data = path.read_bytes()
+    kind: Callable[[bytes, random.Random], bytes] = damage_bytes
+    if rng.random() < 0.75:
+        kind = {".json": damage_json, ".safetensors": damage_header}.get(path.suffix, damage_bytes)
+        if path.suffix == ".pt":
+            kind = damage_archive if data[:2] == b"PK" else damage_pickle
+    path.write_bytes(kind(data, rng))
+
+
+def damage_folder(folder: Path, rng: random.Random) -> None:
+    """Change one file of a folder, or what it is."""
+    path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()) or [folder / "x"])
+    if rng.random() < 0.85 and path.is_file():
+        return damage_file(path, rng)
+    path.unlink(missing_ok=True)
+    match rng.randrange(7):
+        case 0:
+            path.mkdir()
+        case 1:
+            os.mkfifo(path)
+        case 2:
+            path.symlink_to(rng.choice(["/dev/zero", "/dev/tty", "nowhere", "/etc/passwd", "..", path.name]))
+        case 3:
+            Path(os.fsdecode(os.fsencode(path.with_name("x")) + b"\xff\xfe")).write_bytes(b"x")
+        case 4:
+            path.write_bytes(rng.randbytes(100))
+        case 5:
+            path.write_bytes(b"")
+        case _:
+            pass
