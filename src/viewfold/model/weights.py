@@ -33,8 +33,8 @@ PARTS = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "cond_st
 
 INDEX = "model_index.json"
 
-SHARD_BYTES = 2 * 10**9
-"""Larger networks are written as several files; bounds the memory that writing takes."""
+SHARD_BYTES = 500 * 10**6
+"""Larger networks are written as several files; bounds the memory of writing, and of reading them in another type."""
 
 _CLASSES = {
     "unet": ("viewfold.model.unet", "MultiViewUNet"),
