@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from viewfold.data.toybox import COLORS, KINDS, RESERVED, SYNONYMS, Asset, Group, World, sample_group, sample_toy
-from viewfold.data.toybox.captions import N_CAPTIONS, RELATION_WORDINGS
+from viewfold.data.toybox.captions import MAX_WORDS, N_CAPTIONS, RELATION_WORDINGS
 from viewfold.data.toybox.group import HEADS, LOADS, RELATIONS, SUPPORTS
 from viewfold.errors import InputError
 
@@ -101,6 +101,7 @@ def test_captions_name_every_thing_and_its_colour_and_hold_no_reserved_word():
         group = sample_group(seed)
         assert len(set(group.captions)) == N_CAPTIONS
         for caption in group.captions:
+            assert len(caption.split()) <= MAX_WORDS
             assert not set(re.findall(r"[a-z]+", caption)) & set(RESERVED)
             assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|[{}]", caption), caption
             for thing in group.things:

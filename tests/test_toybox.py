@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import trimesh
 from skimage.color import rgb2lab
 
+from viewfold.camera import Cameras
 from viewfold.data.toybox import (
     COLORS,
     FINISHES,
@@ -24,6 +26,7 @@ from viewfold.data.toybox import (
 from viewfold.data.toybox import primitives as solids
 from viewfold.data.toybox.captions import MAIN_WORDINGS, N_CAPTIONS, SIZES, WORDINGS, WORN_WORDINGS
 from viewfold.errors import InputError
+from viewfold.scene.rasterize import rasterize
 
 
 def _words(text: str) -> set[str]:
@@ -114,6 +117,18 @@ def test_main_and_accent_cover_most_of_the_surface(kind: str):
     share = {m.color: float(area[index == i].sum() / area.sum()) for i, m in enumerate(mesh.materials)}
     main, accent = share[COLORS["red"]], share[COLORS["blue"]]
     assert main > 0.2 and accent > 0.08 and main + accent > 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_main_and_accent_are_large_enough_in_small_pictures_to_be_judged(kind: str):
+    mesh = Asset.of(kind, "red", "blue", seed=2).mesh()
+    mask = {COLORS["red"]: (1.0, 0.0, 0.0), COLORS["blue"]: (0.0, 1.0, 0.0)}
+    painted = tuple(replace(m, color=mask.get(m.color, (0.0, 0.0, 0.0))) for m in mesh.materials)
+    seen = rasterize(
+        replace(mesh, materials=painted), Cameras.orbit(4, azimuth_deg=20, elevation_deg=15), size=64, light=None
+    )
+    main, accent, _ = (seen.rgb.sum((2, 3)) / seen.alpha.sum((2, 3))).mean(0).tolist()
+    assert accent > 0.06 and main > 0.2, (accent, main)
 
 
 def test_colours_are_apart_from_each_other_and_from_the_grey_background():

@@ -150,7 +150,7 @@ ANIMALS = (
         nouns=("dog", "pet dog", "toy dog", "standing dog"),
         body="fur",
         part="spots",
-        part_nouns=("spots", "patches", "ears and spots"),
+        part_nouns=("spots", "dots", "ears and spots"),
         plural=True,
     ),
     Kind(
@@ -168,7 +168,7 @@ ANIMALS = (
         nouns=("bear", "teddy bear", "teddy", "toy bear"),
         body="fur",
         part="sweater",
-        part_nouns=("sweater", "jumper", "shirt", "pullover"),
+        part_nouns=("sweater", "jumper", "shirt"),
         worn=True,
     ),
     Kind(

@@ -18,6 +18,9 @@ T = TypeVar("T")
 N_CAPTIONS = 12
 """Wordings per asset."""
 
+MAX_WORDS = 22
+"""In a caption of a group: the shipped text encoder reads 32 tokens, and some words are two or three."""
+
 WORDINGS = (
     "{a_main} {noun} with {a_accent} {part}",
     "{main} {noun} with {a_accent} {part}",
@@ -65,7 +68,7 @@ RELATION_WORDINGS: dict[str, tuple[str, ...]] = {
 }
 """Relation to forms for two things; the first is canonical."""
 
-SIZES = ("small", "little", "cute", "simple", "nice", "pretty", "big", "tiny", "lovely", "plain")
+SIZES = ("small", "little", "cute", "simple", "nice", "pretty", "big", "tiny", "plain")
 
 RESERVED = (
     "settee", "automobile", "cottage", "android", "toadstool", "duckling", "aircraft", "yacht", "kettle", "tankard",
@@ -137,7 +140,7 @@ def write_group_captions(
     captions = [_relate([_name(*thing, None) for thing in things], relations, None)]
     while len(captions) < N_CAPTIONS:
         caption = _relate([_name(*thing, rng) for thing in things], relations, rng)
-        if caption not in captions:
+        if caption not in captions and len(caption.split()) <= MAX_WORDS:
             captions.append(caption)
     return captions
 

@@ -92,7 +92,7 @@ LANDSCAPE = (
         nouns=("cactus", "desert cactus", "house cactus", "cactus plant"),
         body="stem",
         part="pot",
-        part_nouns=("pot", "plant pot", "flowerpot", "planter"),
+        part_nouns=("pot", "plant pot", "flower pot"),
     ),
     Kind(
         name="flower",
@@ -109,7 +109,7 @@ LANDSCAPE = (
         nouns=("castle", "toy castle", "stone castle", "old castle"),
         body="walls",
         part="roofs",
-        part_nouns=("roofs", "rooftops", "tower roofs"),
+        part_nouns=("roofs", "tower roofs"),
         plural=True,
     ),
     Kind(

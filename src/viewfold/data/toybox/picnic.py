@@ -89,7 +89,7 @@ PICNIC = (
         nouns=("ice cream", "ice cream cone", "ice-cream", "soft ice cream"),
         body="scoop",
         part="cone",
-        part_nouns=("cone", "wafer", "crispy cone"),
+        part_nouns=("cone", "wafer", "sugar cone"),
     ),
     Kind(
         name="cake",
