@@ -278,7 +278,7 @@ def test_stopping_in_the_middle_leaves_nothing(
 ) -> None:
     from viewfold import image
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(image, "contact_sheet", stopped)

@@ -172,12 +172,13 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
 
-def contact_sheet(rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Lay pictures out in rows of `columns` (default: all in one row up to 8), with a white gap."""
-    return to_pil(_lay_out(rgb, columns, gap))
+def contact_sheet(
+    rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, gap: int = 2, mark: int | None = None
+) -> Image.Image:
+    """Lay pictures out in rows of `columns` (default: all in one row up to 8), with a white gap.
 
-
-def _lay_out(rgb: Float[Tensor, "v 3 h w"], columns: int | None = None, gap: int = 2) -> Float[Tensor, "3 i j"]:
+    Marks of the pictures cannot be read from the sheet; `mark` is one of its own, where it is large enough.
+    """
     n_views, _, height, width = rgb.shape
     columns = columns or min(n_views, 8)
     rows = math.ceil(n_views / columns)
@@ -185,7 +186,9 @@ def _lay_out(rgb: Float[Tensor, "v 3 h w"], columns: int | None = None, gap: int
     for index, picture in enumerate(rgb.detach().float().cpu()):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
-    return sheet
+    if mark is not None and min(sheet.shape[1:]) >= MIN_EDGE:
+        sheet = embed(sheet[None], mark)[0]
+    return to_pil(sheet)
 
 
 def write_turntable(
@@ -275,9 +278,7 @@ class Views:
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)
             for index, picture in enumerate(pictures):
                 to_pil(picture).save(temporary / f"{index:03d}.png", **({} if index in given else fields))
-            sheet = _lay_out(self.rgb)  # of marked pictures: it needs a mark of its own size
-            sheet = sheet if mark is None or min(sheet.shape[1:]) < MIN_EDGE else embed(sheet[None], mark)[0]
-            to_pil(sheet).save(temporary / "contact.png", **fields)
+            contact_sheet(self.rgb, mark=mark).save(temporary / "contact.png", **fields)
             if turntable and len(self) > 1:
                 pace = max(2, len(self) / 4)
                 write_turntable(self.rgb, temporary / "turntable.webp", frames_per_second=pace, record=record)
