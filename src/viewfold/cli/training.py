@@ -64,6 +64,7 @@ class Train:
 
         check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
         model = load(self.model, device=chosen(self.device))
+        model.unet.add_camera_embedding()  # for a plain 2D network; at first it changes nothing
         if self.fresh:
             network = MultiViewUNet(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
             model.unet = nn.Module.to(network, model.device)
