@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from torch import nn
 from viewfold.cli import doctor, main
 from viewfold.errors import WeightsError
 from viewfold.pipeline import estimate
-from viewfold.pipeline.estimate import PROCESS_BYTES, SCRATCH, Work, count_work, estimate_bytes, estimate_seconds
+from viewfold.pipeline.estimate import (
+    PROCESS_BYTES,
+    SCRATCH,
+    Work,
+    count_work,
+    estimate_bytes,
+    estimate_gpu_bytes,
+    estimate_seconds,
+)
+from viewfold.pipeline.light import Light
 
 CPU = torch.device("cpu")
 WORK = Work(
@@ -72,6 +82,25 @@ def test_a_file_of_the_same_type_is_not_copied_and_one_of_another_is():
     assert estimate_bytes(large, torch.float32) == PROCESS_BYTES + 4 * 1100 + SCRATCH * 4 * 5000
 
 
+def test_a_gpu_holds_what_is_not_offloaded():
+    alive = SCRATCH * 2 * 50
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light()) == 2 * 1400
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(int8=True)) == 2 * 1400 - 400
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(offload="model")) == 2 * 1000 + alive
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(offload="sequential")) == 2 * 300
+    assert estimate_gpu_bytes(WORK, torch.float16, Light(offload="model")) == 2 * 1000 + SCRATCH * 4 * 50
+
+
+def test_the_doctor_lists_what_would_fit_on_a_gpu(folder, monkeypatch):
+    monkeypatch.setattr(doctor, "best_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10, 10))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(estimate, "matrix_speed", lambda dtype, device: 1e9)
+    rows = {finding.topic.strip(): finding for finding in doctor.examine_model(str(folder))}
+    assert {"float32", "bfloat16 --int8", "float32 --offload model"} < set(rows)
+    assert "never compared with a GPU" in rows["tiny"].state and "Does not fit" in rows["float32"].advice
+
+
 def test_time_is_work_over_speed(monkeypatch):
     monkeypatch.setattr(estimate, "matrix_speed", lambda dtype, device: 1e9 / estimate.EFFICIENCY[dtype])
     seconds = estimate_seconds(WORK, torch.float32, device=CPU, steps=10)
@@ -98,3 +127,9 @@ def test_what_cannot_be_estimated_is_named(folder, tmp_path, capsys):
     assert "`--model` must be a name or a folder" in capsys.readouterr().err
     with pytest.raises(WeightsError, match="model_index.json"):
         count_work(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    config = json.loads((broken / "unet" / "config.json").read_text())
+    (broken / "unet" / "config.json").write_text(json.dumps({**config, "down_block_types": ["Nothing", "Else"]}))
+    assert main(["doctor", "--model", str(broken)]) == 3
+    assert "must describe a network" in capsys.readouterr().err

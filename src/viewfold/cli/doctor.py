@@ -80,8 +80,8 @@ def examine_model(name: str) -> list[Finding]:
     import torch
 
     from viewfold.pipeline.catalogue import find_model
-    from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_seconds
-    from viewfold.pipeline.light import default_dtype, has_native_bfloat16
+    from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
+    from viewfold.pipeline.light import Light, default_dtype, has_native_bfloat16
 
     if Path(name).is_file():
         raise InputError(f"`model` must be a name or a folder; got the file {name}. First: viewfold weights convert.")
@@ -93,17 +93,22 @@ def examine_model(name: str) -> list[Finding]:
     findings = [Finding(topic=folder.name, state=f"{numbers}; {DRAWN}, estimated{note}:")]
     types = [torch.float32, torch.bfloat16] if device.type != "cpu" or has_native_bfloat16() else [torch.float32]
     for dtype in types:
-        gib = estimate_bytes(work, dtype) / 2**30
-        seconds = estimate_seconds(work, dtype, device=device, steps=STEPS)
-        mark = " (used by default)" if dtype == chosen else ""
-        fits = room is None or gib < room
-        findings.append(
-            Finding(
-                topic=f"  {str(dtype).removeprefix('torch.')}",
-                state=f"about {gib:.1f} GiB, {_duration(seconds)}{mark}",
-                advice="" if fits else f"Does not fit into the {room:.1f} GiB here.",
+        seconds = _duration(estimate_seconds(work, dtype, device=device, steps=STEPS))
+        title = f"  {str(dtype).removeprefix('torch.')}"
+        if device.type == "cuda":
+            sizes = {"": estimate_gpu_bytes(work, dtype, Light())}
+            for flag, light in (("--int8", Light(int8=True)), ("--offload model", Light(offload="model"))):
+                sizes[f" {flag}"] = estimate_gpu_bytes(work, dtype, light)
+        else:
+            sizes = {"": estimate_bytes(work, dtype)}
+        for flag, size in sizes.items():
+            mark = " (used by default)" if dtype == chosen and not flag else ""
+            fits = room is None or size / 2**30 < room
+            advice = "" if fits else f"Does not fit into the {room:.1f} GiB here."
+            timed = "time unknown" if flag else seconds
+            findings.append(
+                Finding(topic=title + flag, state=f"about {size / 2**30:.1f} GiB, {timed}{mark}", advice=advice)
             )
-        )
     return findings
 
 

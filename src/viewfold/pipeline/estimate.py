@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from viewfold.errors import WeightsError
 from viewfold.pipeline.components import read_classes
+from viewfold.pipeline.light import Light
 from viewfold.pipeline.multiview import PIXELS_AT_ONCE
 
 N_TOKENS = 77
@@ -95,22 +97,41 @@ def count_work(folder: Path, *, n_views: int = 4) -> Work:
     )
 
 
-def estimate_bytes(work: Work, dtype: torch.dtype, *, int8: bool = False) -> float:
-    """Return the peak memory of loading and drawing with the text network released, on a CPU.
+def estimate_bytes(work: Work, dtype: torch.dtype) -> float:
+    """Return the peak memory of loading and drawing on a CPU, the text network released.
 
     Files that hold the very type are mapped and not copied; others are copied a file at a time.
     """
-    width = dtype.itemsize
-    vae_width = 4 if dtype == torch.float16 else width
-    held = {part: n * (vae_width if part == "vae" else width) for part, n in work.parameters.items()}
-    copied = {part: work.largest_file[part] for part in held if abs(work.stored_widths[part] - width) > 0.5}
-    if int8:
-        copied["unet"] = max(copied.get("unet", 0), work.linear * width)  # both kinds for a moment
-        held["unet"] -= work.linear * (width - 1)
-    networks = held["unet"] + held["vae"]
-    loading = sum(held.values()) + max(copied.values(), default=0)
-    drawing = networks + SCRATCH * max(work.step_numbers * width, work.decode_numbers * vae_width)
-    return PROCESS_BYTES + max(loading, drawing)
+    held = _held(work, dtype)
+    copied = [work.largest_file[part] for part in held if abs(work.stored_widths[part] - dtype.itemsize) > 0.5]
+    loading = sum(held.values()) + max(copied, default=0)
+    return PROCESS_BYTES + max(loading, held["unet"] + held["vae"] + _alive(work, dtype))
+
+
+def estimate_gpu_bytes(work: Work, dtype: torch.dtype, light: Light) -> float:
+    """Return the peak of a GPU's memory, which networks and what they make; never compared with a real one."""
+    held = _held(work, dtype)
+    if light.int8:
+        held["unet"] -= work.linear * (dtype.itemsize - 1)
+    match light.offload:
+        case "none":
+            return max(sum(held.values()), held["unet"] + held["vae"] + _alive(work, dtype))
+        case "model":
+            return max(held["text_encoder"], max(held["unet"], held["vae"]) + _alive(work, dtype))
+        case "sequential":
+            return max(held["text_encoder"], _alive(work, dtype))
+
+
+def _held(work: Work, dtype: torch.dtype) -> dict[str, float]:
+    """Return the bytes of each network's weights."""
+    widths = {"vae": 4 if dtype == torch.float16 else dtype.itemsize}
+    return {part: n * widths.get(part, dtype.itemsize) for part, n in work.parameters.items()}
+
+
+def _alive(work: Work, dtype: torch.dtype) -> float:
+    """Return the bytes beside the weights in a step or in decoding, whichever is more."""
+    vae_width = 4 if dtype == torch.float16 else dtype.itemsize
+    return SCRATCH * max(work.step_numbers * dtype.itemsize, work.decode_numbers * vae_width)
 
 
 def estimate_seconds(work: Work, dtype: torch.dtype, *, device: torch.device, steps: int) -> float:
@@ -131,9 +152,12 @@ def matrix_speed(dtype: torch.dtype, *, device: torch.device, repeats: int = 3) 
 
 
 def _build(kind: Any, folder: Path) -> Any:
-    if hasattr(kind, "load_config"):  # diffusers
-        return kind.from_config(kind.load_config(folder, local_files_only=True)).eval()
-    return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).eval()
+    try:
+        if hasattr(kind, "load_config"):  # diffusers
+            return kind.from_config(kind.load_config(folder, local_files_only=True)).eval()
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).eval()
+    except Exception as error:  # what a damaged or hostile configuration raises within the libraries is not bounded
+        raise WeightsError(f"`{folder}` must describe a network; it does not: {str(error)[:160]}.") from error
 
 
 def _count(call: Any, network: nn.Module) -> tuple[float, int, int]:

@@ -31,7 +31,7 @@ class Light:
     """What waits in main memory while it is not needed: nothing, whole networks, or each layer (slowest, least GPU
     memory). Needs a GPU."""
     int8: bool = False
-    """Keep the linear layers' weights in 8 bits (the `int8` extra); pictures differ slightly."""
+    """Keep the linear layers' weights in 8 bits (the `int8` extra): less to keep on a GPU; pictures differ slightly."""
     compile: bool = False
     """Compile the network for its shapes: the first step takes minutes, later ones are faster. Needs a compiler."""
     channels_last: bool = False
@@ -116,7 +116,7 @@ def warn_of_slow(dtype: torch.dtype, *, device: torch.device) -> None:
 
 def _quantize(model: Any) -> None:
     """Linear layers in 8 bits, a scale for each row; convolutions, norms and embeddings stay as they are."""
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
         for network in (model.text_encoder, model.unet):
