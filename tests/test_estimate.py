@@ -133,3 +133,6 @@ def test_what_cannot_be_estimated_is_named(folder, tmp_path, capsys):
     (broken / "unet" / "config.json").write_text(json.dumps({**config, "down_block_types": ["Nothing", "Else"]}))
     assert main(["doctor", "--model", str(broken)]) == 3
     assert "must describe a network" in capsys.readouterr().err
+    (broken / "unet" / "config.json").write_text(json.dumps({"_class_name": "MultiViewUNetModel", "image_size": 32}))
+    with pytest.raises(WeightsError, match="must give `sample_size`"):
+        count_work(broken)

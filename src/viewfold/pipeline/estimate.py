@@ -75,6 +75,8 @@ def count_work(folder: Path, *, n_views: int = 4) -> Work:
         networks = {part: _build(kind, folder / part) for part, kind in kinds.items()}
         unet, vae = networks["unet"], networks["vae"]
         size, channels = unet.config["sample_size"], unet.config["in_channels"]
+        if not isinstance(size, int):  # the community port's folders: the original's names, which say nothing here
+            raise WeightsError(f"`{folder / 'unet'}` must give `sample_size` in its config.json; got {size!r}.")
         latents = torch.empty(2, n_views, channels, size, size)
         text = torch.empty(2, N_TOKENS, unet.config["cross_attention_dim"])
         steps, cameras = torch.empty(2, dtype=torch.int64), torch.empty(2, n_views, 16)
