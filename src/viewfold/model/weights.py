@@ -23,6 +23,7 @@ from viewfold.model.defaults import released_defaults
 from viewfold.model.folder import check_folder, check_size
 from viewfold.model.keymap import read_unet_layout, refuse_image_prompt
 from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
+from viewfold.model.silence import quiet
 from viewfold.model.tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def convert(
     whole = networks.keys() == build.keys()
     written = list(_CLASSES) if whole else [*networks, *(["scheduler"] if {"unet", "vae"} <= networks.keys() else [])]
     check_output(to, holds="|".join([*written, *([INDEX.replace(".", r"\.")] if whole else [])]))
-    with atomic_write(to) as folder:
+    with atomic_write(to) as folder, quiet():
         folder.mkdir()
         if "scheduler" in written:
             write_scheduler(folder / "scheduler")

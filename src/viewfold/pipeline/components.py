@@ -6,10 +6,9 @@ numbers; a folder may come from a stranger, so this one does neither.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from viewfold.errors import InputError, ViewfoldError, WeightsError
 from viewfold.model.defaults import T2I, Defaults
 from viewfold.model.folder import check_folder, check_size
+from viewfold.model.silence import quiet
 from viewfold.model.unet import MultiViewUNet
 from viewfold.model.weights import INDEX, load_unet
 
@@ -107,27 +107,6 @@ def read_text(folder: str | Path) -> tuple[Any, Any]:
     with quiet():
         encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
     return encoder, tokenizer
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and load reports off the terminal; what matters is raised."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-        if diffusers_bars:
-            diffusers_logging.enable_progress_bar()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from viewfold.errors import FitError, InputError
 from viewfold.guidance import decompose, guide
 from viewfold.guidance import rescale as rescale_contrast
 from viewfold.model.defaults import Defaults
+from viewfold.model.silence import quiet
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.components import quiet, read_components, read_defaults
+from viewfold.pipeline.components import read_components, read_defaults
 from viewfold.pipeline.fingerprint import freeze_hash
 from viewfold.pipeline.known import Known
 from viewfold.pipeline.lora import put_on, take_off
