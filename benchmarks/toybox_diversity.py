@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from toybox_quality import FIRST_SEED, GENERATED, SIZE, held_out_toys, model_sampler, world_of
+from toybox_quality import model_sampler
+from toybox_subjects import FIRST_SEED, GENERATED, SIZE, held_out_toys, world_of
 
 from viewfold.data.toybox import Asset, World, sample_asset
 from viewfold.errors import ViewfoldError

@@ -41,6 +41,8 @@ class Train:
     """Views of each object."""
     lr: float | None = None
     """Peak learning rate."""
+    cooldown: int | None = None
+    """Last of the steps, over which the rate falls to zero: sharper pictures (needs --steps)."""
     fold: bool = True
     """Let the views see each other; without, each is trained by itself, the baseline of the paper's ablation."""
     seed: int = 0
@@ -97,7 +99,8 @@ class Train:
         from viewfold.train.diffusion import DiffusionSettings
 
         base = DiffusionSettings()
-        loop = given({"steps": self.steps, "minutes": self.minutes, "lr": self.lr, "seed": self.seed})
+        names = ("steps", "minutes", "lr", "cooldown", "seed")
+        loop = given({name: getattr(self, name) for name in names})
         share = base.objective.share_2d if self.pictures is not None else 0.0
         return replace(
             base,

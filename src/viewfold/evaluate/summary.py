@@ -37,6 +37,14 @@ def summarise(
             ),
             "consistent views (95 % of true renders are)": share([o.consistency >= floor for o in toys]),
         }
+    if unnamed := outcomes.get("open", []):
+        figures |= {
+            "part not named: right kind": share([o.right_kind for o in unnamed]),
+            "part not named: consistency, share of true renders'": ratio([o.consistency for o in unnamed], truth),
+            "part not named: look-alike views, share of true renders'": ratio(
+                [o.verdict.agreement for o in unnamed], [o.verdict.agreement for o in reference]
+            ),
+        }
     if words := outcomes.get("words", []):
         figures |= {
             "unseen words: right kind": share([o.right_kind for o in words]),
@@ -62,15 +70,22 @@ def summarise(
     return figures
 
 
-def compare(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> dict[str, Figure]:
-    """Return paired differences over the same prompts and seeds."""
+def compare(ours: Mapping[str, Sequence[Outcome]], theirs: Mapping[str, Sequence[Outcome]]) -> dict[str, Figure]:
+    """Return paired differences over the same prompts and seeds, part by part."""
     measures: dict[str, Callable[[Outcome], float]] = {
         "consistency": lambda o: o.consistency,
         "outlines' gap in pixels": lambda o: min(o.gap_px, WORST_GAP_PX),
+        "matched colours": lambda o: o.color,
         "look-alike views": lambda o: o.verdict.agreement,
         "right kind": lambda o: float(o.right_kind),
     }
-    return {name: paired_difference([f(o) for o in ours], [f(o) for o in theirs]) for name, f in measures.items()}
+    named = {"held_out": "", "open": "part not named: "}
+    return {
+        f"{prefix}{name}": paired_difference([f(o) for o in ours[part]], [f(o) for o in theirs[part]])
+        for part, prefix in named.items()
+        if ours.get(part)
+        for name, f in measures.items()
+    }
 
 
 def measure_judge(reference: Sequence[Outcome]) -> dict[str, Figure]:
