@@ -235,7 +235,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def model_sampler(
-    name: str, *, steps: int, guidance: float | None, rescale: float, alone: bool = False
+    name: str, *, steps: int | None, guidance: float | None, rescale: float, alone: bool = False
 ) -> tuple[Any, Sampler, dict[str, Any]]:
     """Return a model, its sampler and the notes on both; `alone` draws view by view, else views are folded."""
     import viewfold as vf
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--against", help="a second model, the same prompts and seeds, paired intervals")
     parser.add_argument("--against-alone", action="store_true", help="draw the second model's views one at a time")
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=None, help="default: the model's own")
     parser.add_argument("--guidance", type=float, default=None, help="default: the model's own")
     parser.add_argument("--rescale", type=float, default=0.0)
     for name, default in asdict(Settings()).items():

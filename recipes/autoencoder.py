@@ -9,7 +9,7 @@ network; `viewfold pack --latents OUT/base` and `viewfold train --model OUT/base
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ def main() -> None:
     """Train, assemble, save."""
     from viewfold.data.shards import open_shards
     from viewfold.image import atomic_write
-    from viewfold.model.presets import TOYBOX, TOYBOX_GUIDANCE, toybox_scheduler
+    from viewfold.model import defaults
+    from viewfold.model.presets import TOYBOX, toybox_scheduler
     from viewfold.pipeline import MultiViewPipeline
     from viewfold.pipeline.components import read_text
     from viewfold.train.autoencoder import AutoencoderSettings, train_autoencoder
@@ -51,7 +52,7 @@ def main() -> None:
         layout = replace(TOYBOX, latent_size=stacked.shape[-1] // 2 ** (len(vae.config["block_out_channels"]) - 1))
         model = MultiViewPipeline(
             vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(),
-            scheduler=toybox_scheduler(), guidance=TOYBOX_GUIDANCE,
+            scheduler=toybox_scheduler(), **asdict(defaults.TOYBOX),
         )  # fmt: skip
         with atomic_write(options.out / "base") as folder:
             model.save_pretrained(folder)

@@ -47,7 +47,7 @@ class Generate(LightFlags, OriginFlags):
     seed: int = 0
     """The same seed draws the same pictures, alone or in a file."""
     steps: int | None = None
-    """Denoising steps: more is slower and somewhat better; by default as the model's own script has it (toybox: 30)."""
+    """Denoising steps: more is slower and somewhat better; by default as the model's own script has it (toybox: 12)."""
     guidance: float | None = None
     """How closely to follow the prompt, by default as the model recommends; 1 is the plain model."""
     rescale: float = 0.0

@@ -113,10 +113,6 @@ TOYBOX = UNetLayout(
 attention on both levels cost a seventh of the speed and 2.7 M parameters more."""
 
 
-TOYBOX_GUIDANCE = 2.5
-"""Right main colours fell from 89 to 67 % between 1.5 and 6 (18 held-out prompts, early in training)."""
-
-
 def toybox_scheduler() -> DDIMScheduler:
     """Return the noise schedule of the shipped model.
 
