@@ -12,11 +12,12 @@ from fakes import tiny_model
 from safetensors.torch import load_file, save_file
 
 from viewfold.camera import Cameras
-from viewfold.errors import InputError, WeightsError
+from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.batch import folder_name, read_prompts
 from viewfold.pipeline.generation import weights_hash
+from viewfold.pipeline.sampler import named_scheduler
 
 CAMERAS = Cameras.orbit(4)
 
@@ -70,6 +71,29 @@ def test_a_batch_goes_on_where_it_stopped_and_names_what_failed(model, tmp_path)
     assert [path.name[:10] for path in second.done] == ["a-blue-car"] and "1 failed" in second.summary()
     other = generate_batch(model, ["a red mug"], tmp_path, steps=1, seed=1)
     assert len(other.done) == 1 and other.done != first.done
+
+
+def test_a_batch_does_not_go_on_with_what_was_made_in_another_way(tmp_path):
+    """The folders of the other scheduler, weights or type have the same names; nothing may be drawn beside them."""
+    model = tiny_model()
+    (made,) = generate_batch(model, ["a red mug"], tmp_path, steps=1).done
+    both = ["a blue car", "a red mug"]
+    own, model.scheduler = model.scheduler, named_scheduler("euler", like=model.scheduler)
+    with pytest.raises(InputError, match=r"`out`.*a-red-mug.*with scheduler DDIMScheduler, now EulerDiscreteScheduler"):
+        generate_batch(model, both, tmp_path, steps=1)
+    model.scheduler = own
+    bias = model.unet.conv_in.bias.detach().clone()
+    with torch.no_grad():
+        model.unet.conv_in.bias += 1
+    with pytest.raises(InputError, match=r"with weights [0-9a-f]{8}, now [0-9a-f]{8}\. Name another"):
+        generate_batch(model, both, tmp_path, steps=1)
+    with torch.no_grad():
+        model.unet.conv_in.bias.copy_(bias)
+    assert generate_batch(model, both[1:], tmp_path, steps=1).skipped == [made]
+    (made / "run.json").write_text("{}")
+    with pytest.raises(AssetError, match=r"run\.json` must tell how the views were made"):
+        generate_batch(model, both, tmp_path, steps=1)
+    assert list(tmp_path.iterdir()) == [made]
 
 
 def test_folder_names_are_stable_and_never_leave_their_folder():

@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from viewfold.camera import Cameras
-from viewfold.errors import InputError, OutputError, PromptError, ViewfoldError
-from viewfold.pipeline.generation import generate, orbit
+from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
+from viewfold.image import read_json
+from viewfold.pipeline.generation import describe, generate, orbit
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.safety import PROMPT_GUARD, Safety
 
@@ -70,7 +72,9 @@ def generate_batch(
 
     Raises:
         OutputError: the disk is full or cannot be written (the rest would fail as well).
-        InputError: a setting that no prompt could satisfy.
+        InputError: a setting that no prompt could satisfy, or a finished folder that another model, number type,
+            scheduler or LoRA file made: nothing is drawn then.
+        AssetError: the record of a finished folder is damaged.
     """
     defaults = model.defaults
     cameras = orbit(defaults) if cameras is None else cameras
@@ -86,8 +90,9 @@ def generate_batch(
     elif defaults.suffix:
         settings["suffix"] = ""
     report = BatchReport()
-    for prompt in dict.fromkeys(prompts):
-        folder = Path(out) / folder_name(prompt, cameras=cameras, **settings)
+    folders = {prompt: Path(out) / folder_name(prompt, cameras=cameras, **settings) for prompt in prompts}
+    _check_same_run([folder for folder in folders.values() if (folder / "run.json").is_file()], model)
+    for prompt, folder in folders.items():
         if (folder / "run.json").is_file():
             report.skipped.append(folder)
         else:
@@ -105,6 +110,36 @@ def generate_batch(
         if progress is not None:
             progress(prompt, folder)
     return report
+
+
+def _check_same_run(finished: list[Path], model: MultiViewPipeline) -> None:
+    """Refuse to go on with what was made in another way that the names of the folders do not tell."""
+    now = _maker({**describe(model), "scheduler": type(model.scheduler).__name__})
+    for folder in finished:
+        path = folder / "run.json"
+        try:
+            then = _maker(read_json(path))
+        except (KeyError, TypeError) as error:
+            raise AssetError(
+                f"`{path}` must tell how the views were made; it is damaged. Remove its folder."
+            ) from error
+        other = [f"{what} {then[what]}, now {now[what]}" for what in now if now[what] != then[what]]
+        if other:
+            raise InputError(
+                f"`out` must hold results of the same run to be gone on with; {folder} was made with "
+                f"{'; '.join(other)}. Name another folder, or remove that one."
+            )
+
+
+def _maker(run: dict[str, Any]) -> dict[str, str]:
+    """Return what made the views, in words; the hash counts the LoRA files and is that of the type computed in."""
+    loras = [f"{lora['file']}:{lora['scale']} {lora['sha256'][:8]}" for lora in run.get("lora", ())]
+    return {
+        "weights": run["weights_sha256"][:8],
+        "type": run["dtype"],
+        "LoRA": " + ".join(loras) or "none",
+        "scheduler": run["scheduler"],
+    }
 
 
 def folder_name(prompt: str, *, cameras: Cameras, **settings: object) -> str:
