@@ -75,6 +75,16 @@ def test_only_the_last_prompts_are_kept(model, monkeypatch):
     assert len(reads) == 4
 
 
+def test_prompts_are_kept_when_the_model_moves_and_no_more_than_fit_are_promised(model, monkeypatch):
+    states = model.embed([PROMPT])
+    monkeypatch.setattr(reader.TextEncoder, "encode", lambda self, prompts: states.to("meta"))
+    assert model._reader.read(model.text, [PROMPT, NEGATIVE]).device.type == "meta"
+    monkeypatch.setattr(reader, "MAX_PROMPTS", 2)
+    with pytest.raises(InputError, match="at most 2, which are kept; got 3"):
+        model.release_text([PROMPT, NEGATIVE])
+    assert model.text_encoder is not None
+
+
 def test_without_the_text_network_the_same_is_drawn_and_nothing_else(model, tmp_path):
     expected, digest = draw(model), weights_hash(model)
     network = weakref.ref(model.text_encoder)

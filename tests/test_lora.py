@@ -18,6 +18,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError, MissingExtraError, WeightsError
 from viewfold.pipeline import generate
+from viewfold.pipeline.fingerprint import freeze_hash, weights_hash
 from viewfold.pipeline.lora import read_lora
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed (extra `lora`)")
@@ -133,7 +134,10 @@ def test_files_add_up_as_changed_weights_would_and_come_off_again(tmp_path):
     wanted = generate(type(model)(**expected), "a mug", cameras=cameras, steps=2)
     torch.testing.assert_close(after.rgb, wanted.rgb, atol=1e-4, rtol=1e-4)
     assert (after.rgb - before.rgb).abs().max() > 1e-3
-    assert after.run["lora"] == [{"file": "a.safetensors", "scale": 0.7}, {"file": "b.safetensors", "scale": 1.0}]
+    assert [(lora["file"], lora["scale"]) for lora in after.run["lora"]] == [
+        ("a.safetensors", 0.7),
+        ("b.safetensors", 1),
+    ]
     assert after.run["weights_sha256"] != before.run["weights_sha256"]
     model.unload_lora_weights()
     again = generate(model, "a mug", cameras=cameras, steps=2)
@@ -154,8 +158,56 @@ def test_the_text_encoder_of_stable_diffusion_is_changed_too(clip, tmp_path):
     with torch.no_grad():
         changed, wanted = model.text_encoder(tokens), merged(clip, (pairs, 1.0))(tokens)
         torch.testing.assert_close(changed.last_hidden_state, wanted.last_hidden_state, atol=1e-5, rtol=1e-5)
+        with pytest.raises(InputError, match="`loras` must be off"):
+            model.save_pretrained(tmp_path / "copy")
         model.unload_lora_weights()
         assert torch.equal(model.text_encoder(tokens).last_hidden_state, clip(tokens).last_hidden_state)
+    assert model.text_encoder.state_dict().keys() == clip.state_dict().keys()
+
+
+@needs_peft
+def test_the_hash_counts_a_file_the_same_where_the_networks_cannot_be_read(tmp_path):
+    """As when they are in 8 bits or offloaded."""
+    model, frozen = tiny_model(), tiny_model()
+    path = write(tmp_path / "a.safetensors", factors(model.unet, QUERY), PEFT_NAMES)
+    freeze_hash(frozen)
+    digests = set()
+    for scale in (1.0, 0.5):
+        for some in (model, frozen):
+            some.load_lora_weights(path, scale=scale)
+        assert weights_hash(model) == weights_hash(frozen)
+        digests.add(weights_hash(model))
+    for some in (model, frozen):
+        some.unload_lora_weights()
+    assert weights_hash(model) == weights_hash(frozen) and len(digests | {weights_hash(model)}) == 3
+
+
+@needs_peft
+def test_a_file_that_fails_half_way_leaves_nothing_on(clip, tmp_path, monkeypatch):
+    model = tiny_model()
+    model.register_modules(text_encoder=copy.deepcopy(clip))
+    key = "encoder.layers.0.self_attn.k_proj"
+    tensors = {}
+    for part, layer, (a, b) in (
+        ("unet", QUERY, factors(model.unet, QUERY)[QUERY]),
+        ("text_encoder", key, factors(clip, key)[key]),
+    ):
+        tensors |= {f"{part}.{layer}.lora_A.weight": a, f"{part}.{layer}.lora_B.weight": b}
+    save_file(tensors, tmp_path / "a.safetensors")
+    digest = weights_hash(model)
+    monkeypatch.setattr(model.text_encoder, "set_adapter", lambda names: {}[names[0]])
+    with pytest.raises(WeightsError, match="`lora` must be one that peft can put on; a.safetensors is not"):
+        model.load_lora_weights(tmp_path / "a.safetensors")
+    assert not model.loras and weights_hash(model) == digest and not any("lora_A" in n for n in model.unet.state_dict())
+
+
+@needs_peft
+def test_what_a_released_text_network_read_cannot_be_undone(clip, tmp_path):
+    model = tiny_model()
+    model.loras.append({"file": "a", "scale": 1.0, "parts": ["text_encoder"], "sha256": "00" * 32})
+    model.release_text(["a mug"])
+    with pytest.raises(InputError, match="it was released"):
+        model.unload_lora_weights()
 
 
 def test_without_peft_the_message_names_the_extra(model, monkeypatch, tmp_path):

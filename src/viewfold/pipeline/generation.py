@@ -133,8 +133,7 @@ def generate(
     suffix = defaults.suffix if suffix is None else suffix
     known = None
     if given is not None:
-        size, place = model.image_size, model._execution_device
-        known, cameras = around(given, cameras, encode=lambda rgb: model.encode(rgb.to(place)), size=size)
+        known, cameras = around(given, cameras, encode=model.encode, size=model.image_size)
     total = steps if timesteps is None else len(timesteps)
     settings = {
         "given": None if known is None else list(known.places),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from viewfold.errors import InputError, MissingExtraError, WeightsError
 from viewfold.model.checkpoint import read_checkpoint
+from viewfold.pipeline.fingerprint import hash_tensors
 
 MAX_BYTES = 4 * 2**30
 """Larger files are refused; LoRA files of Stable Diffusion have 1 to 300 MB."""
@@ -39,7 +40,8 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     """Change a pipeline's UNet and text encoder by a LoRA file; several add up.
 
     Raises:
-        WeightsError: the file is not .safetensors, damaged, or holds names or shapes that do not fit the model.
+        WeightsError: the file is not .safetensors, damaged, or holds names or shapes that do not fit the model; nothing
+            of it is left on.
         InputError: `scale` is not finite.
         MissingExtraError: peft is not installed.
     """
@@ -52,25 +54,44 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
     parts = read_lora(path, unet=pipeline.unet, text_encoder=pipeline.text_encoder, scale=scale)
+    digest = hash_tensors(pair for part in PARTS for pair in sorted(parts.get(part, {}).items())).hexdigest()
     name = f"lora_{len(pipeline.loras)}"
     shared: dict[str, Any] = {"network_alphas": None, "adapter_name": name, "_pipeline": pipeline}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # peft warns of a second file on one network; that is meant
-        if "unet" in parts:
-            Loader.load_lora_into_unet(parts["unet"], unet=pipeline.unet, low_cpu_mem_usage=True, **shared)
-            pipeline.unet.set_adapters([*_adapters(pipeline.unet)])
-        if "text_encoder" in parts:
-            Loader.load_lora_into_text_encoder(parts["text_encoder"], text_encoder=pipeline.text_encoder, **shared)
-            pipeline.text_encoder.set_adapter([*_adapters(pipeline.text_encoder)])
-    pipeline.loras.append({"file": Path(path).name, "scale": scale})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # peft warns of a second file on one network; that is meant
+            if "unet" in parts:
+                Loader.load_lora_into_unet(parts["unet"], unet=pipeline.unet, low_cpu_mem_usage=True, **shared)
+                pipeline.unet.set_adapters([*_adapters(pipeline.unet)])
+            if "text_encoder" in parts:
+                Loader.load_lora_into_text_encoder(parts["text_encoder"], text_encoder=pipeline.text_encoder, **shared)
+                pipeline.text_encoder.set_adapter([*_adapters(pipeline.text_encoder)])
+    except Exception as error:  # what the libraries make of a strange combination is not bounded
+        if name in _adapters(pipeline.unet):
+            pipeline.unet.delete_adapters(name)
+        if name in _adapters(pipeline.text_encoder):
+            pipeline.text_encoder.delete_adapter(name)
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise WeightsError(f"`lora` must be one that peft can put on; {Path(path).name} is not: {reason}.") from error
+    pipeline.loras.append({"file": Path(path).name, "scale": scale, "parts": sorted(parts), "sha256": digest})
 
 
 def take_off(pipeline: Any) -> None:
-    """Bring a pipeline's networks back to what they were before any `put_on`."""
+    """Bring a pipeline's networks back to what they were before any `put_on`.
+
+    Raises:
+        InputError: a file changed the text network, which was released: what it read cannot be read again.
+    """
+    if pipeline.text_encoder is None and any("text_encoder" in lora["parts"] for lora in pipeline.loras):
+        raise InputError("`text_encoder` must be there to be changed back; it was released. Load the model again.")
     if _adapters(pipeline.unet):
         pipeline.unet.unload_lora()
-    for name in list(_adapters(pipeline.text_encoder)):
-        pipeline.text_encoder.delete_adapter(name)
+    if _adapters(pipeline.text_encoder):
+        from diffusers.utils import recurse_remove_peft_layers
+
+        recurse_remove_peft_layers(pipeline.text_encoder)  # `delete_adapter` would leave the layers wrapped
+        del pipeline.text_encoder.peft_config
+        pipeline.text_encoder._hf_peft_config_loaded = False
     pipeline.loras.clear()
 
 

@@ -27,7 +27,7 @@ from viewfold.model.defaults import Defaults
 from viewfold.model.silence import quiet
 from viewfold.model.text import TextEncoder
 from viewfold.pipeline.components import read_components, read_defaults
-from viewfold.pipeline.fingerprint import freeze_hash
+from viewfold.pipeline.fingerprint import freeze_hash, frozen_networks
 from viewfold.pipeline.known import Known
 from viewfold.pipeline.lora import put_on, take_off
 from viewfold.pipeline.reader import Reader
@@ -91,8 +91,13 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a folder that `from_pretrained` reads; options as diffusers' (`max_shard_size`, ...)."""
-        if self.text_encoder is None:
-            raise InputError("`text_encoder` must be there to be saved; it was released. Load the model again.")
+        if away := frozen_networks(self):
+            raise InputError(
+                f"`{away[0]}` must be there to be saved; it was released, or is kept in 8 bits or layer by layer "
+                "elsewhere. Load the model again."
+            )
+        if self.loras:
+            raise InputError("`loras` must be off for the model to be saved. Call `unload_lora_weights` first.")
         with quiet():
             super().save_pretrained(save_directory, **options)
 
@@ -249,11 +254,10 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def release_text(self, prompts: Sequence[str]) -> None:
         """Read the prompts, negative ones too, and drop the text network: any other is a `PromptError` from then on."""
-        self.embed([*prompts, ""])
+        self._reader.release(self.text, [*prompts, ""])
         if self.text_encoder is None:
             return
         freeze_hash(self, "text_encoder")
-        self._reader.release(self.text_encoder)
         self.text_encoder = None
         self.maybe_free_model_hooks()  # offloading keeps the networks in a chain; make it again without this one
         gc.collect()
@@ -266,7 +270,7 @@ class MultiViewPipeline(DiffusionPipeline):
         With a generator they are a sample of the posterior, as in MVDream's released code; without, its mean, which
         differs by less than the noise that distillation adds and makes a run depend on its seed alone.
         """
-        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         return (latents.float() - self._shift) * self._scale
 
