@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError, OutputError, WeightsError
-from viewfold.model import keymap
+from viewfold.model import defaults, keymap
 from viewfold.model.defaults import T2I, Defaults, released_defaults
 from viewfold.model.keymap import original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
 from viewfold.model.network import build_unet, build_vae
@@ -311,7 +311,7 @@ def test_a_model_draws_as_its_index_says_unless_told(folders: dict[str, Path], t
 
 
 def test_the_shipped_model_keeps_its_ways() -> None:
-    assert load("toybox", device="cpu").defaults == Defaults(guidance=2.5)
+    assert load("toybox", device="cpu").defaults == defaults.TOYBOX
     assert released_defaults(TOYBOX) == Defaults()
 
 
