@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import command, dataset, doctor, flow, main, training
+from viewfold.cli import command, flow, main
 from viewfold.errors import FitError, InputError, OutputError
 
 
@@ -28,23 +28,6 @@ class Failing:
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(command.tyro, "cli", lambda *_, **__: Failing(error=error))
     return main([])
-
-
-@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
-    assert stop.value.code == 0
-    assert f"viewfold {verb}" in capsys.readouterr().out
-
-
-def test_every_option_has_a_line_of_help() -> None:
-    for verb in (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor):
-        for home in verb.__mro__[:-1]:
-            lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
-            for name in home.__annotations__:
-                at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
-                assert at and all(lines[i + 1].startswith('    """') for i in at), f"{home.__name__}.{name}"
 
 
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["generate", "mug", "--veiws", "3"], ["lift"], ["assets", "many"]])

@@ -117,8 +117,8 @@ def test_the_picture_check_refuses_by_the_classifiers_score(monkeypatch: pytest.
 
 
 def test_the_command_line_passes_the_flags_on() -> None:
-    from viewfold.cli.flow import Generate, Lift
+    from viewfold.cli.provenance import OriginFlags
 
-    assert Generate(prompt="a mug").origin() == {"watermark": None, "safety": PROMPT_GUARD}
-    assert Lift(prompt="a mug", no_watermark=True, safety="off").origin() == {"watermark": False, "safety": None}
-    assert isinstance(Generate(prompt="a mug", safety="pictures").origin()["safety"], PictureGuard)
+    assert OriginFlags().arguments() == {"watermark": None, "safety": PROMPT_GUARD}
+    assert OriginFlags(no_watermark=True, safety="off").arguments() == {"watermark": False, "safety": None}
+    assert isinstance(OriginFlags(safety="pictures").arguments()["safety"], PictureGuard)

@@ -6,11 +6,12 @@ Exit codes: 0 done; 2 to 6 as drawn in `viewfold.errors`; 130 stopped with Ctrl-
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import tyro
 
@@ -35,6 +36,7 @@ VERBS = Annotated[
     | Annotated[Provenance, tyro.conf.subcommand("provenance")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],
     tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.OmitArgPrefixes,
     tyro.conf.FlagCreatePairsOff,
 ]
 
@@ -58,6 +60,9 @@ FLAGS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `viewfold` with these arguments (default: the process's) and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files, and prompts, may be no text
     verb = tyro.cli(VERBS, prog="viewfold", args=arguments, description="Text to consistent views to 3D.")
     try:
         _quieten_libraries()
@@ -85,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def name_flags(message: str, verb: object) -> str:
     """Replace the arguments' names in a message of the library by the flags of the verb: `n_views` -> `--views`."""
-    verb = getattr(verb, "action", verb)
-    types = {field.name: str(field.type) for field in dataclasses.fields(verb)}  # type: ignore[arg-type]
+    types = dict(_options(verb))
     positional = {name for name, kind in types.items() if "Positional" in kind}
     fields = set(types) | ({"from"} if "source" in types else set())
 
@@ -99,6 +103,13 @@ def name_flags(message: str, verb: object) -> str:
         return f"`{option}`" if known else match[0]
 
     return re.sub(r"`([a-z]\w*)`", flag, message)
+
+
+def _options(verb: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and the type of each option, those of its groups included."""
+    for field in dataclasses.fields(verb):
+        value = getattr(verb, field.name)
+        yield from _options(value) if dataclasses.is_dataclass(value) else [(field.name, str(field.type))]
 
 
 def _fail(message: str, code: int) -> int:

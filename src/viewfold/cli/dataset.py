@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError
 
@@ -19,7 +20,7 @@ from viewfold.errors import AssetError
 class Assets:
     """Make captioned toys, a GLB and a JSON file each; finished ones are skipped."""
 
-    count: Positional[int]
+    count: Positional[Annotated[int, arg(metavar="COUNT")]]
     """How many."""
     out: Path
     """Folder to write."""
@@ -51,21 +52,21 @@ class Assets:
 class Render:
     """Photograph every asset of a folder (.glb, .obj or .ply, ours or anyone's); finished ones are skipped."""
 
-    folder: Positional[Path]
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
     """Folder of assets; a .json of the same name may hold "captions", "licence" and "author"."""
     out: Path
     """Folder to write, one folder per asset."""
     preset: Literal["toybox", "paper"] = "toybox"
     """Cameras and size of the shipped model's data or of MVDream's; the options below override it."""
-    size: int | None = None
+    size: Annotated[int | None, unset("INT")] = None
     """Pixels across and down."""
-    orbits: int | None = None
+    orbits: Annotated[int | None, unset("INT")] = None
     """Circles of views per asset."""
-    views: int | None = None
+    views: Annotated[int | None, unset("INT")] = None
     """Views per circle."""
-    elevation: tuple[float, float] | None = None
+    elevation: Annotated[tuple[float, float] | None, unset("LOW HIGH")] = None
     """Lowest and highest elevation in degrees."""
-    fov: tuple[float, float] | None = None
+    fov: Annotated[tuple[float, float] | None, unset("LOW HIGH")] = None
     """Narrowest and widest field of view in degrees."""
     seed: int = 0
     """Of the cameras."""
@@ -98,11 +99,11 @@ class Render:
 class Pack:
     """Pack renders into webdataset shards; finished shards are kept."""
 
-    renders: Positional[Path]
+    renders: Positional[Annotated[Path, arg(metavar="RENDERS")]]
     """Folder that `viewfold render` wrote."""
     out: Path
     """Folder to write."""
-    latents: str | None = None
+    latents: Annotated[str | None, unset("MODEL")] = None
     """Also store the latents that this model's autoencoder makes of the pictures."""
 
     def run(self) -> None:

@@ -11,7 +11,9 @@ import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
+from viewfold.cli.option import unset
 from viewfold.errors import InputError, ViewfoldError
 
 EXTRAS = {
@@ -44,7 +46,7 @@ class Finding:
 class Doctor:
     """Say what this machine can do: device, memory, extras, weights, and what will be slow."""
 
-    model: str | None = None
+    model: Annotated[str | None, unset("MODEL")] = None
     """Estimate memory and time of a model (a name or a folder) on this machine, without reading its weights."""
     json: bool = False
     """Print the findings as JSON."""

@@ -14,58 +14,75 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from viewfold.cli.light import LightFlags
+from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.cli.provenance import OriginFlags
 from viewfold.errors import AssetError, InputError, PromptError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Loras = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE[:SCALE]")]
+Loras = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE[:SCALE]", help_behavior_hint="")]
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(LightFlags, OriginFlags):
+class CameraFlags:
+    """Where the views are taken from: evenly around the object."""
+
+    elevation: Annotated[float | None, unset("DEGREES")] = None
+    """Height above the horizon; by default 15."""
+    azimuth: Annotated[float | None, unset("DEGREES")] = None
+    """Direction of the first view: 0 is the front, 90 the object's left (+x); by default 0, with MVDream's 90."""
+    fov: float = 40.0
+    """Field of view in degrees; it matters to `lift`, the network is not told."""
+    distance: Annotated[float | None, unset("FLOAT")] = None
+    """From the object's centre; by default the object fills the frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingFlags:
+    """How the model reads the prompt and draws; a model's folder may name other defaults (model_index.json)."""
+
+    negative: Annotated[str | None, unset("TEXT")] = None
+    """What to keep away from; by default nothing."""
+    suffix: Annotated[str | None, unset("TEXT")] = None
+    """Words that follow the prompt; by default none with toybox, ", 3d asset" with MVDream's models."""
+    rescale: float = 0.0
+    """0 to 1: takes back the contrast that high guidance adds."""
+    scheduler: Annotated[Literal["ddim", "dpm", "euler", "unipc"] | None, unset("{ddim,dpm,euler,unipc}")] = None
+    """How to walk down the noise; by default as the model was made: ddim."""
+    lora: Loras = ()
+    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
     """Draw consistent views of what a prompt says: pictures, cameras, a contact sheet and a turntable."""
 
-    prompt: Positional[str] = ""
+    prompt: Positional[Annotated[str, unset("[PROMPT]")]] = ""
     """What to draw; or use --prompts."""
-    prompts: Path | None = None
+    prompts: Annotated[Path | None, unset("FILE")] = None
     """A text file with one prompt a line; each gets a folder of its own, finished ones are skipped."""
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
+    out: Annotated[Path | None, unset("FOLDER")] = None
+    """Folder to write; by default out/ and the prompt's words, or the file's name."""
     views: int = 4
     """How many, 1 to 256."""
-    elevation: float | None = None
-    """Height of the cameras above the horizon in degrees, by default as the model's own script has it (toybox: 15)."""
-    azimuth: float | None = None
-    """Direction of the first view in degrees: 0 is the front, 90 the object's left (+x); by default likewise (0)."""
-    fov: float = 40.0
-    """Field of view in degrees; it matters to `lift`, the network is not told."""
-    distance: float | None = None
-    """From the object's centre; by default the object fills the frame."""
+    source: Annotated[Path | None, unset("FOLDER", name="from")] = None
+    """Folder of saved views to keep; the others are drawn around them."""
     seed: int = 0
     """The same seed draws the same pictures, alone or in a file."""
-    steps: int | None = None
-    """Denoising steps: more is slower and somewhat better; by default as the model's own script has it (toybox: 12)."""
-    guidance: float | None = None
-    """How closely to follow the prompt, by default as the model recommends; 1 is the plain model."""
-    rescale: float = 0.0
-    """0 to 1: takes back the contrast that high guidance adds."""
-    negative: str | None = None
-    """What to keep away from."""
-    suffix: str | None = None
-    """Words that follow the prompt, by default the model's own (toybox: none); "" for none."""
-    scheduler: Literal["ddim", "dpm", "euler", "unipc"] | None = None
-    """How to walk down the noise, by default as the model was made."""
-    source: Annotated[Path | None, arg(name="from")] = None
-    """Folder of saved views to keep; the others are drawn around them."""
-    lora: Loras = ()
-    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
+    steps: Annotated[int | None, unset("INT")] = None
+    """Denoising steps: more is slower and somewhat better; by default 12 with toybox, 50 with MVDream's models."""
+    guidance: Annotated[float | None, unset("FLOAT")] = None
+    """How closely to follow the prompt, 1 is the plain model; by default 2.5 with toybox, 10 with MVDream's models."""
     device: Device = "auto"
     """Where to compute."""
-    out: Path | None = None
-    """Folder to write; by default out/ and the prompt's words, or the file's name."""
+    camera: CameraFlags = CameraFlags()
+    drawing: DrawingFlags = DrawingFlags()
+    memory: LightFlags = LightFlags()
+    origin: OriginFlags = OriginFlags()
 
     def run(self) -> None:
         """Draw one prompt or a file of them and say where the results are."""
@@ -81,10 +98,10 @@ class Generate(LightFlags, OriginFlags):
             "seed": self.seed,
             "steps": self.steps,
             "guidance": self.guidance,
-            "rescale": self.rescale,
-            "negative": self.negative,
-            "suffix": self.suffix,
-            **self.origin(),
+            "rescale": self.drawing.rescale,
+            "negative": self.drawing.negative,
+            "suffix": self.drawing.suffix,
+            **self.origin.arguments(),
         }
         if self.prompts is None:
             self._run_one(settings)
@@ -94,12 +111,19 @@ class Generate(LightFlags, OriginFlags):
     def _cameras(self, defaults: Any) -> Any:
         from viewfold.camera import Cameras
 
+        asked = self.camera
         return Cameras.orbit(
             self.views,
-            elevation_deg=defaults.elevation_deg if self.elevation is None else self.elevation,
-            azimuth_deg=defaults.azimuth_deg if self.azimuth is None else self.azimuth,
-            fov_deg=self.fov,
-            distance=self.distance,
+            elevation_deg=defaults.elevation_deg if asked.elevation is None else asked.elevation,
+            azimuth_deg=defaults.azimuth_deg if asked.azimuth is None else asked.azimuth,
+            fov_deg=asked.fov,
+            distance=asked.distance,
+        )
+
+    def _open(self) -> Any:
+        drawing = self.drawing
+        return open_model(
+            self.model, device=self.device, light=self.memory, lora=drawing.lora, scheduler=drawing.scheduler
         )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
@@ -110,11 +134,11 @@ class Generate(LightFlags, OriginFlags):
         out = self.out or Path("out") / slug(self.prompt)
         check_output(out, holds=VIEW_FILES)
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, light=self, lora=self.lora, scheduler=self.scheduler)
+        model = self._open()
         say_notes(model.text.check(self.prompt))
         cameras, defaults = self._cameras(model.defaults), model.defaults
-        negative = defaults.negative if self.negative is None else self.negative
-        model.release_text([defaults.worded(self.prompt, self.suffix), negative])
+        negative = defaults.negative if self.drawing.negative is None else self.drawing.negative
+        model.release_text([defaults.worded(self.prompt, self.drawing.suffix), negative])
         with progress_bars() as report:
             drawn = stage(report, "generate")
             views = generate(model, self.prompt, cameras=cameras, given=views, progress=drawn, **settings)
@@ -128,7 +152,7 @@ class Generate(LightFlags, OriginFlags):
 
         out = self.out or Path("out") / path.stem
         prompts = read_prompts(path)
-        model = open_model(self.model, device=self.device, light=self, lora=self.lora, scheduler=self.scheduler)
+        model = self._open()
         finished = itertools.count(1)
         with progress_bars() as report:
             done = generate_batch(
@@ -145,33 +169,35 @@ class Generate(LightFlags, OriginFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lift(LightFlags, OriginFlags):
+class Lift:
     """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
 
-    prompt: Positional[str]
+    prompt: Positional[Annotated[str, arg(metavar="PROMPT")]]
     """What to make."""
-    source: Annotated[Path | None, arg(name="from")] = None
+    source: Annotated[Path | None, unset("FOLDER", name="from")] = None
     """Folder of saved views to start from; by default they are generated."""
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
+    out: Annotated[Path | None, unset("FILE")] = None
+    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
-    steps: int | None = None
-    """Steps of distillation; 0 only fits the views, which is quick."""
-    guidance: float | None = None
-    """Of the distillation: how closely to follow the prompt."""
-    negative: str = ""
-    """What to keep away from, in the distillation."""
-    faces: int | None = None
-    """Largest number of faces."""
-    texture: int | None = None
-    """Width of the texture in texels."""
+    steps: Annotated[int | None, unset("INT")] = None
+    """Steps of distillation, by default 60; 0 only fits the views, which is quick."""
+    guidance: Annotated[float | None, unset("FLOAT")] = None
+    """Of the distillation: how closely to follow the prompt; by default 3."""
+    negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
+    """What to keep away from, in the distillation; by default nothing."""
+    faces: Annotated[int | None, unset("INT")] = None
+    """Largest number of faces; by default 4000."""
+    texture: Annotated[int | None, unset("INT")] = None
+    """Width of the texture in texels; by default 512."""
     lora: Loras = ()
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
     """Where to compute."""
-    out: Path | None = None
-    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
+    memory: LightFlags = LightFlags()
+    origin: OriginFlags = OriginFlags()
 
     def run(self) -> None:
         """Make the files and say where they are."""
@@ -190,7 +216,7 @@ class Lift(LightFlags, OriginFlags):
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, light=self, lora=self.lora)
+        model = open_model(self.model, device=self.device, light=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
@@ -202,7 +228,7 @@ class Lift(LightFlags, OriginFlags):
                 seed=self.seed,
                 settings=settings,
                 progress=report,
-                **self.origin(),
+                **self.origin.arguments(),
             )
             asset.save(out)
         seconds = time.perf_counter() - started

@@ -6,23 +6,24 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
+from viewfold.cli.option import unset
 from viewfold.errors import AssetError, FileError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class OriginFlags:
-    """The flags of the verbs that make something with a model."""
+    """What the results say of their origin, and what is refused."""
 
     no_watermark: bool = False
     """Leave out the invisible mark that photographic models put into their pictures."""
     safety: Literal["prompt", "pictures", "off"] = "prompt"
     """What is refused: prompts that sexualise minors, sexual pictures as well (needs an extra), or nothing."""
 
-    def origin(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Return the arguments of `generate` and `lift` that these flags stand for."""
         from viewfold.safety import PROMPT_GUARD, PictureGuard
 
@@ -34,7 +35,7 @@ class OriginFlags:
 class Provenance:
     """Say where pictures and meshes come from: the record in their fields, and the invisible mark of pictures."""
 
-    files: Positional[tuple[Path, ...]]
+    files: Positional[Annotated[tuple[Path, ...], unset("FILE ...")]]
     """.png, .jpg, .webp, .gif, .glb, .obj or .ply."""
     json: bool = False
     """Print one JSON object a line, with the same facts."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars
 
 
@@ -14,11 +16,11 @@ from viewfold.cli.progress import progress_bars
 class Fetch:
     """Download a released model, check it and convert it; a download that broke off goes on."""
 
-    name: Positional[str]
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
     """mvdream-sd21 or mvdream-sd15."""
-    mirror: tuple[str, ...] = ()
+    mirror: Annotated[tuple[str, ...], arg(metavar="URL ...", help_behavior_hint="")] = ()
     """URLs to try before the known one: of the file, or ending in / of its folder. HF_ENDPOINT names another hub."""
-    sha256: str | None = None
+    sha256: Annotated[str | None, unset("HASH")] = None
     """What the file must hash to. Without it the hash of the first download is recorded and holds ever after."""
     offline: bool = False
     """Use what is on this machine; never touch the network. So does VIEWFOLD_OFFLINE=1."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from viewfold.cli.flow import Device, chosen, given
+from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars
 from viewfold.errors import InputError
 
@@ -21,30 +22,30 @@ class Train:
     On several processes: torchrun --nproc-per-node 2 -m viewfold.cli train ...
     """
 
-    objects: Positional[Path]
+    objects: Positional[Annotated[Path, arg(metavar="OBJECTS")]]
     """Folder of shards of posed views, packed with --latents."""
     out: Path
     """Folder of the run: checkpoint.pt, log.jsonl, and model/ when it is done."""
-    pictures: Path | None = None
+    pictures: Annotated[Path | None, unset("FOLDER")] = None
     """Folder of shards of single captioned pictures, the 2D half of the mix."""
     model: str = "toybox"
     """Where the autoencoder, the text encoder and the network come from."""
     fresh: bool = False
     """Start with a new network of the same shape."""
-    steps: int | None = None
-    """Steps in all, those of earlier runs included."""
-    minutes: float | None = None
+    steps: Annotated[int | None, unset("INT")] = None
+    """Steps in all, those of earlier runs included; by default 10000."""
+    minutes: Annotated[float | None, unset("FLOAT")] = None
     """Stop after this long, with a checkpoint."""
-    batch: int | None = None
-    """Objects a step and process."""
-    views: int | None = None
-    """Views of each object."""
-    lr: float | None = None
-    """Peak learning rate."""
-    cooldown: int | None = None
+    batch: Annotated[int | None, unset("INT")] = None
+    """Objects a step and process; by default 24."""
+    views: Annotated[int | None, unset("INT")] = None
+    """Views of each object; by default 4."""
+    lr: Annotated[float | None, unset("FLOAT")] = None
+    """Peak learning rate; by default 0.001."""
+    cooldown: Annotated[int | None, unset("INT")] = None
     """Last of the steps, over which the rate falls to zero: sharper pictures (needs --steps)."""
-    fold: bool = True
-    """Let the views see each other; without, each is trained by itself, the baseline of the paper's ablation."""
+    fold: Annotated[bool, arg(help_behavior_hint="")] = True
+    """Train each view by itself, the baseline of the paper's ablation."""
     seed: int = 0
     """Of everything random."""
     device: Device = "auto"

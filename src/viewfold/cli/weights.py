@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
 
+from viewfold.cli.option import unset
 from viewfold.cli.release import Fetch, List
 
 
@@ -15,15 +16,15 @@ from viewfold.cli.release import Fetch, List
 class Convert:
     """Convert a released checkpoint (.pt or .safetensors, original key layout) to a diffusers folder; strict."""
 
-    file: Positional[Path]
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
     """The checkpoint. It is read without running any code that it may hold."""
     to: Path
     """Folder to write; it appears whole or not at all."""
-    head_channels: int | None = None
+    head_channels: Annotated[int | None, unset("INT")] = None
     """Channels per attention head: 64 for the SD 2.1 kind. Networks of the released sizes are known."""
-    heads: int | None = None
+    heads: Annotated[int | None, unset("INT")] = None
     """Number of attention heads: 8 for the SD 1.5 kind."""
-    dtype: Literal["fp32", "fp16", "bf16"] | None = None
+    dtype: Annotated[Literal["fp32", "fp16", "bf16"] | None, unset("{fp32,fp16,bf16}")] = None
     """Type of the weights written, by default the file's own; fp16 halves a released file."""
 
     def run(self) -> None:
@@ -49,7 +50,7 @@ class Convert:
 class Show:
     """Say which networks a checkpoint holds, without converting it."""
 
-    file: Positional[Path]
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
     """The checkpoint. It is read without running any code that it may hold."""
 
     def run(self) -> None:

@@ -1,0 +1,71 @@
+"""What `--help` says: a line for every option, true defaults, and messages that name options of groups too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from viewfold.cli import dataset, doctor, flow, light, main, provenance, training
+
+
+@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"viewfold {verb}" in capsys.readouterr().out
+
+
+def test_every_option_has_a_line_of_help() -> None:
+    groups = (flow.CameraFlags, flow.DrawingFlags, light.LightFlags, provenance.OriginFlags)
+    verbs = (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
+    for home in (*groups, *verbs):
+        lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
+        for name, kind in home.__annotations__.items():
+            at = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
+            assert at, f"{home.__name__}.{name}"
+            assert kind in {group.__name__ for group in groups} or all(
+                lines[i + 1].startswith('    """') and lines[i + 1].endswith('"""') for i in at
+            ), f"{home.__name__}.{name} must have one line of help"
+
+
+def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the model or the library chooses, the line of help says what; nowhere does it say None."""
+    from viewfold.lift.optimize import LiftSettings
+    from viewfold.model.defaults import T2I, TOYBOX
+    from viewfold.train.diffusion import DiffusionSettings
+
+    lift, train = LiftSettings(), DiffusionSettings()
+    told = {
+        "generate": [
+            f"default {TOYBOX.steps} with toybox, {T2I.steps} with MVDream's",
+            f"default {TOYBOX.guidance:g} with toybox, {T2I.guidance:g} with MVDream's",
+            f"default {TOYBOX.azimuth_deg:g}, with MVDream's {T2I.azimuth_deg:g}",
+            f"horizon; by default {TOYBOX.elevation_deg:g}",
+            f'default none with toybox, "{T2I.suffix}" with MVDream\'s',
+        ],
+        "lift": [
+            f"default {lift.distil.steps};",
+            f"default {lift.distil.guidance:g}",
+            f"default {lift.mesh.faces}",
+            f"default {lift.mesh.texture_size}",
+        ],
+        "train": [f"default {train.loop.steps}", f"default {train.batch}", f"default {train.loop.lr:g}"],
+    }
+    assert (TOYBOX.elevation_deg, TOYBOX.negative) == (T2I.elevation_deg, T2I.negative)
+    for verb, lines in told.items():
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert not [line for line in lines if line not in text]
+        assert "None" not in text
+
+
+def test_the_options_of_a_group_are_named_as_the_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a mug", "--offload", "model", "--device", "cpu"]) == 2
+    assert "`--offload` must be none on a CPU" in capsys.readouterr().err
