@@ -16,6 +16,7 @@ from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.batch import folder_name, read_prompts
+from viewfold.pipeline.components import read_components
 from viewfold.pipeline.generation import weights_hash
 from viewfold.pipeline.sampler import named_scheduler
 
@@ -185,3 +186,21 @@ def test_a_guidance_that_is_no_scale_is_refused(tmp_path: Path, scale: object) -
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "guidance": scale}))
     with pytest.raises(WeightsError, match="guidance"):
         load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("part", "library", "name"),
+    [
+        ("text_encoder", "transformers", "CLIPVisionModel"),
+        ("text_encoder", "transformers", "BertForMaskedLM"),
+        ("text_encoder", "transformers", "RagModel"),
+        ("text_encoder", "transformers", "Trainer"),
+        ("vae", "diffusers", "UNet2DConditionModel"),
+    ],
+)
+def test_a_class_that_does_another_parts_work_is_refused(folder, tmp_path, part, library, name):
+    index = json.loads((folder / "model_index.json").read_text())
+    shutil.copytree(folder / part, tmp_path / part)
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {part: [library, name]}))
+    with pytest.raises(WeightsError, match=rf"must name a {part} that this program knows; got {library}\.{name}"):
+        read_components(tmp_path, given={"vae", "text_encoder", "tokenizer", "unet", "scheduler"} - {part})

@@ -132,6 +132,17 @@ def test_damaged_pictures_are_named(tmp_path: Path, content: bytes) -> None:
         read_image(tmp_path / "bad.png")
 
 
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "PPM"])
+def test_seldom_kinds_of_pictures_are_not_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EPS would start Ghostscript on a stranger's program, whatever the file's name."""
+    from PIL import EpsImagePlugin, Image
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program was started"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", format=kind)
+    with pytest.raises(AssetError, match=r"picture\.png"):
+        read_image(tmp_path / "picture.png")
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"frames": 3}', '{"frames": [{}]}', '{"frames": []}'])
 def test_damaged_transforms_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "transforms.json").write_text(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,14 @@ def test_the_verb_goes_on_past_a_damaged_file(tmp_path: Path, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert "good.png" in out and "bad.png" in err and "1 of 2 files" in err and "Traceback" not in err
     assert main(["provenance", str(tmp_path / "bad.png")]) == 3
+
+
+def test_names_and_prompts_that_are_no_text_are_shown_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system hands over bytes that are no UTF-8 as lone surrogates, which no strict stream takes."""
+    assert len(record(model="a", weights_sha256="0" * 64, prompt="mug \udcff", seed=0, watermark=False)) == 6
+    path = tmp_path / os.fsdecode(b"mug\xff.png")
+    Image.new("RGB", (64, 64)).save(path)
+    assert main(["provenance", str(path)]) == 0
+    assert "mug\\udcff.png:" in capsys.readouterr().out

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 4096 * 4096
 """A picture with more pixels is refused before it is decoded."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""What is read, in Pillow's words; of its other formats some start programs (EPS) or are seldom looked after."""
+
 MAX_JSON_BYTES = 16 * 2**20
 
 VIEW_FILES = r"\d{3}\.png|contact\.png|turntable\.webp|transforms\.json|run\.json|\.DS_Store"
@@ -160,7 +163,7 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise AssetError(
                     f"`{path}` must have at most {MAX_PIXELS} pixels; got {picture.size}. Make it smaller."

@@ -93,7 +93,7 @@ def record(*, model: str, weights_sha256: str, prompt: str, seed: int, watermark
         "digital_source_type": TRAINED_ALGORITHMIC_MEDIA,
         "model": Path(model).name[:MAX_TEXT],
         "weights_sha256": weights_sha256,
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt_sha256": hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
         "seed": seed,
         **({"watermark": weights_sha256[:8]} if watermark else {}),
     }

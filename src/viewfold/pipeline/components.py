@@ -36,6 +36,9 @@ _MAX_INDEX_BYTES = 64 * 2**10
 _NEVER_USED = ("pooler.", "text_projection.")
 """Parts of text encoders that no token passes through; they may be absent."""
 
+_MORE_THAN_TEXT = {"pixel_values", "input_features", "input_values", "decoder_input_ids", "labels"}
+"""Inputs of what is no text encoder: readers of pictures or sound, translators, and networks with a task's head."""
+
 
 def read_components(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, given: Collection[str] = ()
@@ -179,7 +182,7 @@ def _find_class(folder: Path, part: str, entry: object) -> Any:
         if not (library in homes or ours):
             raise ImportError(f"{library} is not one of {', '.join(homes)} or viewfold.model")
         kind = getattr(import_module(library), name)
-        if not (isinstance(kind, type) and issubclass(kind, _base(part, library))):
+        if not (isinstance(kind, type) and _is_part(kind, part)):
             raise TypeError(f"it is no {part}")
     except (ImportError, AttributeError, TypeError) as error:
         raise WeightsError(
@@ -188,13 +191,23 @@ def _find_class(folder: Path, part: str, entry: object) -> Any:
     return kind
 
 
-def _base(part: str, library: str) -> Any:
-    if part == "scheduler":
-        from diffusers.schedulers.scheduling_utils import SchedulerMixin
+def _is_part(kind: type, part: str) -> bool:
+    """Return whether a class does the work of a part: the libraries hold hundreds of others."""
+    match part:
+        case "scheduler":
+            from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-        return SchedulerMixin
-    if part == "tokenizer":
-        from transformers import PreTrainedTokenizerBase
+            return issubclass(kind, SchedulerMixin)
+        case "tokenizer":
+            from transformers import PreTrainedTokenizerBase
 
-        return PreTrainedTokenizerBase
-    return torch.nn.Module
+            return issubclass(kind, PreTrainedTokenizerBase)
+        case "text_encoder":
+            from transformers import PreTrainedModel
+
+            takes = inspect.signature(kind.forward).parameters if issubclass(kind, PreTrainedModel) else {}
+            return "input_ids" in takes and not takes.keys() & _MORE_THAN_TEXT
+        case "vae":
+            return issubclass(kind, torch.nn.Module) and hasattr(kind, "encode") and hasattr(kind, "decode")
+        case _:
+            return issubclass(kind, torch.nn.Module)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewfold.errors import AssetError
+from viewfold.image import FORMATS
 
 if TYPE_CHECKING:
     import trimesh
@@ -26,6 +27,9 @@ MAX_BYTES = 512 * 2**20
 
 MAX_FACES = 5_000_000
 """Of the scene, copies counted."""
+
+TEXTURES = (*FORMATS, "MPO", "TGA")
+"""Pillow's words for the kinds of textures that are read; MPO is a JPEG with a second picture."""
 
 MAX_TEXTURE_PIXELS = 8192 * 8192
 MAX_NODES = 100_000
@@ -170,10 +174,12 @@ def _check_image(content: bytes) -> None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            size = image.size
+        with Image.open(io.BytesIO(content)) as image:  # its header
+            size, kind = image.size, image.format
     except (UnidentifiedImageError, OSError):
         return  # a kind that is not read: trimesh leaves the texture out
+    if kind not in TEXTURES:
+        raise AssetError(f"a texture must be one of {', '.join(TEXTURES)}; one is {kind}. Convert it to PNG.")
     _check_pixels(size)
 
 
