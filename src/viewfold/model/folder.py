@@ -83,19 +83,23 @@ def check_size(kind: Any, folder: Path) -> None:
     shapes = [shape for path in folder.glob("*.safetensors") for shape in _shapes(path)]
     if (repeats := _repeats(read_object(folder / "config.json"))) > len(shapes) + MAX_LAYERS:
         raise WeightsError(f"`{folder}` must hold the weights of {repeats} layers; it holds {len(shapes)} tensors.")
+    if not hasattr(kind, "load_config") and not hasattr(kind, "config_class"):
+        return
     with torch.device("meta"):
-        if hasattr(kind, "load_config"):
-            network = kind.from_config(kind.load_config(folder, local_files_only=True))
-        elif hasattr(kind, "config_class"):
-            network = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
-        else:
-            return
+        network = build(kind, folder)
     described = sum(parameter.numel() for parameter in network.parameters())
     held = sum(shape.numel() for shape in shapes)
     if described > held * _UNUSED_SHARE + _UNUSED:
         raise WeightsError(
             f"`{folder}` must hold the weights that its config.json describes: {described} numbers; it holds {held}."
         )
+
+
+def build(kind: Any, folder: Path) -> Any:
+    """Return the network of a class of diffusers or transformers that config.json describes, on torch's device now."""
+    if hasattr(kind, "load_config"):
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+    return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
 
 
 def read_object(path: Path) -> dict[str, Any]:

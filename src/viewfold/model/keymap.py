@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from viewfold.errors import WeightsError
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
 
@@ -31,6 +33,11 @@ _MAX_BLOCKS = 64
 
 _IMAGE_PROMPT = ("image_embed.", ".to_k_ip.", ".to_v_ip.")
 """Tensors of ImageDream's `ipmv` networks: a resampler of image tokens and their cross-attention."""
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 class Source(NamedTuple):

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from viewfold.errors import InputError, WeightsError
 from viewfold.model.clip import read_text_config, text_sources
-from viewfold.model.keymap import Source, original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
+from viewfold.model.keymap import (
+    Source,
+    original_name,
+    read_unet_layout,
+    read_vae_config,
+    shapes_of,
+    unet_modules,
+    vae_modules,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -36,7 +44,7 @@ def build_unet(
     """
     if head_channels is not None and heads is not None:
         raise InputError(f"`heads` and `head_channels` must not both be given; got {heads} and {head_channels}.")
-    layout = read_unet_layout(_shapes(tensors), heads=heads, head_channels=head_channels)
+    layout = read_unet_layout(shapes_of(tensors), heads=heads, head_channels=head_channels)
     with torch.device("meta"):
         unet = layout.build()
     modules = unet_modules(layout)
@@ -52,7 +60,7 @@ def build_vae(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
     """
     from diffusers import AutoencoderKL
 
-    config = read_vae_config(_shapes(tensors))
+    config = read_vae_config(shapes_of(tensors))
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
     modules = vae_modules(config)
@@ -68,7 +76,7 @@ def build_text_encoder(tensors: Mapping[str, Tensor]) -> CLIPTextModel:
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    shapes = _shapes(tensors)
+    shapes = shapes_of(tensors)
     config = CLIPTextConfig(**read_text_config(shapes))
     with torch.device("meta"):
         network = CLIPTextModel(config)
@@ -117,7 +125,3 @@ def _fill(
     if wrong:
         raise WeightsError(f"`path` must hold tensors that fit together; of another shape or type: {listed(wrong)}.")
     network.load_state_dict(filled, strict=True, assign=True)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -38,32 +38,32 @@ class Release:
     repository: str
     """On the hub, or a mirror of it."""
 
-    heads: dict[str, Any]
-    """What the shapes do not tell: the argument of `convert`."""
-
 
 RELEASES = {
-    "mvdream-sd21": Release(file="sd-v2.1-base-4view.pt", repository="MVDream/MVDream", heads={"head_channels": 64}),
-    "mvdream-sd15": Release(file="sd-v1.5-4view.pt", repository="MVDream/MVDream", heads={"heads": 8}),
+    "mvdream-sd21": Release(file="sd-v2.1-base-4view.pt", repository="MVDream/MVDream"),
+    "mvdream-sd15": Release(file="sd-v1.5-4view.pt", repository="MVDream/MVDream"),
 }
 """Source: the README of bytedance/MVDream (commit 618f844)."""
 
 
 def installed(name: str) -> Path:
-    """Return the folder that `fetch` installs a model in: below $VIEWFOLD_HOME/models, or the user's cache folder.
-
-    It does not have to exist.
+    """Return the folder that `fetch` installs a model in; it does not have to exist.
 
     Raises:
         InputError: no such release.
     """
     if name not in RELEASES:
         raise InputError(f"`name` must be {' or '.join(RELEASES)}; got '{name}'.")
+    return models_folder() / name
+
+
+def models_folder() -> Path:
+    """Return where models are installed: $VIEWFOLD_HOME/models, or below the user's cache folder."""
     home = os.environ.get("VIEWFOLD_HOME")
     caches = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~/AppData/Local")}
     cache = os.environ.get("XDG_CACHE_HOME") or caches.get(sys.platform, "~/.cache")
     base = Path(home) if home else Path(cache) / "viewfold"
-    return (base / "models" / name).expanduser()
+    return (base / "models").expanduser()
 
 
 def record(name: str) -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: R
             f"was installed{', and it was removed' if origin else ''}. Try another mirror."
         )
     try:
-        convert(path, to=installed(name), **release.heads)
+        convert(path, to=installed(name))
     except WeightsError as error:
         raise WeightsError(f"{error} It is kept as {path}; if you remove it, it is downloaded again.") from error
     found = {

@@ -21,7 +21,7 @@ from viewfold.model.checkpoint import SUFFIXES, read_checkpoint
 from viewfold.model.clip import padding
 from viewfold.model.defaults import released_defaults
 from viewfold.model.folder import check_folder, check_size
-from viewfold.model.keymap import read_unet_layout, refuse_image_prompt
+from viewfold.model.keymap import read_unet_layout, refuse_image_prompt, shapes_of
 from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
 from viewfold.model.silence import quiet
 from viewfold.model.tokenizer import clip_tokenizer
@@ -130,7 +130,7 @@ def _write_index(path: Path, unet: Mapping[str, Tensor], **heads: int | None) ->
     """Write what makes the parts a model that `load` reads, with the original script's settings for a released one."""
     from diffusers import __version__
 
-    defaults = released_defaults(read_unet_layout(_shapes(unet), **heads))
+    defaults = released_defaults(read_unet_layout(shapes_of(unet), **heads))
     index = {"_class_name": "MultiViewPipeline", "_diffusers_version": __version__, **_CLASSES, **asdict(defaults)}
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -226,7 +226,3 @@ def write_scheduler(folder: Path) -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     ).save_pretrained(folder)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

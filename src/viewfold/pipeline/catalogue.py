@@ -11,7 +11,7 @@ from pathlib import Path
 
 from viewfold.errors import InputError, WeightsError
 from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.release import RELEASES, installed
+from viewfold.model.release import RELEASES, installed, models_folder
 from viewfold.model.weights import PARTS, convert, split
 
 SHIPPED = ("toybox",)
@@ -53,7 +53,7 @@ def _convert_once(path: Path) -> Path:
     """Convert a released file to a folder beside the installed releases; the same file (path, size, time) once."""
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
-    folder = installed(next(iter(RELEASES))).parent / f"{path.stem}-{key}"
+    folder = models_folder() / f"{path.stem}-{key}"
     if folder.is_dir():
         return folder
     missing = sorted(set(PARTS.values()) - split(read_checkpoint(path)).keys())

@@ -7,7 +7,6 @@ numbers; a folder may come from a stranger, so this one does neither.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection
 from dataclasses import fields, replace
 from importlib import import_module
@@ -18,7 +17,7 @@ import torch
 
 from viewfold.errors import InputError, ViewfoldError, WeightsError
 from viewfold.model.defaults import T2I, Defaults
-from viewfold.model.folder import check_folder, check_size
+from viewfold.model.folder import check_folder, check_size, read_object
 from viewfold.model.silence import quiet
 from viewfold.model.unet import MultiViewUNet
 from viewfold.model.weights import INDEX, load_unet
@@ -118,13 +117,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"`{folder}` must be a model's folder with {INDEX}; there is none. Check the path.")
     if path.stat().st_size > _MAX_INDEX_BYTES:
         raise WeightsError(f"`{path}` must be at most {_MAX_INDEX_BYTES} bytes; it is larger.")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"`{path}` cannot be read: {error}.") from error
-    if not isinstance(index, dict):
-        raise WeightsError(f"`{path}` must hold a JSON object; got {type(index).__name__}.")
-    return index
+    return read_object(path)
 
 
 def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> Any:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from viewfold.errors import WeightsError
+from viewfold.model.folder import build
 from viewfold.pipeline.components import read_classes
 from viewfold.pipeline.light import Light
 from viewfold.pipeline.multiview import PIXELS_AT_ONCE
@@ -79,7 +80,8 @@ def count_work(folder: Path, *, n_views: int = 4) -> Work:
             raise WeightsError(f"`{folder / 'unet'}` must give `sample_size` in its config.json; got {size!r}.")
         latents = torch.empty(2, n_views, channels, size, size)
         text = torch.empty(2, N_TOKENS, unet.config["cross_attention_dim"])
-        steps, cameras = torch.empty(2, dtype=torch.int64), torch.empty(2, n_views, 16)
+        steps = torch.empty(2, dtype=torch.int64)
+        cameras = None if unet.config["class_embed_type"] is None else torch.empty(2, n_views, 16)  # a 2D network
         step_flop, step_numbers, step_calls = _count(lambda: unet(latents, steps, text, cameras), unet)
         shrink = 2 ** (len(vae.config["block_out_channels"]) - 1)
         at_once = min(n_views, max(1, PIXELS_AT_ONCE // (size * shrink) ** 2))
@@ -155,9 +157,7 @@ def matrix_speed(dtype: torch.dtype, *, device: torch.device, repeats: int = 3) 
 
 def _build(kind: Any, folder: Path) -> Any:
     try:
-        if hasattr(kind, "load_config"):  # diffusers
-            return kind.from_config(kind.load_config(folder, local_files_only=True)).eval()
-        return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).eval()
+        return build(kind, folder).eval()
     except Exception as error:  # what a damaged or hostile configuration raises within the libraries is not bounded
         raise WeightsError(f"`{folder}` must describe a network; it does not: {str(error)[:160]}.") from error
 
