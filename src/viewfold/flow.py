@@ -10,6 +10,7 @@ from viewfold.lift.optimize import Asset3D, LiftSettings
 from viewfold.lift.optimize import lift as lift_views
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.generation import describe_origin
+from viewfold.provenance import cleaned
 from viewfold.safety import PROMPT_GUARD, Safety
 
 
@@ -52,7 +53,9 @@ def lift(
         return generate(model, prompt, seed=seed, watermark=watermark, safety=safety, progress=drawn)
 
     asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
-    origin = asset.views.run.get("provenance")
+    origin = cleaned(asset.views.run.get("provenance"))
+    if origin and watermark is False:
+        origin.pop("watermark", None)
     if settings.distil.steps:  # otherwise the views alone decide: renders and photographs stay what they are
         origin = describe_origin(model, prompt, seed=seed, watermark=watermark)
     return replace(asset, report=asset.report | ({"provenance": origin} if origin else {}))
