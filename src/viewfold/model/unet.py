@@ -111,8 +111,8 @@ class MultiViewUNet(UNet2DConditionModel):
         if cameras is not None:
             if self.class_embedding is None:
                 raise InputError(
-                    "`cameras` must be None: this network has no camera embedding (a plain 2D network). Train it with "
-                    "`viewfold train`, which adds one (`add_camera_embedding`)."
+                    "the network must have a camera embedding to draw views; this one is a plain 2D network. Train it "
+                    "with `viewfold train`, which adds one (`add_camera_embedding`), or give it no cameras."
                 )
             if tuple(cameras.shape) != (*lead, CAMERA_DIM):
                 raise InputError(f"`cameras` must be {(*lead, CAMERA_DIM)}; got {tuple(cameras.shape)}.")
