@@ -110,7 +110,7 @@ def test_a_whole_file_is_loaded_directly_and_converted_once(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFOLD_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"head_channels=64.*weights convert.*--to FOLDER"):
+    with pytest.raises(WeightsError, match=r"head_channels` 64.*weights convert.*--to FOLDER"):
         load(files["sd21"], device="cpu")
     monkeypatch.setattr(keymap, "KNOWN", tuple(LAYOUTS.values()))
     with pytest.warns(UserWarning, match=r"sd21\.pt was converted to .*models/sd21-"):

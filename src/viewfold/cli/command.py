@@ -95,7 +95,7 @@ def name_flags(message: str, verb: object) -> str:
     fields = set(types) | ({"from"} if "source" in types else set())
 
     def flag(match: re.Match[str]) -> str:
-        name = "file" if match[1] == "path" and "file" in positional else match[1]
+        name = {"path": next(iter({"file", "files"} & positional), "path")}.get(match[1], match[1])
         if name in positional:
             return f"`{name.upper()}`"
         option = FLAGS.get(name, f"--{name.replace('_', '-')}")

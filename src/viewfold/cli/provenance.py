@@ -35,7 +35,7 @@ class OriginFlags:
 class Provenance:
     """Say where pictures and meshes come from: the record in their fields, and the invisible mark of pictures."""
 
-    files: Positional[Annotated[tuple[Path, ...], unset("FILE ...")]]
+    files: Positional[Annotated[tuple[Path, ...], unset("FILES")]]
     """.png, .jpg, .webp, .gif, .glb, .obj or .ply."""
     json: bool = False
     """Print one JSON object a line, with the same facts."""

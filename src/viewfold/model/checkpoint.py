@@ -37,7 +37,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"`path` must be a file of weights ({', '.join(SUFFIXES)}); got {path}, which is not a file."
+            f"`path` must be a file of weights ({', '.join(SUFFIXES)}); got {path}, which is "
+            f"{'a folder' if path.is_dir() else 'not a file'}."
         )
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"`path` must end in {', '.join(SUFFIXES)}; got {path.name}.")
@@ -110,8 +111,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # what a damaged archive or pickle raises is not bounded
         raise WeightsError(
-            f"`path` must be a whole PyTorch file; {path.name} is damaged or cut short ({_cause(error)}). "
-            "Download it again."
+            f"`path` must be a whole PyTorch file; {path.name} is damaged or cut short. Download it again."
         ) from error
     return _tensors(content)
 

@@ -126,7 +126,7 @@ def check_url(url: str, *, before: str = "") -> None:
     downgraded = before.startswith("https:") and parts.scheme != "https"
     if not parts.hostname or downgraded or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
         raise InputError(
-            f"a mirror must be an https:// address (http:// on this machine alone); got '{url}'. Use another mirror."
+            f"`mirror` must be an https:// address (http:// on this machine alone); got '{url}'. Use another mirror."
         )
 
 

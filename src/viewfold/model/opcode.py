@@ -63,8 +63,7 @@ def check_pickle(file: Any, *, name: str) -> None:
             _follow(opcode, argument, stack, memo, name)
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise WeightsError(
-            f"`path` must be a whole PyTorch file; {name} is damaged or cut short ({str(error)[:160]}). "
-            "Download it again."
+            f"`path` must be a whole PyTorch file; {name} is damaged or cut short. Download it again."
         ) from error
 
 

@@ -59,7 +59,7 @@ class UNetLayout:
         if (self.heads is None) == (self.head_channels is None):
             raise InputError(
                 "`heads` or `head_channels` must be given, not both: the shapes of weights do not tell them. "
-                "Use head_channels=64 for a network like SD 2.1's and heads=8 for one like SD 1.5's."
+                "Use `head_channels` 64 for a network like SD 2.1's and `heads` 8 for one like SD 1.5's."
             )
         size = self.heads if self.heads is not None else self.head_channels
         for channels in self.channels:

@@ -109,9 +109,14 @@ def read_lora(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"`lora` must be a .safetensors file, which cannot run code; got {path.name}.")
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
+    if not path.is_file():
+        raise WeightsError(f"`lora` must be a file; there is no {path}. Check the path.")
+    if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"`lora` must have at most {MAX_BYTES} bytes; {path.name} has {path.stat().st_size}.")
-    tensors = read_checkpoint(path)
+    try:
+        tensors = read_checkpoint(path)
+    except WeightsError as error:
+        raise WeightsError(str(error).replace("`path`", "`lora`")) from error
     layers = _layers(unet, "unet") | ({} if text_encoder is None else _layers(text_encoder, "text_encoder"))
     pairs: dict[str, dict[str, Tensor]] = {}
     alphas, unfit = _read_alphas(path), []
