@@ -211,7 +211,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 def test_cameras_for_a_plain_2d_network_are_refused() -> None:
     config = {**LAYOUT.config(), "class_embed_type": None, "projection_class_embeddings_input_dim": None}
-    with pytest.raises(InputError, match="no camera embedding"):
+    with pytest.raises(InputError, match="must have a camera embedding"):
         MultiViewUNet(**config)(*inputs())
 
 
