@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_files_add_up_as_changed_weights_would_and_come_off_again(tmp_path):
     model, cameras = tiny_model(), Cameras.orbit(2)
     first, second = factors(model.unet, QUERY, CONV), factors(model.unet, QUERY, OUT, seed=1)
     before = generate(model, "a mug", cameras=cameras, steps=2)
-    expected = model.components | {"unet": merged(model.unet, (first, 0.7), (second, 1.0))}
+    expected: dict[str, Any] = model.components | {"unet": merged(model.unet, (first, 0.7), (second, 1.0))}
     model.load_lora_weights(write(tmp_path / "a.safetensors", first, PEFT_NAMES), scale=0.7)
     model.load_lora_weights(write(tmp_path / "b.safetensors", second, LAYOUTS["diffusers"]))
     after = generate(model, "a mug", cameras=cameras, steps=2)

@@ -82,16 +82,17 @@ def take_off(pipeline: Any) -> None:
     Raises:
         InputError: a file changed the text network, which was released: what it read cannot be read again.
     """
-    if pipeline.text_encoder is None and any("text_encoder" in lora["parts"] for lora in pipeline.loras):
+    text: Any = pipeline.text_encoder
+    if text is None and any("text_encoder" in lora["parts"] for lora in pipeline.loras):
         raise InputError("`text_encoder` must be there to be changed back; it was released. Load the model again.")
     if _adapters(pipeline.unet):
         pipeline.unet.unload_lora()
-    if _adapters(pipeline.text_encoder):
+    if _adapters(text):
         from diffusers.utils import recurse_remove_peft_layers
 
-        recurse_remove_peft_layers(pipeline.text_encoder)  # `delete_adapter` would leave the layers wrapped
-        del pipeline.text_encoder.peft_config
-        pipeline.text_encoder._hf_peft_config_loaded = False
+        recurse_remove_peft_layers(text)  # `delete_adapter` would leave the layers wrapped
+        del text.peft_config
+        text._hf_peft_config_loaded = False
     pipeline.loras.clear()
 
 
