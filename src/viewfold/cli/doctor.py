@@ -221,7 +221,7 @@ def _extras() -> list[Finding]:
     return [
         Finding(topic=f"[{extra}]", state=f"installed: {purpose}")
         if importlib.util.find_spec(module)
-        else Finding(topic=f"[{extra}]", state=f"absent: {purpose}", advice=f'pip install -e ".[{extra}]"')
+        else Finding(topic=f"[{extra}]", state=f"absent: {purpose}", advice=f"pip install 'viewfold[{extra}]'")
         for extra, (module, purpose) in EXTRAS.items()
     ]
 

@@ -82,7 +82,7 @@ def check_light(light: Light, *, device: torch.device) -> None:
             f"`offload` must be none or model together with {other}; got 'sequential', which takes the layers apart."
         )
     if light.int8 and importlib.util.find_spec("torchao") is None:
-        raise MissingExtraError('`int8` must have the package torchao; it is absent. pip install -e ".[int8]"')
+        raise MissingExtraError("`int8` must have the package torchao; it is absent. pip install 'viewfold[int8]'")
     if light.compile and not _has_compiler(device):
         what = "triton (it comes with PyTorch for CUDA)" if device.type == "cuda" else "a C++ compiler (g++, or $CXX)"
         raise MissingExtraError(f"`compile` must have {what}; it is absent. Install it, or leave `compile` out.")
