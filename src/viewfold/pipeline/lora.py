@@ -82,12 +82,11 @@ def take_off(pipeline: Any) -> None:
     Raises:
         InputError: a file changed the text network, which was released: what it read cannot be read again.
     """
-    text: Any = pipeline.text_encoder
-    if text is None and any("text_encoder" in lora["parts"] for lora in pipeline.loras):
+    if pipeline.text_encoder is None and any("text_encoder" in lora["parts"] for lora in pipeline.loras):
         raise InputError("`text_encoder` must be there to be changed back; it was released. Load the model again.")
     if _adapters(pipeline.unet):
         pipeline.unet.unload_lora()
-    if _adapters(text):
+    if (text := pipeline.text_encoder) is not None and _adapters(text):
         from diffusers.utils import recurse_remove_peft_layers
 
         recurse_remove_peft_layers(text)  # `delete_adapter` would leave the layers wrapped
