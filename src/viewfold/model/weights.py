@@ -102,7 +102,8 @@ def convert(
             _write_index(folder / INDEX, parts["unet"], head_channels=head_channels, heads=heads)
         for name in list(networks):
             network = networks.pop(name)  # one at a time in memory; what is not changed stays in the file
-            network = network if dtype is None else torch.nn.Module.to(network, dtype)  # past diffusers' warning
+            if dtype is not None:
+                torch.nn.Module.to(network, dtype)  # in place, past diffusers' warning
             network.save_pretrained(folder / name, max_shard_size=SHARD_BYTES)
     return {name: to / name for name in build if name in parts}
 

@@ -48,7 +48,7 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     if not -float("inf") < scale < float("inf"):
         raise InputError(f"`scale` must be a finite number; got {scale}.")
     try:
-        import peft  # noqa: F401
+        import peft  # noqa: F401  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingExtraError("LoRA needs peft: pip install 'viewfold[lora]'") from error
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
