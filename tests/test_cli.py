@@ -178,12 +178,12 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
     import torch
 
     from viewfold.camera import Cameras
-    from viewfold.data.toybox import sample_asset
+    from viewfold.data.toybox import Asset
     from viewfold.image import Views
     from viewfold.scene.rasterize import rasterize
 
     cameras = Cameras.orbit(4)
-    rendering = rasterize(sample_asset(0).mesh().fit_sphere(), cameras, size=32)
+    rendering = rasterize(Asset.of("mug", "red", "blue").mesh().fit_sphere(), cameras, size=32)
     Views(rgb=rendering.over(0.5), cameras=cameras).save(tmp_path / "views", turntable=False)
     out = tmp_path / "toy.glb"
     arguments = [

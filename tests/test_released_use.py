@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
-from viewfold.data.toybox import sample_asset
+from viewfold.data.toybox import Asset
 from viewfold.image import Views
 from viewfold.pipeline import load
 from viewfold.scene.rasterize import rasterize
@@ -29,7 +29,7 @@ def run(*arguments: object) -> None:
 def toy(tmp_path: Path) -> Path:
     """Views of a toy: what networks of random weights draw shows no object."""
     cameras = Cameras.orbit(4)
-    rendering = rasterize(sample_asset(0).mesh().fit_sphere(), cameras, size=32)
+    rendering = rasterize(Asset.of("mug", "red", "blue").mesh().fit_sphere(), cameras, size=32)
     return Views(rgb=rendering.over(0.5), cameras=cameras).save(tmp_path / "toy", turntable=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,15 @@ def test_a_stopped_run_continues_exactly(tmp_path: Path) -> None:
     assert torch.equal(straight.weights["weight"], resumed.weights["weight"])
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C as in a terminal; a suite that a shell starts in the background would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_ends_after_the_step_and_the_run_continues_exactly(tmp_path: Path) -> None:
     network, whole = line(), line()
     inner = squared_error(network)
