@@ -147,6 +147,8 @@ def damage_archive(data: bytes, rng: random.Random) -> bytes:
             entries = [(name, archive.read(name)) for name in archive.namelist()]
     except Exception:  # already damaged
         return damage_bytes(data, rng)
+    if not entries:  # an end without a beginning is an archive too
+        return damage_bytes(data, rng)
     at = next((i for i, (name, _) in enumerate(entries) if name.endswith("data.pkl")), 0)
     match rng.randrange(10):
         case 0 if len(entries) > 1:
