@@ -8,6 +8,7 @@ The text encoder and the tokenizer that are there already stay as they are: trai
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def main() -> None:
     model = MultiViewPipeline.from_pretrained(options.model, torch_dtype=torch.float16)
     with atomic_write(options.out) as folder:
         model.save_pretrained(folder, max_shard_size="14MB")
+        for part in ("unet", "vae"):  # where it was trained is nobody's business
+            path = folder / part / "config.json"
+            config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+            path.write_text(json.dumps(config, indent=2) + "\n")
         for part in FROZEN:
             if (options.out / part).is_dir():
                 shutil.rmtree(folder / part)
