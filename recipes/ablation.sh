@@ -11,6 +11,9 @@ train() {
   python -m viewfold.cli train "$out/objects" --pictures "$out/flat" --model "$out/base" --fresh --lr 8e-4 \
     --steps "$steps" --cooldown $((steps / 5)) --batch 16 --out "$out/$1" "${@:2}"
 }
-train fold & train no-fold --no-fold & wait %1 && wait %2
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT   # a shell shields what it starts with & from Ctrl-C; started again, both go on
+train fold & first=$!
+train no-fold --no-fold & second=$!
+wait $first && wait $second
 python benchmarks/toybox_quality.py --model "$out/fold/model" --against "$out/no-fold/model" --against-alone \
   --prompts 60 --open 60 --words 0 --emoji 0 --out "$out/ablation"
