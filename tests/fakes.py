@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -23,6 +30,17 @@ from viewfold.model.unet import MultiViewUNet
 from viewfold.pipeline import MultiViewPipeline
 
 WORDS = "a an the red green blue yellow white mug car chair house robot duck with and on of roof wheels".split()
+SCHEDULERS = [
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+]
+"""Walks other than DDIM's."""
+
+OLD_NUMPY = "ignore:__array__ implementation:DeprecationWarning"
+"""diffusers' schedulers make NumPy arrays of tensors in a way that NumPy 2 will stop supporting."""
+
 TEXT_DIM, TEXT_LENGTH, LATENT_CHANNELS, LATENT_SIZE = 32, 12, 4, 4
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
-from fakes import GaussianDenoiser, tiny_model, tiny_scheduler
+from fakes import OLD_NUMPY, SCHEDULERS, GaussianDenoiser, tiny_model, tiny_scheduler
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
@@ -20,13 +14,6 @@ from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.known import Known, around
 
 FOUR, EIGHT = Cameras.orbit(4), Cameras.orbit(8)
-OLD_NUMPY = "ignore:__array__ implementation:DeprecationWarning"
-SCHEDULERS = [
-    DPMSolverMultistepScheduler,
-    UniPCMultistepScheduler,
-    EulerDiscreteScheduler,
-    EulerAncestralDiscreteScheduler,
-]
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,9 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from fakes import GaussianDenoiser, TinyTransformer, tiny_model, tiny_scheduler
+from fakes import OLD_NUMPY, SCHEDULERS, GaussianDenoiser, TinyTransformer, tiny_model, tiny_scheduler
 from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
@@ -25,15 +22,6 @@ from viewfold.pipeline.sampler import SCHEDULERS as NAMED
 from viewfold.pipeline.sampler import named_scheduler, sampler_for
 
 CAMERAS = Cameras.orbit(4)
-OLD_NUMPY = "ignore:__array__ implementation:DeprecationWarning"
-"""diffusers' schedulers make NumPy arrays of tensors in a way that NumPy 2 will stop supporting."""
-
-SCHEDULERS = [
-    DPMSolverMultistepScheduler,
-    UniPCMultistepScheduler,
-    EulerDiscreteScheduler,
-    EulerAncestralDiscreteScheduler,
-]
 
 
 @pytest.fixture(scope="module")
