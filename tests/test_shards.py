@@ -97,15 +97,23 @@ def test_members_that_leave_the_folder_are_refused(shards: Path) -> None:
 
 
 def test_latents_are_cached_once_and_read_back(shards: Path) -> None:
-    assert cache_latents(shards, mean_latents).samples == 5
-    assert cache_latents(shards, mean_latents).skipped == 3
+    assert cache_latents(shards, mean_latents, encoder="mean").samples == 5
+    assert cache_latents(shards, mean_latents, encoder="mean").skipped == 3
     latents = open_shards(shards)[2].latents()
     assert latents.shape == (8, 6, 1, 1)
     assert latents[5].mean().item() == pytest.approx(0.4 * 0.5 + 0.5 * 0.5, abs=0.01)
 
 
+def test_latents_of_another_encoder_are_made_again(shards: Path) -> None:
+    cache_latents(shards, mean_latents, encoder="mean")
+    done = cache_latents(shards, lambda pictures: 2 * mean_latents(pictures), encoder="twice the mean")
+    assert (done.samples, done.skipped) == (5, 0)
+    latents = open_shards(shards)[2].latents()
+    assert latents[5].mean().item() == pytest.approx(2 * (0.4 * 0.5 + 0.5 * 0.5), abs=0.02)
+
+
 def test_a_batch_holds_evenly_spaced_views_of_one_circle(shards: Path) -> None:
-    cache_latents(shards, mean_latents)
+    cache_latents(shards, mean_latents, encoder="mean")
     latents = LatentSet(open_shards(shards))
     batch = latents.draw(16, torch.Generator().manual_seed(0), views=2)
     assert batch.latents.shape == (16, 2, 6, 1, 1) and batch.cameras is not None
@@ -115,7 +123,7 @@ def test_a_batch_holds_evenly_spaced_views_of_one_circle(shards: Path) -> None:
 
 
 def test_the_generator_alone_decides_a_batch(shards: Path) -> None:
-    cache_latents(shards, mean_latents)
+    cache_latents(shards, mean_latents, encoder="mean")
     latents = LatentSet(open_shards(shards))
     one, two, three = (latents.draw(6, torch.Generator().manual_seed(seed), views=4) for seed in (1, 1, 2))
     assert one.captions == two.captions and torch.equal(one.latents, two.latents)
@@ -123,7 +131,7 @@ def test_the_generator_alone_decides_a_batch(shards: Path) -> None:
 
 
 def test_a_picture_batch_has_one_view_and_no_camera(shards: Path) -> None:
-    cache_latents(shards, mean_latents)
+    cache_latents(shards, mean_latents, encoder="mean")
     batch = LatentSet(open_shards(shards)).draw(3, torch.Generator().manual_seed(0))
     assert batch.latents.shape == (3, 1, 6, 1, 1) and batch.cameras is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from viewfold.guidance import velocity
 from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, normalise_latents, reconstruction_loss
 from viewfold.train.loop import Ema, LoopSettings, fit, learning_rate, step_generator
 from viewfold.train.objective import ObjectiveSettings, diffusion_loss, drop, loss_weight, n_pictures
+from viewfold.train.optimizer import Optimizer
 
 ALPHAS = torch.linspace(0.999, 0.001, 1000)
 
@@ -90,20 +92,55 @@ def squared_error(network: nn.Linear):  # noqa: ANN201
 FAST = LoopSettings(steps=60, lr=0.05, warmup=5, precision="fp32", weight_decay=0.0, ema=0.9)
 
 
-def test_the_loop_finds_the_minimum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_loop_finds_the_minimum(optimizer: Any, tmp_path: Path) -> None:
     network = line()
-    ema = fit(network, squared_error(network), tmp_path, settings=FAST)
+    settings = replace(FAST, optimizer=optimizer, steps=200, cooldown=150, lr=0.1)
+    ema = fit(network, squared_error(network), tmp_path, settings=settings)
     assert torch.allclose(ema.weights["weight"], torch.ones(1, 3), atol=0.1)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 60
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 200
+
+
+def test_a_checkpoint_of_the_other_optimiser_is_refused(tmp_path: Path) -> None:
+    network = line()
+    fit(network, squared_error(network), tmp_path, settings=replace(FAST, optimizer="adamw"))
+    with pytest.raises(WeightsError, match="the optimiser was adamw, not muon"):
+        fit(network, squared_error(network), tmp_path, settings=FAST)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_takes_the_step_of_its_matrix_however_it_lies_in_memory(
+    memory_format: torch.memory_format,
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 3, 2, bias=False).to(memory_format=memory_format)
+    plain = nn.Parameter(conv.weight.detach().flatten(1).clone())
+    gradient = torch.randn(3, 5, 2, 2)
+    conv.weight.grad, plain.grad = gradient.clone(), gradient.flatten(1)
+    Optimizer(conv, "muon", beta2=0.99, weight_decay=0.0).step(0.1)
+    torch.optim.Muon([plain], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    assert torch.allclose(conv.weight.flatten(1), plain, atol=1e-2)  # the steps are computed in bfloat16
+    assert (plain - conv.weight.detach().flatten(1)).abs().max() < 0.2 * 0.1 * (plain.numel() / 3) ** 0.5
+
+
+def test_biases_and_frozen_weights_are_none_of_muons_business() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].requires_grad_(False)
+    before = [p.detach().clone() for p in network.parameters()]
+    network(torch.ones(1, 4)).sum().backward()
+    optimizer = Optimizer(network, "muon", beta2=0.99, weight_decay=0.0)
+    optimizer.step(0.1)
+    moved = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+    assert moved == [True, True, False, False]
+    sizes = {name: len(part["state"]) for name, part in optimizer.state_dict().items()}
+    assert sizes == {"muon": 1, "adamw": 1}
 
 
 def test_a_stopped_run_continues_exactly(tmp_path: Path) -> None:
-    import dataclasses
-
     whole = line()
     straight = fit(whole, squared_error(whole), tmp_path / "whole", settings=FAST)
     first = line()
-    fit(first, squared_error(first), tmp_path / "parts", settings=dataclasses.replace(FAST, steps=25))
+    fit(first, squared_error(first), tmp_path / "parts", settings=replace(FAST, steps=25))
     second = line()
     resumed = fit(second, squared_error(second), tmp_path / "parts", settings=FAST)
     assert torch.equal(whole.weight, second.weight)
@@ -172,7 +209,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"lr": float("nan")}, {"lr": 0.0}, {"steps": -1}, {"minutes": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": float("nan")}, {"lr": 0.0}, {"steps": -1}, {"minutes": 0.0}, {"optimizer": "sgd"}]
+)
 def test_settings_that_cannot_train_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         LoopSettings(**wrong)

@@ -104,7 +104,7 @@ class Pack:
     out: Path
     """Folder to write."""
     latents: Annotated[str | None, unset("MODEL")] = None
-    """Also store the latents that this model's autoencoder makes of the pictures."""
+    """Also store the latents that this model's autoencoder makes of the pictures; another model's are replaced."""
 
     def run(self) -> None:
         """Pack them and say how many there are."""
@@ -115,9 +115,12 @@ class Pack:
             failed = list(done.failed)
             if self.latents is not None:
                 from viewfold.pipeline import load
+                from viewfold.pipeline.fingerprint import hash_tensors
 
                 model = load(self.latents)
-                failed += cache_latents(self.out, model.encode, progress=stage(report, "latents")).failed
+                encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
+                latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
+                failed += latents.failed
         print(f"{self.out}: {done.samples} samples packed into {done.shards} shards, {done.skipped} were there already")
         fail_if_any(failed)
 

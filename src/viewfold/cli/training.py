@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -40,6 +40,8 @@ class Train:
     """Objects a step and process; by default 24."""
     views: Annotated[int | None, unset("INT")] = None
     """Views of each object; by default 4."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon learns more in the same time; AdamW is the paper's."""
     lr: Annotated[float | None, unset("FLOAT")] = None
     """Peak learning rate; by default 0.001."""
     cooldown: Annotated[int | None, unset("INT")] = None
@@ -100,7 +102,7 @@ class Train:
         from viewfold.train.diffusion import DiffusionSettings
 
         base = DiffusionSettings()
-        names = ("steps", "minutes", "lr", "cooldown", "seed")
+        names = ("steps", "minutes", "optimizer", "lr", "cooldown", "seed")
         loop = given({name: getattr(self, name) for name in names})
         share = base.objective.share_2d if self.pictures is not None else 0.0
         return replace(

@@ -28,6 +28,7 @@ from viewfold.image import atomic_write, read_image, read_json
 
 SAMPLES_PER_SHARD = 512
 MAX_MEMBER_BYTES = 64 * 2**20
+_ENCODER = "VIEWFOLD.latents"  # a field of the tar's own header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,19 +204,26 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
         raise AssetError(f"`{shard}` cannot be read: {reason}. Delete it and pack again.") from error
 
 
+def _encoder_of(shard: Path) -> str | None:
+    """Return what `cache_latents` was told of the encoder of a shard's latents; `_members` has read the shard."""
+    with tarfile.open(shard) as tar:
+        tar.next()
+        return tar.pax_headers.get(_ENCODER)
+
+
 def cache_latents(
     folder: str | Path,
     encode: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c h w"]],
     *,
+    encoder: str,
     background: float = 0.5,
-    refresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
-    """Add `UID.latents.npy` to every sample that lacks it, rewriting one shard at a time.
+    """Give every sample its `UID.latents.npy`, rewriting one shard at a time; a shard that this encoder did is kept.
 
     Args:
         encode: pictures in [0, 1] -> normalised latents (the pipeline's or a VAE's).
-        refresh: encode again what is there (after the VAE changed).
+        encoder: tells one encoder from another (the hash of a VAE's weights); the shard's header keeps it.
     """
     shards = sorted(Path(folder).glob("*.tar"))
     samples, skipped, failed = 0, 0, []
@@ -223,10 +231,11 @@ def cache_latents(
         inside: dict[str, Sample] = {}
         for uid, suffix, offset, size in _members(shard):
             inside.setdefault(uid, Sample(uid)).members[suffix] = (shard, offset, size)
-        if not refresh and all("latents.npy" in sample.members for sample in inside.values()):
+        header = {_ENCODER: encoder}
+        if _encoder_of(shard) == encoder and all("latents.npy" in sample.members for sample in inside.values()):
             skipped += 1
             continue
-        with atomic_write(shard) as temporary, tarfile.open(temporary, "w") as tar:
+        with atomic_write(shard) as temporary, tarfile.open(temporary, "w", pax_headers=header) as tar:
             for sample in inside.values():
                 try:
                     with torch.no_grad():

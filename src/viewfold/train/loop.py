@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from viewfold.errors import FitError, InputError, OutputError, WeightsError
 from viewfold.image import atomic_write
+from viewfold.train.optimizer import Optimizer, OptimizerName
 
 LossOfStep = Callable[[int, torch.Generator], dict[str, Tensor]]
 """(step, generator) -> named scalars; "loss" is minimised, the others are logged."""
@@ -36,8 +37,10 @@ class LoopSettings:
     """Optimiser steps in all, those of earlier runs included."""
     minutes: float | None = None
     """Stop (and checkpoint) after this long, wherever it is; None runs to `steps`."""
+    optimizer: OptimizerName | str = "muon"
+    """"muon" learns more in the same time (docs/training.md); "adamw" is the paper's."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     warmup: int = 200
     """Steps over which the rate rises linearly."""
     cooldown: int = 0
@@ -59,6 +62,9 @@ class LoopSettings:
             raise InputError(f"`steps` must not be negative; got {self.steps}.")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"`minutes` must be above 0; got {self.minutes}.")
+        if self.optimizer not in get_args(OptimizerName):
+            known = " or ".join(f'"{name}"' for name in get_args(OptimizerName))
+            raise InputError(f'`optimizer` must be {known}; got "{self.optimizer}".')
         if not 0 < self.lr < 10:
             raise InputError(f"`lr` must lie between 0 and 10; got {self.lr}.")
 
@@ -141,9 +147,7 @@ def fit(
     ranks = Ranks.join()
     if settings.precision not in ("bf16", "fp32"):
         raise InputError(f'`precision` must be "bf16" or "fp32"; got "{settings.precision}".')
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.lr, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay
-    )
+    optimizer = Optimizer(network, settings.optimizer, beta2=settings.beta2, weight_decay=settings.weight_decay)
     ema = Ema(network, settings.ema)
     first = _resume(out / "checkpoint.pt", network, ema, optimizer)
     device = next(network.parameters()).device
@@ -151,16 +155,14 @@ def fit(
     with _stopping() as stop:
         try:
             for step in range(first, settings.steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, settings)
-                optimizer.zero_grad(set_to_none=True)
+                network.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
                     terms = loss_of_step(step, step_generator(settings.seed, step, ranks.rank))
                 terms["loss"].backward()
                 average_gradients(network, ranks)
                 norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
                 if bool(torch.isfinite(norm)):
-                    optimizer.step()
+                    optimizer.step(learning_rate(step, settings))
                     ema.update(network, step)
                     failures = 0
                 else:
@@ -227,7 +229,7 @@ def _log(out: Path, step: int, seconds: float, scalars: dict[str, float]) -> Non
         log.write(json.dumps({"step": step, "seconds": round(seconds, 2), **scalars}) + "\n")
 
 
-def _save(out: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, step: int, ranks: Ranks) -> None:
+def _save(out: Path, network: nn.Module, ema: Ema, optimizer: Optimizer, step: int, ranks: Ranks) -> None:
     if ranks.rank == 0:
         state: dict[str, Any] = {
             "step": step,
@@ -239,7 +241,7 @@ def _save(out: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Optimi
             torch.save(state, temporary)
 
 
-def _resume(path: Path, network: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, network: nn.Module, ema: Ema, optimizer: Optimizer) -> int:
     if not path.exists():
         return 0
     try:
