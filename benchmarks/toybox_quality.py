@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from toybox_subjects import (
 )
 
 from viewfold.camera import Cameras
+from viewfold.data.toybox import Asset
 from viewfold.errors import InputError, OutputError, ViewfoldError
-from viewfold.evaluate.fidelity import Expected, Outcome, assess
+from viewfold.evaluate.fidelity import Expected, Outcome, assess, shows_two_sides
 from viewfold.evaluate.interval import mean
 from viewfold.evaluate.judge import Judge, load_judge
 from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
@@ -85,11 +86,12 @@ def sample_all(
 
 
 def lift_all(
-    lift: Lifter, judge: Judge, subjects: Sequence[Expected], out: Path, *, seed: int
+    lift: Lifter, judge: Judge, toys: Sequence[Asset], out: Path, *, seed: int
 ) -> tuple[list[Outcome], dict[str, str]]:
-    """Lift the views of each subject, read the file back and look at it from eight new sides; failures by prompt."""
-    progress, outcomes, failed = Progress("lift", len(subjects)), [], {}
-    for index, expected in enumerate(subjects):
+    """Lift the views of each toy, read the file back and look at it from eight new sides; failures by prompt."""
+    progress, outcomes, failed = Progress("lift", len(toys)), [], {}
+    for index, toy in enumerate(toys):
+        expected = expect(toy)
         folder = out / "held_out" / f"{index:03d}"
         outcome = _read(folder / "lifted_outcome.json")
         fresh = outcome is None
@@ -98,7 +100,8 @@ def lift_all(
                 lift(expected.prompt, Views.load(folder), seed * SEEDS_PER_RUN + index, folder / "lifted.glb")
                 drawn = rasterize(load_mesh(folder / "lifted.glb"), UNSEEN, size=SIZE, light=None).over(BACKGROUND)
                 Views(rgb=drawn, cameras=UNSEEN, prompt=expected.prompt).save(folder / "lifted", turntable=False)
-                outcome = assess(judge, drawn, UNSEEN, expected=expected)
+                two_sided = shows_two_sides(drawn, true_views(toy, UNSEEN).rgb)
+                outcome = replace(assess(judge, drawn, UNSEEN, expected=expected), two_sided=two_sided)
                 _write(folder / "lifted_outcome.json", outcome.to_json())
             except (OutputError, InputError):
                 raise
@@ -182,7 +185,8 @@ def run(
     outcomes = sample_all(sample, judge, subjects, out, seed=settings.seed)
     lifted, failed = [], {}
     if settings.lift and lift is not None:
-        lifted, failed = lift_all(lift, judge, subjects["held_out"][: settings.lift], out, seed=settings.seed)
+        toys = held_out_toys(settings.prompts, seed=settings.seed, world=world_of(judge))
+        lifted, failed = lift_all(lift, judge, toys[: settings.lift], out, seed=settings.seed)
     figures = summarise(outcomes, reference, lifted, len(failed))
     judged = measure_judge(reference)
     results: dict[str, Any] = {

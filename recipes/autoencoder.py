@@ -1,9 +1,11 @@
 """Train the VAE on packed pictures and put together the model folder that the network is then trained in.
 
     [torchrun --nproc-per-node 2] recipes/autoencoder.py --shards DIR [DIR ...] --text DIR --out DIR [--minutes 20]
+    [torchrun --nproc-per-node 2] recipes/autoencoder.py --shards DIR [DIR ...] --model toybox --out DIR [--decoder]
 
 The folder OUT/base holds the VAE, a copy of the text encoder and tokenizer under --text, the scheduler and a fresh
-network; `viewfold pack --latents OUT/base` and `viewfold train --model OUT/base` go on from it.
+network; or all of --model with its VAE trained further.  `viewfold pack --latents OUT/base` and `viewfold train --model
+OUT/base` go on from it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def main() -> None:
     from viewfold.image import atomic_write
     from viewfold.model import defaults
     from viewfold.model.presets import TOYBOX, toybox_scheduler
-    from viewfold.pipeline import MultiViewPipeline
+    from viewfold.pipeline import MultiViewPipeline, load
     from viewfold.pipeline.components import read_text
     from viewfold.train.autoencoder import AutoencoderSettings, train_autoencoder
     from viewfold.train.diffusion import is_lead
@@ -29,7 +31,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
-    parser.add_argument("--text", type=Path, required=True, help="folder with text_encoder/ and tokenizer/")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, help="folder with text_encoder/ and tokenizer/: start anew")
+    source.add_argument("--model", help="a name or a folder: go on with its VAE")
+    parser.add_argument("--decoder", action="store_true", help="of --model: keep the encoder, so that latents stay")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--steps", type=int, default=6000)
@@ -42,11 +47,17 @@ def main() -> None:
     stacked = torch.cat(pictures)
     stacked = stacked[torch.randperm(len(stacked), generator=torch.Generator().manual_seed(0))[: options.pictures]]
     loop = LoopSettings(
-        steps=options.steps, cooldown=options.steps // 4, minutes=options.minutes, lr=2e-3, warmup=100, ema=0.998,
-        weight_decay=0.0,
+        steps=options.steps, cooldown=options.steps // 4, minutes=options.minutes, lr=2e-3 if options.text else 1.5e-3,
+        warmup=100, ema=0.998, weight_decay=0.0,
     )  # fmt: skip
-    vae = train_autoencoder(stacked, options.out / "vae", settings=AutoencoderSettings(batch=options.batch), loop=loop)
-    if is_lead():
+    given = None if options.model is None else load(options.model)
+    vae = train_autoencoder(
+        stacked, options.out / "vae", loop=loop, start=None if given is None else given.vae.float(),
+        settings=AutoencoderSettings(batch=options.batch, decoder_only=options.decoder),
+    )  # fmt: skip
+    if not is_lead():
+        return
+    if given is None:
         encoder, tokenizer = read_text(options.text)
         torch.manual_seed(0)
         layout = replace(TOYBOX, latent_size=stacked.shape[-1] // 2 ** (len(vae.config["block_out_channels"]) - 1))
@@ -54,9 +65,11 @@ def main() -> None:
             vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(),
             scheduler=toybox_scheduler(), **asdict(defaults.TOYBOX),
         )  # fmt: skip
-        with atomic_write(options.out / "base") as folder:
-            model.save_pretrained(folder)
-        print(f"{options.out / 'base'}: VAE trained on {len(stacked)} pictures; network fresh")
+    else:
+        model = given
+    with atomic_write(options.out / "base") as folder:
+        model.save_pretrained(folder)
+    print(f"{options.out / 'base'}: VAE trained on {len(stacked)} pictures")
 
 
 if __name__ == "__main__":

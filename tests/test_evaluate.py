@@ -18,6 +18,7 @@ from viewfold.camera import Cameras
 from viewfold.data.toybox import COLORS, FINISHES, KINDS, UNSEEN_WORDING_PROMPTS, Asset, World
 from viewfold.errors import InputError, WeightsError
 from viewfold.evaluate.consistency import find_coverage, measure_consistency
+from viewfold.evaluate.fidelity import measure_opposites, shows_two_sides
 from viewfold.evaluate.interval import mean, paired_difference, ratio, share
 from viewfold.evaluate.judge import SHIPPED, Judge, JudgeConfig, load_judge, save_judge
 from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
@@ -119,6 +120,18 @@ def tiny_judge() -> Judge:
     return Judge(JudgeConfig(kinds=("mug", "car"), colors=("red", "blue", "green"), channels=(4, 4, 4, 4))).eval()
 
 
+def test_front_and_back_of_a_duck_differ_and_those_of_a_lamp_do_not() -> None:
+    cameras = Cameras.orbit(8, elevation_deg=15)
+    duck, lamp = (
+        rasterize(Asset.of(kind, "red", "blue", seed=3).mesh(), cameras, size=64).over(0.5) for kind in ("duck", "lamp")
+    )
+    front_twice = torch.cat([duck[:4], duck[:4].flip(-1)])
+    assert measure_opposites(front_twice) == 0
+    assert measure_opposites(lamp) < 0.5 * measure_opposites(duck)
+    assert shows_two_sides(lamp, lamp) is None
+    assert shows_two_sides(duck, duck) is True and shows_two_sides(front_twice, duck) is False
+
+
 def test_the_judge_takes_any_number_of_views_in_any_order(chair: torch.Tensor) -> None:
     judge = tiny_judge()
     one, two = judge.read(chair), judge.read(chair[[3, 1, 2, 0]])
@@ -217,6 +230,7 @@ def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleTy
     results = benchmark.run(sample, settings, tmp_path, lift=lift, against=sample_wrong)
     assert results["figures"]["right kind"]["value"] == 1
     assert results["figures"]["GLB: recognisable (5 of 8 new sides)"]["value"] == 1
+    assert results["figures"]["GLB: front and back differ where the true toy's do"]["value"] == 1
     assert results["against"]["right kind"]["value"] == 0
     assert (tmp_path / "contact.png").is_file() and (tmp_path / "table.md").is_file()
     n_calls = len(calls)

@@ -65,8 +65,11 @@ def summarise(
             ),
             "GLB: right kind": share([o.right_kind for o in lifted] + missed),
             "GLB: right main colour": share([o.right_main for o in lifted] + missed),
+            "GLB: right kind and main colour": share([o.right_kind and o.right_main for o in lifted] + missed),
             "GLB: right colour on the named part": share([o.right_accent for o in lifted] + missed),
         }
+        if two_sided := [o.two_sided for o in lifted if o.two_sided is not None]:
+            figures["GLB: front and back differ where the true toy's do"] = share(two_sided)
     return figures
 
 

@@ -39,6 +39,8 @@ class AutoencoderSettings:
     """Weight of the divergence from a unit Gaussian, against a mean absolute error a pixel."""
     edges: float = 0.5
     """Weight of the error of the picture's differences between neighbours: sharp outlines."""
+    decoder_only: bool = False
+    """Leave the encoder as it is: latents, and networks trained on them, stay valid."""
 
 
 def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> AutoencoderKL:
@@ -79,9 +81,16 @@ def train_autoencoder(
     loop: LoopSettings,
     start: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
-    """Train on pictures held in memory (12 kB each at 64 px) and return the averaged, normalised VAE."""
+    """Train on pictures held in memory (12 kB each at 64 px) and return the averaged, normalised VAE.
+
+    Args:
+        start: a VAE to go on from; its own shape counts, not that of `settings`.
+    """
     vae = start or make_autoencoder(settings, image_size=pictures.shape[-1])
     vae = nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last).train()
+    assert vae.quant_conv is not None
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(not settings.decoder_only)
 
     def loss_of_step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         index = torch.randint(len(pictures), (settings.batch,), generator=generator)
@@ -101,7 +110,8 @@ def train_autoencoder(
     ema = fit(vae, loss_of_step, out, settings=loop)
     vae.load_state_dict(ema.weights)
     vae = vae.eval()
-    normalise_latents(vae, pictures[:: max(1, len(pictures) // 2048)])
+    if not settings.decoder_only:
+        normalise_latents(vae, pictures[:: max(1, len(pictures) // 2048)])
     return vae
 
 
