@@ -30,7 +30,7 @@ from viewfold.evaluate.report import markdown_table
 from viewfold.image import Views, atomic_write, to_pil
 from viewfold.scene.rasterize import rasterize
 
-TRAINED_SEEDS = 6000
+TRAINED_SEEDS = 9000
 """recipes/toybox.sh makes the toys of the seeds below."""
 
 LIBRARY, UNSEEN = 200, 100

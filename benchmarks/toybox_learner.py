@@ -89,10 +89,11 @@ class HeldOut:
         return cls(latents=latents, text=text, cameras=GENERATED.code().expand(count, -1, -1))
 
     @torch.no_grad()
-    def error(self, unet: Any, alphas_cumprod: Tensor, prediction: str) -> float:
-        """Return the weighted squared error of the velocity, mean over toys and `TIMESTEPS`."""
-        generator, errors = torch.Generator().manual_seed(1), []
+    def errors(self, unet: Any, alphas_cumprod: Tensor, prediction: str) -> list[float]:
+        """Return the weighted squared error of the velocity at each of `TIMESTEPS`, mean over the toys."""
+        generator, levels = torch.Generator().manual_seed(1), []
         for timestep in TIMESTEPS:
+            errors = []
             for latents, text, cameras in zip(
                 self.latents.split(24), self.text.split(24), self.cameras.split(24), strict=True
             ):
@@ -106,7 +107,8 @@ class HeldOut:
                 found = velocity(parts.clean, parts.noise, alpha_bar)
                 squares = (found - velocity(latents, noise, alpha_bar)).square().flatten(1).mean(1)
                 errors.append(squares * loss_weight(alpha_bar, ObjectiveSettings()))
-        return float(torch.cat(errors).mean())
+            levels.append(float(torch.cat(errors).mean()))
+        return levels
 
 
 def train(arm: Arm, name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -136,10 +138,14 @@ def train(arm: Arm, name: str, options: argparse.Namespace) -> dict[str, Any]:
     print(f"{name}: {steps} steps", flush=True)
     seconds = run(steps, options.out / name)
     spent = seconds[-1] - seconds[0]
-    error = held_out.error(unet, model.alphas_cumprod, arm.settings.objective.prediction)
+    errors = held_out.errors(unet, model.alphas_cumprod, arm.settings.objective.prediction)
     figures = {
-        "steps": steps, "cpu_s": spent, "objects_per_s": (steps - 1) * arm.settings.batch / spent, "error": error
-    }  # fmt: skip
+        "steps": steps,
+        "cpu_s": spent,
+        "objects_per_s": (steps - 1) * arm.settings.batch / spent,
+        "error": sum(errors) / len(errors),
+        "errors": errors,
+    }
     for checkpoint in (options.out / name).rglob("checkpoint.pt"):
         checkpoint.unlink()
     return figures

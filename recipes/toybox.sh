@@ -14,7 +14,7 @@ export OMP_NUM_THREADS=1
 workers=${WORKERS:-2} size=${SIZE:-64}
 case $mode in
   --quick) out=${OUT:-runs/quick} assets=8 vae_steps=12 steps=${STEPS:-4} batch=2 workers=1 emoji=(--folder recipes/quick) ;;
-  --resume | full) out=${OUT:-runs/toybox} assets=6000 vae_steps=8000 steps=${STEPS:-20000} batch=16 emoji=() ;;
+  --resume | full) out=${OUT:-runs/toybox} assets=9000 vae_steps=8000 steps=${STEPS:-20000} batch=16 emoji=() ;;
   *) echo "usage: recipes/toybox.sh [--quick | --resume]" >&2; exit 2 ;;
 esac
 run=(python); [ "$workers" -gt 1 ] && run=(torchrun --nproc-per-node "$workers")

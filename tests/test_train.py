@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from viewfold.errors import AssetError, FitError, InputError, WeightsError
 from viewfold.guidance import velocity
-from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, normalise_latents, reconstruction_loss
+from viewfold.train.autoencoder import (
+    AutoencoderSettings,
+    make_autoencoder,
+    normalise_latents,
+    reconstruction_loss,
+    train_autoencoder,
+)
 from viewfold.train.loop import Ema, LoopSettings, fit, learning_rate, step_generator
 from viewfold.train.objective import ObjectiveSettings, diffusion_loss, drop, loss_weight, n_pictures
 from viewfold.train.optimizer import Optimizer
@@ -290,6 +296,22 @@ def test_normalising_latents_leaves_decoding_unchanged() -> None:
         assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(3), atol=1e-4)
         assert torch.allclose(after.std, noise, rtol=1e-3)
         assert torch.allclose(vae.decode(after.mean).sample, before, atol=1e-4)
+
+
+def test_training_the_decoder_alone_leaves_the_latents(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = AutoencoderSettings(channels=(8, 16), latent_channels=3, batch=4, decoder_only=True)
+    vae = make_autoencoder(settings, image_size=16).eval()
+    pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    x = pictures.float() / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(x).latent_dist.mean
+        before = vae.decode(latents).sample
+    loop = LoopSettings(steps=3, precision="fp32", ema=0.5)
+    trained = train_autoencoder(pictures, tmp_path, settings=settings, loop=loop, start=vae)
+    with torch.no_grad():
+        assert torch.allclose(trained.encode(x).latent_dist.mean, latents, atol=1e-6)
+        assert not torch.allclose(trained.decode(latents).sample, before, atol=1e-4)
 
 
 def test_the_reconstruction_loss_counts_pixels_and_edges() -> None:
