@@ -30,7 +30,7 @@ def main() -> None:
     from viewfold.train.loop import LoopSettings
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True)
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="named twice counts twice")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", type=Path, help="folder with text_encoder/ and tokenizer/: start anew")
     source.add_argument("--model", help="a name or a folder: go on with its VAE")
@@ -47,8 +47,8 @@ def main() -> None:
     stacked = torch.cat(pictures)
     stacked = stacked[torch.randperm(len(stacked), generator=torch.Generator().manual_seed(0))[: options.pictures]]
     loop = LoopSettings(
-        steps=options.steps, cooldown=options.steps // 4, minutes=options.minutes, lr=2e-3 if options.text else 1.5e-3,
-        warmup=100, ema=0.998, weight_decay=0.0,
+        steps=options.steps, cooldown=int(0.35 * options.steps), minutes=options.minutes, lr=1.5e-3, warmup=100,
+        ema=0.995, weight_decay=0.0,
     )  # fmt: skip
     given = None if options.model is None else load(options.model)
     vae = train_autoencoder(

@@ -14,7 +14,7 @@ export OMP_NUM_THREADS=1
 workers=${WORKERS:-2} size=${SIZE:-64}
 case $mode in
   --quick) out=${OUT:-runs/quick} assets=8 vae_steps=12 steps=${STEPS:-4} batch=2 workers=1 emoji=(--folder recipes/quick) ;;
-  --resume | full) out=${OUT:-runs/toybox} assets=9000 vae_steps=8000 steps=${STEPS:-20000} batch=16 emoji=() ;;
+  --resume | full) out=${OUT:-runs/toybox} assets=9000 vae_steps=8000 steps=${STEPS:-6000} batch=16 emoji=() ;;
   *) echo "usage: recipes/toybox.sh [--quick | --resume]" >&2; exit 2 ;;
 esac
 run=(python); [ "$workers" -gt 1 ] && run=(torchrun --nproc-per-node "$workers")
@@ -35,5 +35,5 @@ fi
 viewfold pack "$out/renders" --out "$out/objects" --latents "$base"
 viewfold pack "$out/pictures" --out "$out/flat" --latents "$base"
 "${run[@]}" -m viewfold.cli train "$out/objects" --pictures "$out/flat" --model "$base" ${fresh[@]+"${fresh[@]}"} \
-  --steps "$steps" --batch $batch --out "$out/run" ${MINUTES:+--minutes "$MINUTES"}
+  --steps "$steps" --cooldown $((steps / 4)) --lr 8e-4 --batch $batch --out "$out/run" ${MINUTES:+--minutes "$MINUTES"}
 viewfold generate "a red mug with a blue handle" --model "$out/run/model" --steps 10 --out "$out/mug"
