@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = MultiViewPipeline.from_pretrained(options.model, torch_dtype=torch.float16)
+    model.vae.half()  # the pipeline computes with it in float32, and would write that
     with atomic_write(options.out) as folder:
         model.save_pretrained(folder, max_shard_size="14MB")
         for part in ("unet", "vae"):  # where it was trained is nobody's business

@@ -74,9 +74,9 @@ class Generate:
     seed: int = 0
     """The same seed draws the same pictures, alone or in a file."""
     steps: Annotated[int | None, unset("INT")] = None
-    """Denoising steps: more is slower and somewhat better; by default 12 with toybox, 50 with MVDream's models."""
+    """Denoising steps: more is slower and somewhat better; by default 8 with toybox, 50 with MVDream's models."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
-    """How closely to follow the prompt, 1 is the plain model; by default 2.5 with toybox, 10 with MVDream's models."""
+    """How closely to follow the prompt, 1 is the plain model; by default 2 with toybox, 10 with MVDream's models."""
     device: Device = "auto"
     """Where to compute."""
     camera: CameraFlags = CameraFlags()
