@@ -8,7 +8,7 @@ scripts/setup
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
 out=${OUT:-runs/toybox} steps=${STEPS:-3500}
 train() {
-  python -m viewfold.cli train "$out/objects" --pictures "$out/flat" --model "$out/base" --fresh --lr 8e-4 \
+  python -m viewfold.cli train "$out/objects" --pictures "$out/flat" --model "$out/base" --fresh --optimizer adamw --lr 8e-4 \
     --steps "$steps" --cooldown $((steps / 5)) --batch 16 --out "$out/$1" "${@:2}"
 }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT   # a shell shields what it starts with & from Ctrl-C; started again, both go on
