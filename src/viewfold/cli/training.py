@@ -41,7 +41,7 @@ class Train:
     views: Annotated[int | None, unset("INT")] = None
     """Views of each object; by default 4."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """Muon learns more in the same time; AdamW is the paper's."""
+    """Muon learns more from a step; AdamW is the paper's."""
     lr: Annotated[float | None, unset("FLOAT")] = None
     """Peak learning rate; by default 0.001."""
     cooldown: Annotated[int | None, unset("INT")] = None

@@ -38,7 +38,7 @@ class LoopSettings:
     minutes: float | None = None
     """Stop (and checkpoint) after this long, wherever it is; None runs to `steps`."""
     optimizer: OptimizerName | str = "muon"
-    """"muon" learns more in the same time (docs/training.md); "adamw" is the paper's."""
+    """"muon" learns more from a step (docs/training.md); "adamw" is the paper's."""
     lr: float = 1e-3
     """Peak learning rate."""
     warmup: int = 200
