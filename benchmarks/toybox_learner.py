@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +31,11 @@ from viewfold.train.loop import LoopSettings
 from viewfold.train.objective import ObjectiveSettings, loss_weight
 
 TIMESTEPS = (60, 190, 320, 450, 580, 700, 820, 930, 995)
+"""Levels of noise at which held-out toys are predicted, of 1000."""
+
 COOLDOWN = 0.35
 CALIBRATION_STEPS = 8
+"""Tell how many steps fit into the minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,37 +122,35 @@ def train(arm: Arm, name: str, options: argparse.Namespace) -> dict[str, Any]:
     model = vf.load(options.model)
     held_out = HeldOut.of(model, options.toys)
     torch.manual_seed(0)
-    unet = type(model.unet)(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
+    unet = type(model.unet).from_config(model.unet.config)
     start = unet.state_dict() if arm.fresh else model.unet.float().state_dict()
     start = {key: value.clone() for key, value in start.items()}
 
-    def run(steps: int, out: Path) -> list[float]:
+    def run(steps: int) -> list[float]:
         unet.load_state_dict(start)
         loop = replace(arm.settings.loop, steps=steps, cooldown=int(COOLDOWN * steps), checkpoint_s=float("inf"))
         seconds: list[float] = []
-        train_diffusion(
-            unet, model.text, model.alphas_cumprod, out, objects=options.objects, pictures=options.pictures,
-            settings=replace(arm.settings, loop=loop),
-            progress=lambda *_: seconds.append(time.process_time()),
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as out:  # an arm that was stopped starts anew: its time counts
+            train_diffusion(
+                unet, model.text, model.alphas_cumprod, out, objects=options.objects, pictures=options.pictures,
+                settings=replace(arm.settings, loop=loop),
+                progress=lambda *_: seconds.append(time.process_time()),
+            )  # fmt: skip
         return seconds
 
-    first = run(CALIBRATION_STEPS, options.out / name / "calibration")
+    first = run(CALIBRATION_STEPS)
     steps = int(60 * options.minutes * (len(first) - 2) / (first[-1] - first[1]))
     print(f"{name}: {steps} steps", flush=True)
-    seconds = run(steps, options.out / name)
+    seconds = run(steps)
     spent = seconds[-1] - seconds[0]
     errors = held_out.errors(unet, model.alphas_cumprod, arm.settings.objective.prediction)
-    figures = {
+    return {
         "steps": steps,
         "cpu_s": spent,
         "objects_per_s": (steps - 1) * arm.settings.batch / spent,
         "error": sum(errors) / len(errors),
         "errors": errors,
     }
-    for checkpoint in (options.out / name).rglob("checkpoint.pt"):
-        checkpoint.unlink()
-    return figures
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
     python benchmarks/toybox_quality.py --out out/quality --lift 12            # and twelve kinds lifted to GLB
     python benchmarks/toybox_quality.py --out out/fold --against out/fold_off  # paired with a second model's folder
 
-Start it again and it goes on where it stopped.  Writes results.json, table.md, contact.png and a folder per prompt.
+Start it again and it goes on where it stopped.  Writes results.json, table.md, contact.png, lifted.png and a folder per
+prompt.
 """
 
 from __future__ import annotations
@@ -156,6 +157,14 @@ def draw_sheet(outcomes: dict[str, list[Outcome]], out: Path) -> None:
         captioned_sheet(entries).save(temporary, optimize=True)
 
 
+def draw_lifted(out: Path) -> None:
+    """Write lifted.png: every file that was lifted, from its eight new sides."""
+    lifted = [Views.load(folder) for folder in sorted((out / "held_out").glob("*/lifted"))]
+    entries = [Entry(rgb=views.rgb, lines=((views.prompt or "", None),)) for views in lifted]
+    with atomic_write(out / "lifted.png") as temporary:
+        captioned_sheet(entries, columns=2).save(temporary, optimize=True)
+
+
 def run(
     sample: Sampler,
     settings: Settings,
@@ -214,6 +223,8 @@ def run(
         text += f"\npaired difference, {name}: {item['value']:+.3f} ({item['low']:+.3f} to {item['high']:+.3f})"
     print(text)
     draw_sheet(outcomes, out)
+    if lifted:
+        draw_lifted(out)
     _write(out / "results.json", results)
     with atomic_write(out / "table.md") as temporary:
         temporary.write_text(text + "\n")

@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=40_000, help="at most this many are held in memory")
     options = parser.parse_args()
+    if options.decoder and options.model is None:
+        parser.error("--decoder needs --model: a new decoder alone would have nothing to read")
 
     torch.set_num_threads(1)
     pictures = [(sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)]

@@ -23,6 +23,7 @@ from viewfold.camera import Cameras
 from viewfold.data.toybox import COLORS, Asset, World, is_held_out, sample_asset
 from viewfold.evaluate.judge import Judge, JudgeConfig, load_judge, save_judge
 from viewfold.scene.rasterize import rasterize
+from viewfold.train.loop import LoopSettings, learning_rate
 from viewfold.train.optimizer import Optimizer
 
 TRAIN_SEED = 50_000_000
@@ -145,6 +146,7 @@ def train(
         judge.load_state_dict(start_from.state_dict())
     judge.train().to(memory_format=torch.channels_last)
     optimizer = Optimizer(judge, "muon", beta2=0.99, weight_decay=0.02)
+    schedule = LoopSettings(steps=steps, lr=LR, warmup=steps // 10, cooldown=steps - steps // 10)
     pairs, start, n_colors = allowed_colors(world), time.time(), len(world.colors)
     palette = torch.tensor([COLORS[name] for name in world.colors])
     average = torch.optim.swa_utils.AveragedModel(judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
@@ -164,7 +166,7 @@ def train(
         loss = loss + 0.5 * cross_entropy(answers.each.float().flatten(0, 1), kind.repeat_interleave(n_views))
         judge.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step(LR * min(1.0, 10 * step / steps) * min(1.0, (1 - step / steps) / 0.9))
+        optimizer.step(learning_rate(step, schedule))
         average.update_parameters(judge)
         if step % 100 == 99:
             right = [float((a.argmax(-1) == b).float().mean()) for a, b in zip(answers.pooled, labels, strict=True)]

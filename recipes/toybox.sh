@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped model from nothing: assets -> renders -> shards -> autoencoder -> latents -> network -> pictures.
 #   recipes/toybox.sh              hours on two cores; stop it at any time, run it again and it goes on
-#   recipes/toybox.sh --resume     train the shipped network further, on new data
+#   recipes/toybox.sh --resume     train the shipped network further, on the same toys
 #   recipes/toybox.sh --quick      the same road in under a minute, with next to nothing learned
 # OUT (default runs/toybox), STEPS, WORKERS, MINUTES and SIZE (pixels, default 64; 128 makes a larger model of the same
 # kind) in the environment change where, how long, how wide and how fine.

@@ -232,7 +232,7 @@ def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleTy
     assert results["figures"]["GLB: recognisable (5 of 8 new sides)"]["value"] == 1
     assert results["figures"]["GLB: front and back differ where the true toy's do"]["value"] == 1
     assert results["against"]["right kind"]["value"] == 0
-    assert (tmp_path / "contact.png").is_file() and (tmp_path / "table.md").is_file()
+    assert all((tmp_path / name).is_file() for name in ("contact.png", "lifted.png", "table.md"))
     n_calls = len(calls)
     assert benchmark.run(sample, settings, tmp_path, lift=lift)["figures"] == results["figures"]
     assert len(calls) == n_calls

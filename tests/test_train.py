@@ -125,8 +125,7 @@ def test_a_convolution_takes_the_step_of_its_matrix_however_it_lies_in_memory(
     conv.weight.grad, plain.grad = gradient.clone(), gradient.flatten(1)
     Optimizer(conv, "muon", beta2=0.99, weight_decay=0.0).step(0.1)
     torch.optim.Muon([plain], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
-    assert torch.allclose(conv.weight.flatten(1), plain, atol=1e-2)  # the steps are computed in bfloat16
-    assert (plain - conv.weight.detach().flatten(1)).abs().max() < 0.2 * 0.1 * (plain.numel() / 3) ** 0.5
+    assert torch.allclose(conv.weight.flatten(1), plain, atol=1e-3)  # steps of 0.02, computed in bfloat16
 
 
 def test_biases_and_frozen_weights_are_none_of_muons_business() -> None:

@@ -46,8 +46,8 @@ def drawn(kind: str, size: int) -> Tensor:
     return eight_bit(picture.clamp(0, 1))
 
 
-KINDS = ("noise", "smooth", "ramp", "white", "grey", "black", "red", "car-lifted", "all-prompts")
-NATURAL = ("smooth", "ramp", "grey", "car-lifted", "all-prompts")
+KINDS = ("noise", "smooth", "ramp", "white", "grey", "black", "red", "lifted", "toys")
+NATURAL = ("smooth", "ramp", "grey", "lifted", "toys")
 
 
 def pixels(picture: Image.Image) -> Tensor:
@@ -130,13 +130,13 @@ def test_a_false_alarm_is_as_rare_as_stated() -> None:
 
 
 def test_marking_twice_changes_next_to_nothing() -> None:
-    once = eight_bit(embed(drawn("car-lifted", 256)[None], 77))
+    once = eight_bit(embed(drawn("lifted", 256)[None], 77))
     again = eight_bit(embed(once, 77))
     assert psnr(again, once) > 60 and read(again[0]) == 77
 
 
 def test_a_new_mark_replaces_the_old_one() -> None:
-    once = eight_bit(embed(drawn("car-lifted", 256)[None], 77))
+    once = eight_bit(embed(drawn("lifted", 256)[None], 77))
     assert read(eight_bit(embed(once, 78))[0]) == 78
 
 

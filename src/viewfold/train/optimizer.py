@@ -21,7 +21,7 @@ class Optimizer:
     def __init__(self, network: nn.Module, name: OptimizerName | str, *, beta2: float, weight_decay: float) -> None:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._matrices = [p for p in trained if p.ndim >= 2 and name == "muon"]
-        self._flat = [nn.Parameter(_as_matrix(p.detach(), like=p)) for p in self._matrices]
+        self._flat = [nn.Parameter(_as_it_lies(p.detach(), like=p).view(len(p), -1)) for p in self._matrices]
         others = [p for p in trained if p.ndim < 2 or name != "muon"]
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if self._flat:
@@ -34,7 +34,7 @@ class Optimizer:
     def step(self, lr: float) -> None:
         """Move the weights along their gradients at this rate; weights without a gradient stay."""
         for flat, matrix in zip(self._flat, self._matrices, strict=True):
-            flat.grad = None if matrix.grad is None else _as_matrix(matrix.grad, like=matrix)
+            flat.grad = None if matrix.grad is None else _as_it_lies(matrix.grad, like=matrix).flatten(1)
         for part in self._parts.values():
             for group in part.param_groups:
                 group["lr"] = lr
@@ -56,8 +56,11 @@ class Optimizer:
             part.load_state_dict(state[name])
 
 
-def _as_matrix(tensor: Tensor, *, like: Tensor) -> Tensor:
-    """Return a weight, or its gradient, as "outputs inputs" in the order in which the weight `like` lies in memory."""
+def _as_it_lies(tensor: Tensor, *, like: Tensor) -> Tensor:
+    """Return a weight, or its gradient, with its axes in the order in which the weight `like` lies in memory.
+
+    A view of that as a matrix shares the weight's memory, or PyTorch refuses to make it.
+    """
     if like.is_contiguous():
-        return tensor.flatten(1)
-    return tensor.permute(0, *range(2, tensor.ndim), 1).flatten(1)  # channels last
+        return tensor
+    return tensor.permute(0, *range(2, tensor.ndim), 1)  # channels last
