@@ -27,8 +27,8 @@ from viewfold.evaluate.report import markdown_table
 from viewfold.guidance import compose, decompose, velocity
 from viewfold.image import atomic_write, read_json
 from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-from viewfold.train.loop import LoopSettings
 from viewfold.train.objective import ObjectiveSettings, loss_weight
+from viewfold.train.settings import LoopSettings
 
 TIMESTEPS = (60, 190, 320, 450, 580, 700, 820, 930, 995)
 """Levels of noise at which held-out toys are predicted, of 1000."""

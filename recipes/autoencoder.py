@@ -11,23 +11,18 @@ OUT/base` go on from it.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def main() -> None:
-    """Train, assemble, save."""
-    from viewfold.data.shards import open_shards
-    from viewfold.image import atomic_write
-    from viewfold.model import defaults
-    from viewfold.model.presets import TOYBOX, toybox_scheduler
-    from viewfold.pipeline import MultiViewPipeline, load
-    from viewfold.pipeline.components import read_text
-    from viewfold.train.autoencoder import AutoencoderSettings, train_autoencoder
-    from viewfold.train.diffusion import is_lead
-    from viewfold.train.loop import LoopSettings
+def main() -> int:
+    """Read the arguments, join the other processes, train."""
+    from viewfold.errors import Stopped
+    from viewfold.train.ranks import Ranks, local_device
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="named twice counts twice")
@@ -40,29 +35,53 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=40_000, help="at most this many are held in memory")
+    parser.add_argument("--seed", type=int, default=0, help="of new weights and all that is drawn")
+    parser.add_argument("--override", action="store_true", help="go on from a checkpoint of other settings")
     options = parser.parse_args()
     if options.decoder and options.model is None:
         parser.error("--decoder needs --model: a new decoder alone would have nothing to read")
 
     torch.set_num_threads(1)
+    device = torch.device(local_device(None) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with Ranks.join(device) as ranks:
+        try:
+            train(options, device=device, lead=ranks.lead)
+        except Stopped as stop:
+            return stop.exit_code
+    return 0
+
+
+def train(options: Any, *, device: torch.device, lead: bool) -> None:
+    """Train, assemble, save."""
+    from viewfold.data.shards import open_shards
+    from viewfold.image import atomic_write
+    from viewfold.model import defaults
+    from viewfold.model.presets import TOYBOX, toybox_scheduler
+    from viewfold.pipeline import MultiViewPipeline, load
+    from viewfold.pipeline.components import read_text
+    from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
+    from viewfold.train.settings import LoopSettings
+
     pictures = [(sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)]
     stacked = torch.cat(pictures)
     stacked = stacked[torch.randperm(len(stacked), generator=torch.Generator().manual_seed(0))[: options.pictures]]
     loop = LoopSettings(
         steps=options.steps, cooldown=int(0.35 * options.steps), minutes=options.minutes, lr=1.5e-3, warmup=100,
-        ema=0.995, weight_decay=0.0,
+        ema=0.995, weight_decay=0.0, seed=options.seed,
     )  # fmt: skip
-    given = None if options.model is None else load(options.model)
+    settings = AutoencoderSettings(batch=options.batch, decoder_only=options.decoder)
+    given = None if options.model is None else load(options.model, device=device, dtype=torch.float32)
+    fresh = make_autoencoder(settings, image_size=stacked.shape[-1], seed=options.seed) if given is None else given.vae
+    start: Any = fresh
     vae = train_autoencoder(
-        stacked, options.out / "vae", loop=loop, start=None if given is None else given.vae.float(),
-        settings=AutoencoderSettings(batch=options.batch, decoder_only=options.decoder),
-    )  # fmt: skip
-    if not is_lead():
+        stacked, options.out / "vae", loop=loop, start=start.to(device), settings=settings, override=options.override
+    )
+    if not lead:
         return
     if given is None:
         encoder, tokenizer = read_text(options.text)
-        torch.manual_seed(0)
         layout = replace(TOYBOX, latent_size=stacked.shape[-1] // 2 ** (len(vae.config["block_out_channels"]) - 1))
+        torch.manual_seed(options.seed)
         model = MultiViewPipeline(
             vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=layout.build(),
             scheduler=toybox_scheduler(), **asdict(defaults.TOYBOX),
@@ -75,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

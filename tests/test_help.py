@@ -19,7 +19,8 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    groups = (flow.CameraFlags, flow.DrawingFlags, light.LightFlags, provenance.OriginFlags)
+    groups = (flow.CameraFlags, flow.DrawingFlags, light.LightFlags, provenance.OriginFlags, training.RateFlags,
+              training.ProcessFlags, training.WatchFlags)  # fmt: skip
     verbs = (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
         lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()

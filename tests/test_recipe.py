@@ -41,5 +41,5 @@ def test_the_quick_recipe_goes_from_assets_to_pictures(tmp_path: Path) -> None:
     environment = {**os.environ, "OUT": str(out)}
     subprocess.run(["bash", "recipes/toybox.sh", "--quick"], cwd=ROOT, env=environment, check=True, timeout=600)
     assert len(list((out / "renders").glob("*/meta.json"))) == 8
-    assert (out / "run" / "checkpoint.pt").is_file() and (out / "run" / "model" / "model_index.json").is_file()
+    assert (out / "run" / "checkpoint-00000004").is_dir() and (out / "run" / "model" / "model_index.json").is_file()
     assert sorted(path.name for path in (out / "mug").glob("0*.png")) == [f"{i:03d}.png" for i in range(4)]

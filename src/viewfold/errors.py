@@ -12,6 +12,9 @@
 
 Every message has the form "`argument` must ...; got ... . What to do."  The command line prints the message and
 exits with `exit_code`; it never shows a traceback for these.
+
+    KeyboardInterrupt
+    └── Stopped                           a signal ended work that can go on    exit 128 + its number (SIGTERM: 143)
 """
 
 from __future__ import annotations
@@ -63,3 +66,16 @@ class MissingExtraError(ViewfoldError):
     """An optional package is not installed; the message holds the command that installs it."""
 
     exit_code = 6
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked long work to end, which it did cleanly; the same command goes on from there."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        return 128 + self.signum

@@ -1,15 +1,18 @@
 """Read the arguments, run the verb, and turn every foreseen failure into one message and an exit code.
 
-Exit codes: 0 done; 2 to 6 as drawn in `viewfold.errors`; 130 stopped with Ctrl-C.
+Exit codes: 0 done; 2 to 6 as drawn in `viewfold.errors`; 130 stopped with Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -21,7 +24,7 @@ from viewfold.cli.flow import Generate, Lift
 from viewfold.cli.provenance import Provenance
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
-from viewfold.errors import OutputError, ViewfoldError
+from viewfold.errors import OutputError, Stopped, ViewfoldError
 
 Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Provenance | Doctor
 
@@ -66,10 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = tyro.cli(VERBS, prog="viewfold", args=arguments, description="Text to consistent views to 3D.")
     try:
         _quieten_libraries()
-        verb.run()
+        with _stopping():
+            verb.run()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("stopped; what was not finished has been removed.", 130)
+    except KeyboardInterrupt as stop:
+        code = stop.exit_code if isinstance(stop, Stopped) else 130
+        return _fail("stopped; what was not finished has been removed.", code)
     except ViewfoldError as error:
         return _fail(name_flags(str(error), verb), error.exit_code)
     except BrokenPipeError:
@@ -86,6 +91,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("not enough memory. Ask for fewer --views or a smaller --size, or use another --device.", 1)
     return 0
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a verb as Ctrl-C does, so that nothing is left half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}  # not under nohup
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def name_flags(message: str, verb: object) -> str:

@@ -114,10 +114,12 @@ class Pack:
             done = pack(self.renders, self.out, progress=stage(report, "pack"))
             failed = list(done.failed)
             if self.latents is not None:
-                from viewfold.pipeline import load
-                from viewfold.pipeline.fingerprint import hash_tensors
+                import torch
 
-                model = load(self.latents)
+                from viewfold.model.digest import hash_tensors
+                from viewfold.pipeline import load
+
+                model = load(self.latents, dtype=torch.float32)  # a network learns from these; half precision stays in
                 encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
                 latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
                 failed += latents.failed

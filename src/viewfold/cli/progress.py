@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Report = Callable[[str, int, int], None]
 """(stage, steps done, steps in all): what long work calls as it goes on; a new stage starts a new bar."""
@@ -50,3 +51,37 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
 def stage(report: Report, name: str) -> Callable[[int, int], None]:
     """Return a callback (done, total) for work that has one stage."""
     return lambda done, total: report(name, done, total)
+
+
+@contextmanager
+def training_bar(*, shown: bool = True) -> Iterator[Callable[[Any], None]]:
+    """Yield what draws a `train.monitor.Status`: share, loss, speed, waiting, memory and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left {task.fields[left]}"),
+    )
+    bar, task = Progress(*columns, console=Console(stderr=True), disable=not shown), None
+
+    def report(status: Any) -> None:
+        nonlocal task
+        note = f"loss {status.scalars['loss']:.4f}  {status.samples_per_s:.1f} samples/s  waits {status.waiting:.0%}"
+        note += f"  {status.memory_mib} MiB" if status.memory_mib is not None else ""
+        minutes, seconds = divmod(round(status.left_s), 60)
+        left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        if task is None:
+            bar.start()
+            task = bar.add_task("train", total=status.steps, note=note, left=left)
+        bar.update(task, completed=status.step, total=status.steps, note=note, left=left)
+
+    try:
+        yield report
+    finally:
+        if task is not None:
+            bar.stop()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +12,62 @@ from tyro.conf import Positional, arg
 
 from viewfold.cli.flow import Device, chosen, given
 from viewfold.cli.option import unset
-from viewfold.cli.progress import progress_bars
-from viewfold.errors import InputError
+from viewfold.cli.progress import training_bar
+from viewfold.errors import InputError, Stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateFlags:
+    """How the weights move."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon learns more from a step; AdamW is the paper's."""
+    lr: Annotated[float | None, unset("FLOAT")] = None
+    """Peak learning rate; by default 0.001."""
+    warmup: Annotated[int | None, unset("INT")] = None
+    """Steps over which the rate rises; by default 200."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows: the same rate, or a fall to zero at the last of --steps."""
+    cooldown: Annotated[int | None, unset("INT")] = None
+    """With a constant rate: last of the steps, over which it falls to zero: sharper pictures (needs --steps)."""
+    weight_decay: Annotated[float | None, unset("FLOAT")] = None
+    """Pull of the weights towards zero; by default 0.01."""
+    clip: Annotated[float | None, unset("FLOAT")] = None
+    """Largest norm of the gradient; by default 1."""
+    ema: Annotated[float | None, unset("FLOAT")] = None
+    """Decay of the averaged weights, which are the result; by default 0.997."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessFlags:
+    """How the work is spread and kept."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """What is computed in; the weights are float32 in both."""
+    accumulate: Annotated[int | None, unset("INT")] = None
+    """Batches a step and process, one after the other: a larger batch in the same memory; by default 1."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: each holds the whole network, or (fsdp, with adamw) a part of it."""
+    checkpoint_minutes: Annotated[float | None, unset("FLOAT")] = None
+    """Minutes between two checkpoints; by default 5."""
+    keep: Annotated[int | None, unset("INT")] = None
+    """Newest checkpoints to keep; by default 2."""
+    override: bool = False
+    """Go on from a checkpoint that was made with other settings, data or model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchFlags:
+    """What to see of it."""
+
+    held_out: Annotated[Path | None, unset("FOLDER")] = None
+    """Shards that are not trained on, packed with --latents; their error is noted at each check."""
+    sheet: Annotated[tuple[str, ...], arg(metavar="PROMPT ...", help_behavior_hint="")] = ()
+    """Prompts to draw at each check, into OUT/samples."""
+    check_steps: Annotated[int | None, unset("INT")] = None
+    """Steps between two checks; by default 500."""
+    log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], arg(help_behavior_hint="")] = ()
+    """Where else to write the figures of log.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +80,7 @@ class Train:
     objects: Positional[Annotated[Path, arg(metavar="OBJECTS")]]
     """Folder of shards of posed views, packed with --latents."""
     out: Path
-    """Folder of the run: checkpoint.pt, log.jsonl, and model/ when it is done."""
+    """Folder of the run: checkpoint-STEP, log.jsonl, run.json, and model/ when it is done."""
     pictures: Annotated[Path | None, unset("FOLDER")] = None
     """Folder of shards of single captioned pictures, the 2D half of the mix."""
     model: str = "toybox"
@@ -40,75 +95,135 @@ class Train:
     """Objects a step and process; by default 24."""
     views: Annotated[int | None, unset("INT")] = None
     """Views of each object; by default 4."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """Muon learns more from a step; AdamW is the paper's."""
-    lr: Annotated[float | None, unset("FLOAT")] = None
-    """Peak learning rate; by default 0.001."""
-    cooldown: Annotated[int | None, unset("INT")] = None
-    """Last of the steps, over which the rate falls to zero: sharper pictures (needs --steps)."""
     fold: Annotated[bool, arg(help_behavior_hint="")] = True
     """Train each view by itself, the baseline of the paper's ablation."""
     seed: int = 0
-    """Of everything random."""
+    """Of everything random: new weights, what is drawn, noise."""
     device: Device = "auto"
-    """Where to compute."""
+    """Where to compute; under torchrun cuda means one GPU a process."""
+    rate: RateFlags = RateFlags()
+    processes: ProcessFlags = ProcessFlags()
+    watch: WatchFlags = WatchFlags()
 
     def run(self) -> None:
         """Train, and write the finished model as a folder that every command reads."""
-        if not self.objects.is_dir():
-            raise InputError(
-                f"`objects` must be a folder of shards; got '{self.objects}'. Make it with `viewfold pack`."
-            )
-        from torch import nn
-
-        from viewfold.image import atomic_write, check_output
-        from viewfold.model.unet import MultiViewUNet
-        from viewfold.pipeline import load
+        for name, folder in (("objects", self.objects), ("pictures", self.pictures), ("held_out", self.watch.held_out)):
+            if folder is not None and not folder.is_dir():
+                raise InputError(f"`{name}` must be a folder of shards; got '{folder}'. Make it with `viewfold pack`.")
+        loop = self._loop()
+        from viewfold.image import check_output
         from viewfold.pipeline.components import PARTS
-        from viewfold.train.diffusion import is_lead, train_diffusion
+        from viewfold.train.ranks import Ranks, local_device
 
         check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
-        model = load(self.model, device=chosen(self.device))
-        model.unet.add_camera_embedding()  # for a plain 2D network; at first it changes nothing
-        if self.fresh:
-            network = MultiViewUNet(**{k: v for k, v in model.unet.config.items() if not k.startswith("_")})
-            model.unet = nn.Module.to(network, model.device)
-        settings = self._settings(model.scheduler.config["prediction_type"])
-        try:
-            with progress_bars() as report:
-                train_diffusion(
-                    model.unet,
-                    model.text,
-                    model.alphas_cumprod,
-                    self.out,
-                    objects=self.objects,
-                    pictures=self.pictures,
-                    settings=settings,
-                    progress=lambda step, total, scalars: report("train", step, total),
-                )
-        except KeyboardInterrupt:
-            checkpoint = self.out / "checkpoint.pt"
-            if is_lead() and checkpoint.is_file():
-                print(f"{checkpoint}: saved; the same command goes on from here", file=sys.stderr)
-            raise
-        if is_lead():
-            with atomic_write(self.out / "model") as folder:
-                model.save_pretrained(folder)
-            print(f"{self.out / 'model'}: use it with --model {self.out / 'model'}")
-        else:
-            print("done", file=sys.stderr)
+        device = local_device(chosen(self.device))
+        with Ranks.join(device or "cpu") as ranks:
+            try:
+                self._train(device, loop, lead=ranks.lead)
+            except Stopped:
+                if ranks.lead:
+                    print(f"{self.out}: a checkpoint is saved; the same command goes on from there", file=sys.stderr)
+                raise
 
-    def _settings(self, prediction: str) -> Any:
+    def _train(self, device: Any, loop: Any, *, lead: bool) -> None:
+        import torch
+
+        from viewfold.image import atomic_write
+        from viewfold.model.digest import hash_tensors
+        from viewfold.pipeline import load
+        from viewfold.train.diffusion import train_diffusion
+
+        model = load(self.model, device=device, dtype=torch.float32)  # whatever its size: small steps need it
+        self._prepare(model)
+        vae = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
+        with training_bar(shown=lead) as report:
+            trained = train_diffusion(
+                model.unet,
+                model.text,
+                model.alphas_cumprod,
+                self.out,
+                objects=self.objects,
+                pictures=self.pictures,
+                settings=self._settings(model.scheduler.config["prediction_type"], loop),
+                held_out=self.watch.held_out,
+                sheets=self._sheets(model),
+                vae=vae,
+                override=self.processes.override,
+                log=self.watch.log,
+                progress=report,
+            )
+        if not lead:
+            return
+        model.unet = trained.network.eval()
+        with atomic_write(self.out / "model") as folder:
+            model.save_pretrained(folder)
+        print(_summary(trained.report))
+        print(f"{self.out / 'model'}: use it with --model {self.out / 'model'}")
+
+    def _prepare(self, model: Any) -> None:
+        """Give the network what it lacks: new weights, or a camera's embedding; both decided by the seed alone."""
+        import torch
+
+        from viewfold.model.unet import MultiViewUNet
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            if self.fresh:
+                config = {k: v for k, v in model.unet.config.items() if not k.startswith("_")}
+                network: Any = MultiViewUNet(**config)
+                model.unet = network.to(model.device)
+            model.unet.add_camera_embedding()  # for a plain 2D network; at first it changes nothing
+
+    def _sheets(self, model: Any) -> Callable[[], Any] | None:
+        """Return what draws the prompts of --sheet with the network as it stands."""
+        if not self.watch.sheet:
+            return None
+        from viewfold.cli.flow import slug
+        from viewfold.pipeline.generation import orbit
+
+        cameras = orbit(model.defaults, n_views=self.views or 4)
+
+        def draw() -> dict[str, Any]:
+            worded = [model.defaults.worded(prompt) for prompt in self.watch.sheet]
+            drawn = model(worded, cameras, negative_prompt=model.defaults.negative).cpu()
+            rows = [views.permute(1, 2, 0, 3).flatten(2) for views in drawn]  # v 3 h w -> 3 h (v w)
+            return {slug(prompt): row for prompt, row in zip(self.watch.sheet, rows, strict=True)}
+
+        return draw
+
+    def _loop(self) -> Any:
+        from viewfold.train.settings import LoopSettings
+
+        asked = {f.name: getattr(flags, f.name) for flags in (self, self.rate, self.processes, self.watch)
+                 for f in fields(flags)}  # fmt: skip
+        known = {f.name for f in fields(LoopSettings)}
+        return LoopSettings(**given({name: value for name, value in asked.items() if name in known}))
+
+    def _settings(self, prediction: str, loop: Any) -> Any:
         from viewfold.train.diffusion import DiffusionSettings
 
         base = DiffusionSettings()
-        names = ("steps", "minutes", "optimizer", "lr", "cooldown", "seed")
-        loop = given({name: getattr(self, name) for name in names})
         share = base.objective.share_2d if self.pictures is not None else 0.0
         return replace(
             base,
             **given({"batch": self.batch, "views": self.views}),
             fold=self.fold,
-            loop=replace(base.loop, **loop),
+            loop=loop,
             objective=replace(base.objective, share_2d=share, prediction=prediction),
         )
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """Return one line of what the run cost."""
+    line = (
+        f"{report['step']} steps ({report['steps_made']} now), {report['samples_per_s']} samples/s, "
+        f"{report['waiting_for_data']:.1%} of the time waiting for data, {report['peak_memory_mib']} MiB"
+    )
+    if "utilisation" in report:
+        line += (
+            f", {report['flops_a_step'] / 1e9:.1f} GFLOP a step, {report['flops_per_s'] / 1e9:.1f} GFLOP/s: "
+            f"{report['utilisation']:.0%} of a large matrix product here"
+        )
+    if report["steps_skipped"]:
+        line += f"; {report['steps_skipped']} steps had no finite gradient and were skipped"
+    return line

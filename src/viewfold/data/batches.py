@@ -1,19 +1,23 @@
 """Mixed batches: objects seen from several cameras, and single pictures with no camera.
 
-Sample j of step s is drawn with its own generator from (seed, s, rank), so batches are the same after a resume.
+A batch depends on the generator that it is drawn with and nothing else, so that a resumed run draws what it would have.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from viewfold.data.shards import Sample
-from viewfold.errors import InputError
+from viewfold.data.shards import Sample, latent_encoders
+from viewfold.errors import AssetError, InputError
+
+SHOWN = 3
+"""How many unusable samples a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,17 +28,81 @@ class Batch:
     captions: list[str]
     cameras: Float[Tensor, "b v 16"] | None
 
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        cameras = None if self.cameras is None else self.cameras.to(device)
+        return replace(self, latents=self.latents.to(device), cameras=cameras)
+
 
 class LatentSet:
     """Cached latents of many samples, held in memory as float16 (1 KiB a view at 64 px)."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], *, shape: tuple[int, int, int] | None = None, views: int | None = None
+    ) -> None:
+        """Read the latents of all samples, and refuse what a step could not use before there is one.
+
+        Args:
+            samples: of shards with cached latents.
+            shape: (channels, height, width) that the network takes; None takes that of the first sample.
+            views: so many evenly spaced views will be drawn of each sample; None for single pictures.
+
+        Raises:
+            InputError: no samples.
+            AssetError: samples whose latents are missing, damaged, of another shape or not finite, that have no
+                captions, or whose cameras do not fit their latents; the first few are named.
+        """
         if not samples:
             raise InputError("`samples` must not be empty.")
-        self.latents = [sample.latents().half() for sample in samples]
-        self.captions = [[str(caption) for caption in sample.meta["captions"]] for sample in samples]
-        self.cameras = [None if sample.cameras is None else sample.cameras.code() for sample in samples]
-        self.orbits = [sample.orbits for sample in samples]
+        self.latents: list[Float[Tensor, "v c h w"]] = []
+        self.captions: list[list[str]] = []
+        self.cameras: list[Float[Tensor, "v 16"] | None] = []
+        self.orbits: list[int] = []
+        wrong: list[str] = []
+        for sample in samples:
+            try:
+                latents = sample.latents().half()
+                shape = shape or tuple(latents.shape[1:])  # type: ignore[assignment]
+                self._check(sample, latents, shape, views)
+            except AssetError as error:
+                wrong.append(str(error).rstrip("."))
+                continue
+            self.latents.append(latents)
+            self.captions.append([str(caption) for caption in sample.meta["captions"]])
+            self.cameras.append(None if sample.cameras is None else sample.cameras.code())
+            self.orbits.append(sample.orbits)
+        if wrong:
+            shown = "; ".join(wrong[:SHOWN])
+            more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            raise AssetError(f"{len(wrong)} of {len(samples)} samples cannot be trained on: {shown}{more}.")
+        uids = hashlib.sha256("\n".join(sample.uid for sample in samples).encode()).hexdigest()
+        encoders = sorted({encoder or "unknown" for encoder in latent_encoders(samples)})
+        self.encoders: list[str] = encoders
+        """Which autoencoders the latents are of, as `cache_latents` was told; "unknown" where nothing is said."""
+        self.fingerprint = {"samples": len(samples), "uids": uids, "encoders": encoders}
+
+    @staticmethod
+    def _check(
+        sample: Sample, latents: Float[Tensor, "v c h w"], shape: tuple[int, ...] | None, views: int | None
+    ) -> None:
+        if tuple(latents.shape[1:]) != shape or not len(latents):
+            raise AssetError(
+                f"`{sample.uid}` must have latents of the shape {shape}, as the network has them; got "
+                f"{tuple(latents.shape[1:])}. Pack them again with this model's autoencoder"
+            )
+        if not bool(latents.isfinite().all()):
+            raise AssetError(f"`{sample.uid}` must have finite latents; they hold NaN or infinity. Pack them again")
+        if views is None:
+            return
+        if sample.cameras is None or len(sample.cameras) != len(latents):
+            n_cameras = 0 if sample.cameras is None else len(sample.cameras)
+            raise AssetError(f"`{sample.uid}` must have a camera for each of its {len(latents)} views; got {n_cameras}")
+        per_orbit, rest = divmod(len(latents), sample.orbits)
+        if rest or per_orbit % views:
+            raise AssetError(
+                f"`{sample.uid}` must have circles of views that {views} `views` divide evenly; got {len(latents)} "
+                f"views on {sample.orbits} circles"
+            )
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import AssetError, InputError
+from viewfold.errors import AssetError, FitError, InputError
 from viewfold.image import atomic_write, read_image, read_json
 
 SAMPLES_PER_SHARD = 512
@@ -149,11 +149,22 @@ class Sample:
     @property
     def orbits(self) -> int:
         """How many circles of cameras the views come from, one after the other."""
-        return int(self.meta.get("render", {}).get("orbits", 1))
+        render = self.meta.get("render", {})
+        orbits = render.get("orbits", 1) if isinstance(render, dict) else 0
+        if not isinstance(orbits, int) or orbits < 1:
+            raise AssetError(f"`{self.uid}.json` must give at least 1 orbit; got {orbits!r}.")
+        return orbits
 
     def latents(self) -> Float[Tensor, "v c h w"]:
         """The cached latents, normalised, float32."""
-        array = np.load(io.BytesIO(self.read("latents.npy")), allow_pickle=False)
+        content = self.read("latents.npy")
+        try:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            if array.ndim != 4 or array.dtype.kind != "f":
+                raise ValueError(f"an array of {array.dtype} and {array.ndim} axes")
+        except (ValueError, OSError, EOFError, TypeError, MemoryError) as error:
+            reason = str(error).split("\n")[0]
+            raise AssetError(f"`{self.uid}.latents.npy` must hold floats (v, c, h, w); got {reason}.") from error
         return torch.from_numpy(array.astype(np.float32))
 
     def pictures(self, *, background: float = 0.5) -> Float[Tensor, "v 3 h w"]:
@@ -204,6 +215,11 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
         raise AssetError(f"`{shard}` cannot be read: {reason}. Delete it and pack again.") from error
 
 
+def latent_encoders(samples: Iterable[Sample]) -> set[str | None]:
+    """Return which encoders made the cached latents of samples, as `cache_latents` was told; None where unknown."""
+    return {_encoder_of(shard) for shard in {shard for sample in samples for shard, _, _ in sample.members.values()}}
+
+
 def _encoder_of(shard: Path) -> str | None:
     """Return what `cache_latents` was told of the encoder of a shard's latents; `_members` has read the shard."""
     with tarfile.open(shard) as tar:
@@ -240,6 +256,10 @@ def cache_latents(
                 try:
                     with torch.no_grad():
                         latents = encode(sample.pictures(background=background))
+                    if not bool(latents.half().isfinite().all()):
+                        raise FitError(
+                            f"`encode` must give finite latents; those of {sample.uid} are not. Check the autoencoder."
+                        )
                 except AssetError as error:
                     failed.append((sample.uid, str(error)))
                     continue

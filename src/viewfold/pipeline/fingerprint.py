@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from viewfold.model.digest import hash_tensors
+
 NETWORKS = ("text_encoder", "unet", "vae")
 """In the order in which they are hashed, one after the other."""
 
@@ -64,15 +66,6 @@ def freeze_hash(model: Any, last: str = NETWORKS[-1]) -> None:
 def frozen_networks(model: Any) -> list[str]:
     """Return the networks whose tensors cannot be read any more; see `freeze_hash`."""
     return list(_frozen(model))
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]], sha: Any = None) -> Any:
-    """Return the SHA-256 of named tensors as float32, in their order; `sha` goes on with an earlier one."""
-    sha = hashlib.sha256() if sha is None else sha
-    for name, tensor in tensors:
-        sha.update(f"{name} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return sha
 
 
 def _frozen(model: Any) -> dict[str, Any]:

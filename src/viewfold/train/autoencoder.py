@@ -6,7 +6,7 @@ convolutions, so that latents come out normalised per channel and `scaling_facto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from viewfold.train.loop import LoopSettings, fit
+from viewfold.errors import InputError
+from viewfold.train.loop import fit
+from viewfold.train.monitor import Progress
+from viewfold.train.settings import LoopSettings
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -43,21 +46,23 @@ class AutoencoderSettings:
     """Leave the encoder as it is: latents, and networks trained on them, stay valid."""
 
 
-def make_autoencoder(settings: AutoencoderSettings, *, image_size: int) -> AutoencoderKL:
-    """Build an AutoencoderKL with fresh weights."""
+def make_autoencoder(settings: AutoencoderSettings, *, image_size: int, seed: int = 0) -> AutoencoderKL:
+    """Build an AutoencoderKL with fresh weights, which `seed` alone decides."""
     from diffusers import AutoencoderKL
 
     levels = len(settings.channels)
-    vae = AutoencoderKL(  # diffusers declares tuples of one where it takes as many as there are levels
-        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        block_out_channels=settings.channels,  # pyright: ignore[reportArgumentType]
-        layers_per_block=settings.layers,
-        latent_channels=settings.latent_channels,
-        norm_num_groups=8,
-        sample_size=image_size,
-        scaling_factor=1.0,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(  # diffusers declares tuples of one where it takes as many as there are levels
+            down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+            block_out_channels=settings.channels,  # pyright: ignore[reportArgumentType]
+            layers_per_block=settings.layers,
+            latent_channels=settings.latent_channels,
+            norm_num_groups=8,
+            sample_size=image_size,
+            scaling_factor=1.0,
+        )
     assert vae.quant_conv is not None and vae.quant_conv.bias is not None
     with torch.no_grad():
         vae.quant_conv.bias[settings.latent_channels :] += FIRST_LOGVAR
@@ -73,6 +78,18 @@ def reconstruction_loss(
     return error.abs().mean() + error.square().mean() + edges * (across.abs().mean() + down.abs().mean())
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureBatch:
+    """Pictures of a step."""
+
+    pictures: Float[Tensor, "b 3 h w"]
+    """In [-1, 1]."""
+
+    def to(self, device: torch.device) -> PictureBatch:
+        """Return the batch there."""
+        return PictureBatch(pictures=self.pictures.to(device))
+
+
 def train_autoencoder(
     pictures: UInt8[Tensor, "p 3 h w"],
     out: str | Path,
@@ -80,25 +97,38 @@ def train_autoencoder(
     settings: AutoencoderSettings,
     loop: LoopSettings,
     start: AutoencoderKL | None = None,
+    override: bool = False,
+    progress: Progress | None = None,
 ) -> AutoencoderKL:
     """Train on pictures held in memory (12 kB each at 64 px) and return the averaged, normalised VAE.
 
     Args:
-        start: a VAE to go on from; its own shape counts, not that of `settings`.
+        start: a VAE to go on from, on the device that computes; its own shape counts, not that of `settings`.
+        override: see `fit`.
+        progress: see `fit`.
+
+    Raises:
+        InputError: FSDP, which an autoencoder (called by its two halves) does not do.  As `fit` besides.
     """
-    vae = start or make_autoencoder(settings, image_size=pictures.shape[-1])
+    if loop.parallel == "fsdp":
+        raise InputError("`parallel` must be ddp for an autoencoder; got fsdp.")
+    vae = start or make_autoencoder(settings, image_size=pictures.shape[-1], seed=loop.seed)
     vae = nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last).train()
+    vae.requires_grad_(True)
     assert vae.quant_conv is not None
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(not settings.decoder_only)
 
-    def loss_of_step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def draw(step: int, generator: torch.Generator) -> PictureBatch:
         index = torch.randint(len(pictures), (settings.batch,), generator=generator)
         target = pictures[index].float() / 127.5 - 1
         flip = torch.rand(settings.batch, 1, 1, 1, generator=generator) < 0.5
-        target = torch.where(flip, target.flip(-1), target).contiguous(memory_format=torch.channels_last)
+        return PictureBatch(pictures=torch.where(flip, target.flip(-1), target))
+
+    def loss(batch: PictureBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        target = batch.pictures.contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(target, return_dict=False)[0]
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(target.device)
         latents = posterior.mean + posterior.std * noise
         output = vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType] - it asks for a FloatTensor
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -107,12 +137,15 @@ def train_autoencoder(
         mse = (output.detach().float() - target).square().mean()
         return {"loss": rebuilt + settings.kl * divergence, "psnr": -10 * torch.log10(mse / 4), "kl": divergence}
 
-    ema = fit(vae, loss_of_step, out, settings=loop)
-    vae.load_state_dict(ema.weights)
+    record = {"autoencoder": asdict(settings), "pictures": len(pictures), "size": pictures.shape[-1]}
+    fit(
+        vae, draw, loss, out, settings=loop, samples=settings.batch, record=record, override=override,
+        progress=progress,
+    )  # fmt: skip
     vae = vae.eval()
     if not settings.decoder_only:
         normalise_latents(vae, pictures[:: max(1, len(pictures) // 2048)])
-    return vae
+    return vae.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -121,7 +154,7 @@ def normalise_latents(vae: AutoencoderKL, pictures: UInt8[Tensor, "p 3 h w"]) ->
 
     Afterwards the posterior means have mean 0 and deviation 1 per channel; decoding is unchanged.
     """
-    scaled = (part.float() / 127.5 - 1 for part in pictures.split(64))
+    scaled = (part.to(vae.device).float() / 127.5 - 1 for part in pictures.split(64))
     means = torch.cat([vae.encode(part, return_dict=False)[0].mean for part in scaled])
     shift = means.mean(dim=(0, 2, 3))
     scale = means.std(dim=(0, 2, 3))

@@ -7,8 +7,9 @@ from; the result is the same folder with the averaged weights of the new network
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ from torch import Tensor
 from viewfold.data.batches import Batch, LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.errors import InputError
-from viewfold.train.loop import LoopSettings, Ranks, fit
+from viewfold.train.loop import fit
+from viewfold.train.monitor import Progress
 from viewfold.train.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
+from viewfold.train.run import Checked, Trained
+from viewfold.train.settings import LoopSettings
+from viewfold.train.writers import WriterName
 
 if TYPE_CHECKING:
     from viewfold.model.text import TextEncoder
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
 
 CAPTIONS_KEPT = 40_000
 """Text embeddings held in memory, in half precision (25 kB each for the shipped encoder)."""
+
+HELD_OUT_OBJECTS = 64
+"""At most so many held-out objects are predicted at each check, the same ones under the same noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,20 @@ class DiffusionSettings:
                 raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixedBatch:
+    """One part of a step: objects and, if the mix has any, pictures."""
+
+    objects: Batch
+    pictures: Batch | None
+
+    def to(self, device: torch.device) -> MixedBatch:
+        """Return the batch there."""
+        return MixedBatch(
+            objects=self.objects.to(device), pictures=None if self.pictures is None else self.pictures.to(device)
+        )
+
+
 def train_diffusion(
     unet: MultiViewUNet,
     encoder: TextEncoder,
@@ -58,39 +80,60 @@ def train_diffusion(
     objects: str | Path,
     pictures: str | Path | None,
     settings: DiffusionSettings,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> MultiViewUNet:
-    """Train `unet` in place and return it with its averaged weights.
+    held_out: str | Path | None = None,
+    sheets: Callable[[], dict[str, Tensor]] | None = None,
+    vae: str | None = None,
+    override: bool = False,
+    log: Iterable[WriterName | str] = (),
+    progress: Progress | None = None,
+) -> Trained:
+    """Train `unet` where it is and return it with its averaged weights, and what the run cost.
 
     Args:
-        unet: fresh or pretrained.
+        unet: fresh or pretrained, float32; all of it is trained.
         encoder: frozen.
         alphas_cumprod: of the scheduler that will sample.
-        out: holds checkpoint.pt and log.jsonl; a run there is continued.
+        out: holds the checkpoints, log.jsonl and run.json; a run there is continued.
         objects: shards of posed views with cached latents.
         pictures: shards of single pictures with cached latents; None trains on objects alone.
+        held_out: shards of posed views that are not trained on; their error is noted at each check.
+        sheets: draws pictures "3 h w" by name with `unet`, which holds the averages while it is called.
+        vae: hash of the autoencoder that will decode what the network draws (`digest.hash_tensors`); latents of another
+            one are refused.  None takes whatever they are of.
+        override, log, progress: see `fit`.
 
     Raises:
-        InputError: no shards, no latents in them, or a share of pictures without pictures.
+        InputError: no shards, latents of another autoencoder, or a share of pictures without pictures.
+        AssetError: latents or captions of a sample that cannot be used.
+        FitError, WeightsError, OutputError, Stopped: see `fit`.
     """
     objective = settings.objective
     if (pictures is None) != (objective.share_2d == 0):
         raise InputError(
             f"`pictures` must be given exactly when `share_2d` is above 0; got {pictures} and {objective.share_2d}."
         )
-    object_set = LatentSet(open_shards(objects))
-    picture_set = None if pictures is None else LatentSet(open_shards(pictures))
+    size = unet.config["sample_size"]
+    shape = (unet.config["in_channels"], size, size)
+    object_set = LatentSet(open_shards(objects), shape=shape, views=settings.views)
+    picture_set = None if pictures is None else LatentSet(open_shards(pictures), shape=shape)
+    seen_less = None if held_out is None else LatentSet(open_shards(held_out), shape=shape, views=settings.views)
+    if vae is not None:
+        for latents in (object_set, picture_set, seen_less):
+            _check_encoder(latents, vae)
     n_flat = n_pictures(settings.batch, objective.share_2d)
-    unet.train()
+    device = unet.device
+    alphas_cumprod = alphas_cumprod.to(device)
+    unet.requires_grad_(True).train()
 
     @functools.lru_cache(maxsize=CAPTIONS_KEPT)
     def embed(caption: str) -> Tensor:
-        return encoder.encode([caption])[0].half()
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # as sampling reads it
+            return encoder.encode([caption])[0].half()
 
-    def term(batch: Batch, generator: torch.Generator) -> Tensor:
+    def term(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:
         dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
         captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
-        text = torch.stack([embed(caption).float() for caption in captions])
+        text = torch.stack([embed(caption).float() for caption in captions]).to(device)
         latents, cameras = batch.latents, batch.cameras
         if not settings.fold and cameras is not None:
             text = text.repeat_interleave(latents.shape[1], dim=0)
@@ -99,20 +142,57 @@ def train_diffusion(
             unet, latents, text, cameras, alphas_cumprod=alphas_cumprod, settings=objective, generator=generator
         )
 
-    def loss_of_step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        loss = posed = term(object_set.draw(settings.batch, generator, views=settings.views), generator)
-        if picture_set is None or n_flat == 0:
-            return {"loss": loss}
-        flat = term(picture_set.draw(n_flat, generator), generator)
+    def draw(step: int, generator: torch.Generator) -> MixedBatch:
+        posed = object_set.draw(settings.batch, generator, views=settings.views)
+        flat = None if picture_set is None or n_flat == 0 else picture_set.draw(n_flat, generator)
+        return MixedBatch(objects=posed, pictures=flat)
+
+    def loss(batch: MixedBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        posed = term(batch.objects, generator)
+        if batch.pictures is None:
+            return {"loss": posed}
+        flat = term(batch.pictures, generator)
         share = n_flat / (n_flat + settings.batch)
-        loss = (1 - share) * posed + share * flat
-        return {"loss": loss, "posed": posed, "flat": flat}
+        return {"loss": (1 - share) * posed + share * flat, "posed": posed, "flat": flat}
 
-    ema = fit(unet, loss_of_step, out, settings=settings.loop, progress=progress)
-    unet.load_state_dict(ema.weights)
-    return unet.eval()
+    def check(done: int) -> Checked:
+        scalars = {}
+        if seen_less is not None:
+            generator = torch.Generator().manual_seed(0)
+            batch = seen_less.draw(min(HELD_OUT_OBJECTS, len(seen_less)), generator, views=settings.views).to(device)
+            error = term(batch, generator, objective=replace(objective, drop_text=0.0))
+            scalars["held_out"] = float(error)
+        return Checked(scalars=scalars, pictures={} if sheets is None else sheets())
+
+    return fit(
+        unet,
+        draw,
+        loss,
+        out,
+        settings=settings.loop,
+        samples=settings.batch + n_flat,
+        record={
+            "batch": settings.batch,
+            "views": settings.views,
+            "fold": settings.fold,
+            "objective": asdict(objective),
+            "objects": object_set.fingerprint,
+            "pictures": None if picture_set is None else picture_set.fingerprint,
+        },
+        override=override,
+        check=check if held_out is not None or sheets is not None else None,
+        log=log,
+        progress=progress,
+    )
 
 
-def is_lead() -> bool:
-    """Return whether this process writes the result (rank 0)."""
-    return Ranks.join().rank == 0
+def _check_encoder(latents: LatentSet | None, vae: str) -> None:
+    """Refuse latents that the model could not decode; warn of those that do not say what they are of."""
+    for encoder in [] if latents is None else latents.encoders:
+        if encoder == "unknown":
+            warnings.warn("some shards do not say which autoencoder their latents are of; pack them anew", stacklevel=3)
+        elif encoder != vae:
+            raise InputError(
+                f"`objects` must hold latents of the model's own autoencoder ({vae[:12]}); got some of another one "
+                f"({encoder[:12]}). Run `viewfold pack` with --latents and this model."
+            )

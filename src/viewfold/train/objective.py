@@ -72,7 +72,7 @@ def diffusion_loss(
     strata = (torch.arange(n_samples) + torch.rand(n_samples, generator=generator)) / n_samples
     timesteps = (strata * n_steps).long().clamp(max=n_steps - 1).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    alpha_bar = alphas_cumprod[timesteps]
+    alpha_bar = alphas_cumprod.to(latents.device)[timesteps]
     match settings.prediction:
         case "epsilon":
             target = noise

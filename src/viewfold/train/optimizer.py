@@ -7,53 +7,61 @@ its outputs.  Steps have the size of AdamW's (Moonlight, arXiv 2502.16982, equat
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import torch
 from torch import Tensor, nn
 
-OptimizerName = Literal["muon", "adamw"]
+from viewfold.train.settings import OptimizerName
 
 
 class Optimizer:
     """PyTorch's Muon and AdamW behind one `step`; with "adamw" the second alone."""
 
     def __init__(self, network: nn.Module, name: OptimizerName | str, *, beta2: float, weight_decay: float) -> None:
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self._matrices = [p for p in trained if p.ndim >= 2 and name == "muon"]
+        trained = {n: parameter for n, parameter in network.named_parameters() if parameter.requires_grad}
+        matrices = {n: p for n, p in trained.items() if p.ndim >= 2 and name == "muon"}
+        self._matrices = list(matrices.values())
         self._flat = [nn.Parameter(_as_it_lies(p.detach(), like=p).view(len(p), -1)) for p in self._matrices]
-        others = [p for p in trained if p.ndim < 2 or name != "muon"]
-        self._parts: dict[str, torch.optim.Optimizer] = {}
-        if self._flat:
-            self._parts["muon"] = torch.optim.Muon(
-                self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+        others = {n: p for n, p in trained.items() if n not in matrices}
+        self._parts: list[tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]] = []
+        if matrices:
+            muon = torch.optim.Muon(self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self._parts.append((muon, dict(zip(matrices, self._flat, strict=True))))
         if others:
-            self._parts["adamw"] = torch.optim.AdamW(others, betas=(0.9, beta2), weight_decay=weight_decay)
+            adamw = torch.optim.AdamW(others.values(), betas=(0.9, beta2), weight_decay=weight_decay)
+            self._parts.append((adamw, others))
+        self._begin()
 
     def step(self, lr: float) -> None:
         """Move the weights along their gradients at this rate; weights without a gradient stay."""
         for flat, matrix in zip(self._flat, self._matrices, strict=True):
             flat.grad = None if matrix.grad is None else _as_it_lies(matrix.grad, like=matrix).flatten(1)
-        for part in self._parts.values():
+        for part, _ in self._parts:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averages that each part keeps."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+    def state(self) -> dict[str, Tensor]:
+        """Return the averages that are kept, as NAME.WHAT ("conv.weight.exp_avg"); rates and decays are not among them.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
-
-        Raises:
-            ValueError: it is another optimiser's.
+        A checkpoint that was written from them fills them in place.
         """
-        if state.keys() != self._parts.keys():
-            raise ValueError(f"the optimiser was {'+'.join(map(str, state))}, not {'+'.join(self._parts)}")
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+        return {
+            f"{name}.{what}": value
+            for part, parameters in self._parts
+            for name, parameter in parameters.items()
+            for what, value in part.state[parameter].items()
+        }
+
+    def _begin(self) -> None:
+        """Make the averages, zero, as the optimisers do at their first step."""
+        for part, parameters in self._parts:
+            for parameter in parameters.values():
+                zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                if isinstance(part, torch.optim.Muon):
+                    part.state[parameter] = {"momentum_buffer": zeros}
+                else:
+                    step = torch.zeros((), dtype=torch.float32)
+                    part.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
 def _as_it_lies(tensor: Tensor, *, like: Tensor) -> Tensor:

@@ -1,0 +1,200 @@
+"""Checkpoints of a run: written whole or not at all, the newest few kept, resumed only by the run that they are of.
+
+A checkpoint is a folder `checkpoint-STEP`: safetensors (PyTorch's distributed checkpoint, a file a process under FSDP,
+so that another number of processes can read it) and record.json with all that decides how the run goes on.  Nothing in
+it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, distributed
+
+from viewfold.errors import InputError, ViewfoldError, WeightsError
+from viewfold.image import atomic_write, read_json
+from viewfold.train.ranks import Ranks
+
+RECORD = "record.json"
+_NAME = re.compile(r"checkpoint-(\d{8,12})")
+_MAX_HEADER_BYTES = 64 * 2**20
+
+
+class Checkpoints:
+    """The checkpoints in the folder of a run."""
+
+    def __init__(self, out: Path, *, ranks: Ranks, keep: int) -> None:
+        self.out, self.ranks, self.keep = out, ranks, keep
+
+    def all(self) -> list[Path]:
+        """Return them, oldest first."""
+        found = self.out.glob("checkpoint-*") if self.out.is_dir() else ()
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_step)
+
+    def newest(self) -> Path | None:
+        """Return the one to go on from, if there is any.
+
+        Raises:
+            InputError: the folder holds a checkpoint of the first version of this program, which would be ignored.
+        """
+        former = self.out / "checkpoint.pt"
+        found = self.all()
+        if not found and former.exists():
+            raise InputError(
+                f"`out` must hold checkpoints of this version; {former} is an earlier one's. Move it away."
+            )
+        return found[-1] if found else None
+
+    def save(self, step: int, state: Mapping[str, Tensor], record: Mapping[str, Any], *, sharded: bool) -> None:
+        """Write a checkpoint and remove the oldest ones beyond `keep`; sharded, every process must call it.
+
+        Raises:
+            OutputError: the disk is full or the place cannot be written.
+        """
+        if not sharded and not self.ranks.lead:
+            return
+        path = self.out / f"checkpoint-{step:08d}"
+        if sharded:
+            self._save_together(path, state, record)
+        elif not path.exists():
+            with atomic_write(path) as folder:
+                _write(folder, state, together=False)
+                (folder / RECORD).write_text(json.dumps(record, indent=1))
+        if self.ranks.lead:
+            for old in self.all()[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _save_together(self, path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Let every process write its file into one temporary folder, which rank 0 then renames."""
+        temporary = self.out / f".{path.name}"
+        if self.ranks.lead:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        distributed.barrier()
+        _write(temporary, state, together=True)
+        distributed.barrier()
+        if self.ranks.lead:
+            (temporary / RECORD).write_text(json.dumps(record, indent=1))
+            temporary.replace(path)
+        distributed.barrier()  # nobody goes on, or reads it, before it stands
+
+    def load(self, path: Path, state: Mapping[str, Tensor]) -> None:
+        """Fill tensors, in place, with those of a checkpoint; names and shapes must be the same.
+
+        Raises:
+            WeightsError: it is another network's or optimiser's, or damaged.
+        """
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint import HuggingFaceStorageReader
+
+        advice = "Move it away to go on from the one before it, or to start anew."
+        try:
+            reader = HuggingFaceStorageReader(str(path))
+            for file in path.glob("*.safetensors"):
+                _check_header(file)
+            entries: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+            held = {name: tuple(entry.size) for name, entry in entries.items()}
+            wanted = {name: tuple(_stored(value).shape) for name, value in state.items()}
+            if held != wanted:
+                raise ValueError(_difference(held, wanted))
+            targets = {name: _stored(value) for name, value in state.items()}
+            with _quiet():
+                reader, alone = HuggingFaceStorageReader(str(path)), not distributed.is_initialized()
+                dcp.load(targets, storage_reader=reader, no_dist=alone)
+            for name, value in state.items():
+                if value.ndim == 0:
+                    value.copy_(targets[name][0])
+        except ViewfoldError:
+            raise
+        except Exception as error:  # damaged files raise anything, DCP wraps it in an exception of its own
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise WeightsError(f"`{path}` does not fit this network: {reason}. {advice}") from error
+
+    def record(self, path: Path) -> dict[str, Any]:
+        """Return what a checkpoint says of its run.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        try:
+            record = read_json(path / RECORD)
+            int(record["step"])
+        except (ViewfoldError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"`{path}` must hold a readable {RECORD}; {error}. Move it away to go on from the one before it."
+            ) from error
+        return record
+
+
+def contradictions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return "name was X, is Y" for each setting in which two records differ, groups of settings taken apart."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    names = sorted(old.keys() | new.keys(), key=str)
+    return [
+        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _stored(value: Tensor) -> Tensor:
+    """Return a tensor as it lies in the file, where a single number is a list of one."""
+    return value.detach().reshape(1) if value.ndim == 0 else value.detach()
+
+
+def _write(folder: Path, state: Mapping[str, Tensor], *, together: bool) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=together)
+    with _quiet():
+        dcp.save(
+            {name: _stored(value).contiguous() for name, value in state.items()}, storage_writer=writer,
+            no_dist=not together,
+        )  # fmt: skip
+
+
+def _check_header(file: Path) -> None:
+    with file.open("rb") as content:
+        claimed = int.from_bytes(content.read(8), "little")
+    if not 2 <= claimed <= min(_MAX_HEADER_BYTES, file.stat().st_size - 8):
+        raise ValueError(f"{file.name} is damaged or cut short")
+
+
+def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say the first few names in which a checkpoint and a run differ."""
+    missing, unexpected = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
+    shapes = [
+        f"{n} {held[n]} instead of {wanted[n]}" for n in sorted(held.keys() & wanted.keys()) if held[n] != wanted[n]
+    ]
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{what}: {len(names)} ({', '.join(names[:3])})" for what, names in parts.items() if names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DCP from warning that it works in one process, which is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

@@ -1,0 +1,127 @@
+"""The processes of a run: which one this is, on which device, and the few words that they exchange.
+
+`torchrun` starts them and sets RANK, LOCAL_RANK and WORLD_SIZE; without it there is one.  Numbers that steer the run go
+over gloo on the CPU, so that no GPU waits for them and a process that dies is noticed; gradients go where the
+parameters are (NCCL on CUDA).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor, distributed, nn
+
+from viewfold.errors import FitError, InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device | str = "cpu") -> Ranks:
+        """Join the group that torchrun announced, if any; joining twice is harmless."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            return cls()
+        if not distributed.is_initialized():
+            on_gpu = torch.device(device).type == "cuda"
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        return cls(rank=distributed.get_rank(), world=distributed.get_world_size())
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.world > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    @property
+    def lead(self) -> bool:
+        """Whether this is the process that writes results."""
+        return self.rank == 0
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sum of each number over the processes.
+
+        Raises:
+            FitError: another process is gone.
+        """
+        if self.world == 1:
+            return list(numbers)
+        shared = torch.tensor(numbers, dtype=torch.float64)
+        with lost_process():
+            distributed.all_reduce(shared)
+        return shared.tolist()
+
+    def refuse_together(self, refusal: Exception | None) -> None:
+        """Raise what any process found wrong on all of them, so that none waits for one that has stopped.
+
+        Raises:
+            Exception: this process's `refusal`; InputError where only another process has one.
+        """
+        refused = self.total([float(refusal is not None)])[0]
+        if refusal is not None:
+            raise refusal
+        if refused:
+            raise InputError("`torchrun` must start processes that can all begin; another one could not, and says why.")
+
+    def share(self, network: nn.Module) -> None:
+        """Give every process rank 0's weights, in place."""
+        if self.world > 1:
+            with lost_process(), torch.no_grad():
+                for tensor in network.state_dict().values():
+                    distributed.broadcast(tensor, 0)
+
+
+class lost_process:  # noqa: N801 - a context manager
+    """Turn what the backends raise when another process is gone into one clear line."""
+
+    SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "aborted", "timed out")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in self.SIGNS):
+            raise FitError(
+                "the run must keep all of its processes; another one has ended (its own output says why). "
+                "Start the same command again: it goes on from the last checkpoint."
+            ) from error
+
+
+def local_device(device: torch.device | str | None) -> torch.device | str | None:
+    """Return the device of this process: under torchrun each takes the GPU of its LOCAL_RANK.
+
+    Args:
+        device: what was asked for; None is the best there is.
+
+    Raises:
+        InputError: one numbered GPU for several processes, or more processes than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    kind = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.type != "cuda":
+        return kind
+    if kind.index is not None:
+        raise InputError(f"`device` must be cuda without a number under torchrun, one GPU a process; got '{kind}'.")
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= there:
+        raise InputError(f"`device` must offer a GPU for each process; process {local} of this machine finds {there}.")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which FSDP left a part on each process; every process must ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,257 @@
+"""One run of the loop: its network, averages and optimiser, what a step does, what a checkpoint holds.
+
+`loop.fit` knows the order of things; this knows each of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from viewfold.device import matmul_flops, peak_memory_mib
+from viewfold.errors import FitError, InputError, WeightsError
+from viewfold.image import atomic_write
+from viewfold.model.digest import hash_tensors
+from viewfold.train.average import Ema
+from viewfold.train.checkpoint import Checkpoints, contradictions
+from viewfold.train.health import check_finite
+from viewfold.train.monitor import Meter
+from viewfold.train.optimizer import Optimizer
+from viewfold.train.parallel import Loss, Spread
+from viewfold.train.ranks import Ranks
+from viewfold.train.settings import LoopSettings, learning_rate
+from viewfold.train.stopping import StopRequest
+from viewfold.train.writers import Writer
+
+MAX_FAILURES = 20
+"""So many steps on end whose gradient is not finite end the run."""
+
+MAY_CHANGE = {"steps", "minutes", "checkpoint_minutes", "keep", "check_steps", "accumulate", "parallel"}
+"""Settings that a resumed run may have otherwise; processes x accumulate may not, and `steps` only where the rates of
+the steps that were made stay what they were."""
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A batch: anything that goes to a device."""
+
+    def to(self, device: torch.device) -> Any:
+        """Return the batch there."""
+        ...
+
+
+Draw = Callable[[int, torch.Generator], Movable]
+"""(step, generator) -> the batch of one part of a step, on the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a look at the averaged weights found."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    """"3 h w" in [0, 1], by name."""
+
+
+Check = Callable[[int], Checked]
+"""Called every so many steps, on all processes alike, while the network holds its averages in evaluation mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The result of a run."""
+
+    network: nn.Module
+    """An ordinary network with the averaged weights: the one that came in, or under FSDP a new one."""
+    report: dict[str, Any]
+    """What is in run.json: settings, speed, operations, memory."""
+
+
+def step_generator(seed: int, step: int, part: int) -> torch.Generator:
+    """Return the generator of one part of one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + part)
+
+
+class Run:
+    """The state of one run."""
+
+    def __init__(
+        self, network: nn.Module, draw: Draw, loss: Loss, out: Path, settings: LoopSettings, ranks: Ranks, *,
+        samples: int, record: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.draw, self.out, self.settings, self.ranks = draw, out, settings, ranks
+        self.parts = ranks.world * settings.accumulate
+        self.device = next(network.parameters()).device
+        ranks.share(network)
+        start = hash_tensors(sorted(network.state_dict().items())).hexdigest()  # which model, or seed, it began from
+        self.spread = Spread(network, loss, settings=settings, ranks=ranks)
+        self.network = self.spread.network
+        self.optimizer = Optimizer(
+            network, settings.optimizer, beta2=settings.beta2, weight_decay=settings.weight_decay
+        )
+        self.ema = Ema(network, settings.ema)
+        self.checkpoints = Checkpoints(out, ranks=ranks, keep=settings.keep)
+        self.meter = Meter(settings, samples=samples * self.parts, device=self.device)
+        self.flops = 0
+        self.skipped = self.failures = 0
+        self._counted = False
+        self._saved, self._saved_s = -1, self.meter.elapsed_s
+        self._given = {"start": start, **record}
+
+    def record(self, done: int) -> dict[str, Any]:
+        """Return what a checkpoint says of the run."""
+        decides = {name: value for name, value in asdict(self.settings).items() if name not in MAY_CHANGE}
+        return {
+            "step": done,
+            "decides": {**decides, "parts": self.parts, **self._given},
+            "settings": asdict(self.settings),
+            "processes": self.ranks.world,
+            "torch": torch.__version__,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor of the run; a checkpoint fills them in place."""
+        groups = {"network": self.network.state_dict(), "ema": self.ema.weights, "optimizer": self.optimizer.state()}
+        return {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+    def resume(self, *, override: bool) -> int:
+        """Take over the newest checkpoint; return the steps it has behind it."""
+        path = self.checkpoints.newest()
+        if path is None:
+            return 0
+        record = self.checkpoints.record(path)
+        done = int(record["step"])
+        if not override:
+            self._check_record(path, record, done)
+        self.checkpoints.load(path, self.state())
+        check_finite(self.state(), f"`{path}` must hold finite weights", WeightsError)
+        self._saved = done
+        return done
+
+    def _check_record(self, path: Path, record: dict[str, Any], done: int) -> None:
+        now = json.loads(json.dumps(self.record(done)))  # tuples become lists, as in the file
+        before = record.get("decides")
+        differ = contradictions(before if isinstance(before, dict) else {}, now["decides"])
+        known = {f.name for f in fields(LoopSettings)}
+        try:
+            former = LoopSettings(**{k: v for k, v in record["settings"].items() if k in known})
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise WeightsError(f"`{path}` must say with which settings it was made: {error}.") from error
+        if not differ and any(learning_rate(s, former) != learning_rate(s, self.settings) for s in range(done)):
+            differ = [f"steps was {former.steps}, is {self.settings.steps}, which changes the rates of steps made"]
+        if differ:
+            raise InputError(
+                f"`out` must be resumed with the settings of {path.name}; {'; '.join(differ)}. "
+                "Give the same ones, name another folder, or insist with --override."
+            )
+
+    def step(self, step: int) -> dict[str, float]:
+        """Make one step; return its figures, averaged over this process's parts."""
+        self.network.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for micro in range(self.settings.accumulate):
+            generator = step_generator(self.settings.seed, step, self.ranks.rank * self.settings.accumulate + micro)
+            with self.meter.waiting():
+                batch = self.draw(step, generator).to(self.device)
+            with self.spread.exchanging(micro == self.settings.accumulate - 1), self._counting():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                    terms = self.spread.terms(batch, generator)
+                (terms["loss"] / self.settings.accumulate).backward()
+            totals = {name: totals.get(name, 0.0) + value.detach().float() for name, value in terms.items()}
+        norm = self.spread.clip(self.settings.clip)
+        *means, size = torch.stack([*(total / self.settings.accumulate for total in totals.values()), norm]).tolist()
+        rate = learning_rate(step, self.settings)
+        if size < float("inf"):  # false for NaN
+            self.optimizer.step(rate)
+            self.ema.update(self.network, step)
+            self.failures = 0
+        else:
+            self.skipped += 1
+            self.failures += 1
+            if self.failures >= MAX_FAILURES:
+                raise FitError(
+                    f"the gradient was not finite for {MAX_FAILURES} steps up to {step}; lower `lr` and resume."
+                )
+        self.meter.step()
+        return {**dict(zip(totals, means, strict=True)), "norm": size, "lr": rate}
+
+    def agree(self, figures: dict[str, float], stop: StopRequest) -> tuple[dict[str, float], int, bool, bool]:
+        """Return, alike on all processes: mean figures, the signal that asked any to stop, is a checkpoint due, is the
+        time over.  One exchange."""
+        minutes = self.settings.minutes
+        due = self.meter.elapsed_s - self._saved_s > 60 * self.settings.checkpoint_minutes
+        over = minutes is not None and self.meter.elapsed_s > 60 * minutes
+        own = [*figures.values(), float(stop.signum), float(bool(stop)), float(due), float(over)]
+        *sums, signums, stopped, dues, overs = self.ranks.total(own)
+        means = {name: value / self.ranks.world for name, value in zip(figures, sums, strict=True)}
+        return means, round(signums / stopped) if stopped else 0, dues > 0, overs > 0
+
+    def look(self, check: Check, done: int, writers: Iterable[Writer]) -> None:
+        """Let `check` see the averages; note what it found."""
+        with self.ema.worn_by(self.network), torch.no_grad():
+            found = check(done)
+        for writer in writers:
+            if found.scalars:
+                writer.scalars(done, found.scalars)
+            for name, picture in found.pictures.items():
+                writer.picture(done, name, picture)
+        self.meter.pause()
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint, of finite numbers only."""
+        if done == self._saved:
+            return
+        state = self.state()
+        check_finite(state, "the weights and averages must be finite", FitError)
+        self.checkpoints.save(done, state, self.record(done), sharded=self.spread.sharded)
+        self._saved, self._saved_s = done, self.meter.elapsed_s
+        self.meter.pause()
+
+    def finish(self, done: int) -> Trained:
+        """Put the averages into an ordinary network and write run.json."""
+        network = self.spread.plain(self.spread.gather(self.ema.weights))
+        report = self.record(done) | self._costs()
+        if self.ranks.lead:
+            with atomic_write(self.out / "run.json") as temporary:
+                temporary.write_text(json.dumps(report, indent=1))
+        return Trained(network=network, report=report)
+
+    def _costs(self) -> dict[str, Any]:
+        """Return what the steps of this process cost, beside what its device could have done."""
+        meter, seconds = self.meter, self.meter.seconds_a_step
+        costs: dict[str, Any] = {
+            "seconds": round(meter.elapsed_s, 2),
+            "steps_made": meter.steps,
+            "steps_skipped": self.skipped,
+            "samples_per_s": round(meter.status(0, {}).samples_per_s, 2),
+            "waiting_for_data": round(meter.waited_s / meter.busy_s, 4) if meter.busy_s else 0.0,
+            "peak_memory_mib": peak_memory_mib(self.device),
+            "device": str(self.device),
+        }
+        if self.flops and seconds:
+            half = self.settings.precision == "bf16"
+            reached = self.flops * self.settings.accumulate / seconds
+            best = matmul_flops(self.device, torch.bfloat16 if half else torch.float32)
+            costs |= {"flops_a_step": self.flops * self.settings.accumulate, "flops_per_s": round(reached),
+                      "matmul_flops_per_s": round(best), "utilisation": round(reached / best, 3)}  # fmt: skip
+        return costs
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count the operations of the first batch, forward and backward."""
+        if self._counted:
+            yield
+            return
+        self._counted = True
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops = counter.get_total_flops()

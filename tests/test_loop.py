@@ -1,0 +1,391 @@
+"""The loop: it finds minima, resumes exactly, refuses what it would have to guess, and stops when asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from viewfold.errors import AssetError, FitError, InputError, Stopped, WeightsError
+from viewfold.train.average import Ema
+from viewfold.train.loop import fit
+from viewfold.train.optimizer import Optimizer
+from viewfold.train.run import Checked, step_generator
+from viewfold.train.settings import LoopSettings, learning_rate
+
+FAST = LoopSettings(steps=60, lr=0.05, warmup=5, precision="fp32", weight_decay=0.0, ema=0.9)
+
+
+def line() -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+
+def draw(step: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(16, 3, generator=generator)
+
+
+def squared_error(network: nn.Module):  # noqa: ANN201
+    return lambda x, generator: {"loss": (network(x) - x.sum(-1, keepdim=True)).square().mean()}
+
+
+def run(out: Path, settings: LoopSettings = FAST, network: nn.Module | None = None, **options: Any) -> nn.Module:
+    network = network or line()
+    options = {"draw": draw, "loss": squared_error(network), **options}
+    return fit(network, options.pop("draw"), options.pop("loss"), out, settings=settings, **options).network
+
+
+def stored(out: Path, step: int) -> dict[str, Tensor]:
+    (file,) = (out / f"checkpoint-{step:08d}").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_loop_finds_the_minimum(optimizer: Any, tmp_path: Path) -> None:
+    settings = replace(FAST, optimizer=optimizer, steps=200, cooldown=150, lr=0.1)
+    network = run(tmp_path, settings)
+    assert torch.allclose(network.weight, torch.ones(1, 3), atol=0.1)  # type: ignore[arg-type]
+    lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == 200 and lines[-1]["loss"] < 0.01 < lines[0]["loss"]
+    assert lines[100]["lr"] == learning_rate(100, settings)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_takes_the_step_of_its_matrix_however_it_lies_in_memory(
+    memory_format: torch.memory_format,
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 3, 2, bias=False).to(memory_format=memory_format)
+    plain = nn.Parameter(conv.weight.detach().flatten(1).clone())
+    gradient = torch.randn(3, 5, 2, 2)
+    conv.weight.grad, plain.grad = gradient.clone(), gradient.flatten(1)
+    Optimizer(conv, "muon", beta2=0.99, weight_decay=0.0).step(0.1)
+    torch.optim.Muon([plain], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    assert torch.allclose(conv.weight.flatten(1), plain, atol=1e-3)  # steps of 0.02, computed in bfloat16
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_three_steps_are_pytorchs_own(name: str) -> None:
+    ours, theirs = line(), line()
+    parts = [torch.optim.AdamW([theirs.bias] if name == "muon" else theirs.parameters(), betas=(0.9, 0.9))]
+    if name == "muon":
+        parts.append(torch.optim.Muon([theirs.weight], weight_decay=0.3, adjust_lr_fn="match_rms_adamw"))  # type: ignore[arg-type]
+    optimizer = Optimizer(ours, name, beta2=0.9, weight_decay=0.3)
+    for step in range(3):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        for network in (ours, theirs):
+            network.zero_grad()
+            squared_error(network)(x, None)["loss"].backward()
+        optimizer.step(0.1 / (step + 1))
+        for part in parts:
+            part.param_groups[0] |= {"lr": 0.1 / (step + 1), "weight_decay": 0.3}
+            part.step()
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-6) and torch.allclose(ours.bias, theirs.bias, atol=1e-6)
+
+
+def test_biases_and_frozen_weights_are_none_of_muons_business() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].requires_grad_(False)
+    before = [p.detach().clone() for p in network.parameters()]
+    network(torch.ones(1, 4)).sum().backward()
+    optimizer = Optimizer(network, "muon", beta2=0.99, weight_decay=0.0)
+    optimizer.step(0.1)
+    moved = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+    assert moved == [True, True, False, False]
+    assert set(optimizer.state()) == {
+        "0.weight.momentum_buffer", "0.bias.step", "0.bias.exp_avg", "0.bias.exp_avg_sq"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_stopped_run_continues_exactly(optimizer: str, tmp_path: Path) -> None:
+    settings = replace(FAST, optimizer=optimizer)
+    whole = run(tmp_path / "whole", settings)
+    run(tmp_path / "parts", replace(settings, steps=25))
+    resumed = run(tmp_path / "parts", settings)
+    assert torch.equal(whole.weight, resumed.weight)  # type: ignore[arg-type]
+    one, two = stored(tmp_path / "whole", 60), stored(tmp_path / "parts", 60)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_result_is_the_average_and_not_the_last_weights(tmp_path: Path) -> None:
+    network = run(tmp_path)
+    tensors = stored(tmp_path, 60)
+    assert torch.equal(network.weight, tensors["ema.weight"])  # type: ignore[arg-type]
+    assert not torch.equal(tensors["ema.weight"], tensors["network.weight"])
+
+
+def test_the_average_of_a_moving_weight_by_hand() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    ema = Ema(network, 0.25)
+    expected = 0.0
+    for step, value in enumerate((1.0, 2.0, 4.0, 8.0)):
+        nn.init.constant_(network.weight, value)
+        ema.update(network, step)
+        decay = min(0.25, (1 + step) / (10 + step))  # 0.1, 0.182, 0.25, 0.25
+        expected = decay * expected + (1 - decay) * value
+    assert ema.weights["weight"].item() == pytest.approx(expected)
+    assert network.weight.item() == 8.0
+
+
+def test_the_network_wears_its_averages_for_a_block_only() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).train()
+    ema = Ema(network, 0.5)
+    nn.init.constant_(network[0].weight, 3.0)
+    before = network[0].weight.data_ptr()
+    with ema.worn_by(network):
+        assert network[0].weight.item() != 3.0 and not network.training
+    assert network[0].weight.item() == 3.0 and network.training and network[0].weight.data_ptr() == before
+    network[1].num_batches_tracked += 5
+    ema.update(network, 0)
+    assert ema.weights["1.num_batches_tracked"].item() == 5
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(tmp_path: Path) -> None:
+    network, manual = line(), line()
+    settings = replace(FAST, steps=1, accumulate=3, optimizer="adamw", ema=0.0, clip=1e-3, warmup=0)
+    sgd: list[Tensor] = []
+    network.weight.register_post_accumulate_grad_hook(lambda p: sgd.append(p.grad.clone()))
+    run(tmp_path, settings, network)
+    losses = [squared_error(manual)(draw(0, step_generator(0, 0, part)), None)["loss"] for part in range(3)]
+    torch.stack(losses).mean().backward()
+    logged = json.loads((tmp_path / "log.jsonl").read_text())
+    assert torch.allclose(sgd[-1], manual.weight.grad)  # type: ignore[arg-type]
+    assert logged["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    norm = torch.cat([manual.weight.grad.flatten(), manual.bias.grad]).norm().item()  # type: ignore[union-attr]
+    assert logged["norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_their_norm(tmp_path: Path) -> None:
+    network = line()
+    seen: list[float] = []
+
+    def loss(x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        if network.weight.grad is not None:
+            seen.append(1.0)
+        return {"loss": 1e4 * network(x).mean()}
+
+    original = Optimizer.step
+
+    def step(self: Optimizer, lr: float) -> None:
+        seen.append(torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item())  # type: ignore[union-attr]
+        original(self, lr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Optimizer, "step", step)
+        run(tmp_path, replace(FAST, steps=3, clip=0.5), network, loss=loss)
+    assert seen == pytest.approx([0.5] * 3, rel=1e-4), "clipped, and each step begins without gradients"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_precision_is_what_layers_compute_in_and_weights_stay_float32(
+    precision: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    network, kinds = line(), set()
+
+    def loss(x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        out = network(x)
+        kinds.add(out.dtype)
+        return {"loss": out.square().mean()}
+
+    run(tmp_path, replace(FAST, steps=2, precision=precision), network, loss=loss)
+    assert kinds == {dtype} and network.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spoil", ["half", "frozen", "nan"])
+def test_weights_that_cannot_be_trained_are_refused(spoil: str, tmp_path: Path) -> None:
+    network = line()
+    match spoil:
+        case "half":
+            network.bfloat16()
+        case "frozen":
+            network.requires_grad_(False)
+        case "nan":
+            nn.init.constant_(network.bias, math.nan)
+    words = {"half": "float32 weights.*bfloat16", "frozen": "all are frozen", "nan": "bias holds NaN"}
+    with pytest.raises((InputError, WeightsError), match=words[spoil]):
+        run(tmp_path, network=network)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Signals as in a terminal; a suite that a shell starts in the background would ignore some."""
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    for kind in kinds:
+        signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_after_the_step_and_the_run_continues_exactly(kind: signal.Signals, tmp_path: Path) -> None:
+    before = signal.getsignal(kind)
+
+    def interrupted(step: int, generator: torch.Generator) -> Tensor:
+        if step == 10:
+            signal.raise_signal(kind)
+        return draw(step, generator)
+
+    with pytest.raises(Stopped) as stop:
+        run(tmp_path / "parts", draw=interrupted)
+    assert stop.value.exit_code == 128 + kind
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000011"]
+    assert signal.getsignal(kind) is before
+    assert torch.equal(run(tmp_path / "whole").weight, run(tmp_path / "parts").weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def interrupted(step: int, generator: torch.Generator) -> Tensor:
+        signal.raise_signal(signal.SIGHUP)
+        return draw(step, generator)
+
+    run(tmp_path, replace(FAST, steps=3), draw=interrupted)
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_what_a_step_cannot_use_keeps_the_steps_before_it(failing: int, tmp_path: Path) -> None:
+    def damaged(step: int, generator: torch.Generator) -> Tensor:
+        if step == failing:
+            raise AssetError("a shard is damaged.")
+        return draw(step, generator)
+
+    with pytest.raises(AssetError):
+        run(tmp_path, draw=damaged)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000003"] * (failing > 0)
+
+
+def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    def nested(step: int, generator: torch.Generator) -> Tensor:
+        if step == 1:
+            with pytest.raises(InputError, match="one run at a time"):
+                run(tmp_path)
+        return draw(step, generator)
+
+    run(tmp_path, replace(FAST, steps=3), draw=nested)
+    run(tmp_path, replace(FAST, steps=4))  # and the folder is free again
+
+
+def test_a_loss_that_stays_nan_ends_the_run(tmp_path: Path) -> None:
+    network = line()
+    loss = lambda x, generator: {"loss": network(x * math.nan).sum()}  # noqa: E731
+    with pytest.raises(FitError, match="not finite for 20 steps up to 19"):
+        run(tmp_path, network=network, loss=loss)
+    assert bool(torch.isfinite(network.weight).all())
+
+
+def test_steps_without_a_finite_gradient_are_skipped_counted_and_forgiven(tmp_path: Path) -> None:
+    def spoilt(step: int, generator: torch.Generator) -> Tensor:
+        return draw(step, generator) * (math.nan if step % 20 else 1.0)
+
+    run(tmp_path, draw=spoilt)
+    assert json.loads((tmp_path / "run.json").read_text())["steps_skipped"] == 57
+
+
+def test_nan_in_the_averages_never_reaches_a_checkpoint(tmp_path: Path) -> None:
+    def poison(step: int, generator: torch.Generator) -> Tensor:
+        return draw(step, generator)
+
+    original = Ema.update
+
+    def update(self: Ema, network: nn.Module, step: int) -> None:
+        original(self, network, step)
+        if step == 5:
+            self.weights["bias"].fill_(math.nan)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ema, "update", update)
+        with pytest.raises(FitError, match=r"ema\.bias holds NaN"):
+            run(tmp_path, draw=poison)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_checkpoints_are_written_every_so_many_minutes_and_the_newest_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    seen: dict[int, list[str]] = {}
+
+    def slow(step: int, generator: torch.Generator) -> Tensor:
+        nonlocal now
+        now += 60.0
+        seen[step] = sorted(path.name[-2:] for path in tmp_path.glob("checkpoint-*"))
+        return draw(step, generator)
+
+    run(tmp_path, replace(FAST, steps=12, checkpoint_minutes=2.5, keep=2), draw=slow)
+    assert seen[2] == [] and seen[3] == ["03"] and seen[6] == ["03", "06"] and seen[10] == ["06", "09"]
+
+
+def test_the_run_ends_after_its_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slow(step: int, generator: torch.Generator) -> Tensor:
+        nonlocal now
+        now += 30.0
+        return draw(step, generator)
+
+    def progress(status: Any) -> None:
+        left.append((status.left_s, status.steps, status.samples_per_s, status.waiting))
+
+    run(tmp_path, replace(FAST, minutes=2.2), draw=slow, progress=progress, samples=4)
+    assert (tmp_path / "checkpoint-00000005").is_dir() and len(left) == 5
+    assert left[1][:2] == pytest.approx((72.0, 4)) and left[1][2] == pytest.approx(4 / 30) and left[1][3] == 1.0
+
+
+def test_the_averages_are_checked_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
+    network, looked = line(), []
+
+    def check(done: int) -> Checked:
+        looked.append((done, network.training, network.weight.detach().clone()))
+        return Checked(scalars={"held_out": float(done)}, pictures={"sheet": torch.rand(3, 4, 6)})
+
+    network.train()
+    trained = run(tmp_path, replace(FAST, steps=25, check_steps=10), network, check=check)
+    assert [(done, training) for done, training, _ in looked] == [(10, False), (20, False), (25, False)]
+    assert torch.equal(looked[-1][2], trained.weight)  # type: ignore[arg-type]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        f"{done:08d}-sheet.png" for done in (10, 20, 25)
+    ]
+    lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["held_out"] for entry in lines if "held_out" in entry] == [10, 20, 25]
+    assert network.training, "it goes on as it was"
+
+
+def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
+    run(tmp_path, samples=16)
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["flops_a_step"] == 3 * 2 * 16 * 3 - 2 * 16 * 3  # forward, and the weights' gradient: no input's
+    assert report["steps_made"] == 60 and 0 <= report["waiting_for_data"] <= 1 and report["samples_per_s"] > 0
+    assert report["utilisation"] == pytest.approx(report["flops_per_s"] / report["matmul_flops_per_s"], abs=1e-3)
+
+
+def test_an_earlier_versions_checkpoint_is_not_ignored(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is an earlier one's"):
+        run(tmp_path)
+
+
+def test_every_process_and_step_draws_its_own_numbers() -> None:
+    draws = {torch.rand(1, generator=step_generator(0, step, part)).item() for step in range(50) for part in range(4)}
+    seeds = {torch.rand(1, generator=step_generator(seed, 0, 0)).item() for seed in range(50)}
+    assert len(draws) == 200 and len(seeds) == 50

@@ -1,0 +1,233 @@
+"""Training the network on shards: what it is told, what it is held to, and what is refused before the first step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import LATENT_SIZE, tiny_model, tiny_unet
+from safetensors.torch import load_file
+from tiny_shards import SHAPE, azimuth_of, write_shards
+from torch import Tensor
+
+from viewfold.data.batches import LatentSet
+from viewfold.data.shards import open_shards
+from viewfold.errors import AssetError, InputError
+from viewfold.guidance import decompose
+from viewfold.model.unet import MultiViewUNet
+from viewfold.train.diffusion import DiffusionSettings, train_diffusion
+from viewfold.train.objective import ObjectiveSettings
+from viewfold.train.settings import LoopSettings
+
+LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, optimizer="adamw", lr=1e-3)
+SETTINGS = DiffusionSettings(batch=4, loop=LOOP, objective=ObjectiveSettings(share_2d=0.5))
+
+
+class Recorder(MultiViewUNet):
+    """Notes each call; predicts as its network does."""
+
+    calls: list[dict[str, Any]]
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+        self.calls.append({"latents": latents, "t": timesteps, "text": text, "cameras": cameras})
+        return super().forward(latents, timesteps, text, cameras)
+
+
+def recorder() -> Recorder:
+    network = Recorder.from_config(tiny_unet().config)
+    network.calls = []  # type: ignore[union-attr]
+    return network  # type: ignore[return-value]
+
+
+def train(tmp_path: Path, settings: DiffusionSettings = SETTINGS, unet: MultiViewUNet | None = None, **options: Any):  # noqa: ANN201
+    model = tiny_model()
+    if "objects" not in options:
+        options["objects"] = write_shards(tmp_path / "objects")
+    if "pictures" not in options:
+        options["pictures"] = write_shards(tmp_path / "pictures", posed=False, caption="a blue car")
+    return train_diffusion(
+        unet or tiny_unet(), model.text, model.alphas_cumprod, tmp_path / "run", settings=settings, **options
+    )
+
+
+def texts(*prompts: str) -> Tensor:
+    return tiny_model().text.encode(list(prompts)).half().float()
+
+
+def test_objects_go_in_with_their_cameras_and_pictures_without(tmp_path: Path) -> None:
+    network = recorder()
+    train(tmp_path, unet=network)
+    posed, flat = network.calls[0], network.calls[1]
+    assert posed["latents"].shape == (4, 4, *SHAPE) and posed["cameras"].shape == (4, 4, 16)
+    assert flat["latents"].shape == (4, 1, *SHAPE) and flat["cameras"] is None
+    assert len(network.calls) == 4 and posed["t"].shape == (4,) and len(set(posed["t"].tolist())) > 1
+
+
+def test_latents_stay_beside_their_cameras(tmp_path: Path) -> None:
+    samples = open_shards(write_shards(tmp_path, orbits=2, views=8))
+    latents = LatentSet(samples, shape=SHAPE, views=4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        batch = latents.draw(5, generator, views=4)
+        assert batch.cameras is not None
+        azimuth = azimuth_of(batch.cameras)
+        assert torch.allclose(batch.latents[:, :, 0, 0, 0], azimuth, atol=1e-3)
+        steps = (azimuth.diff(dim=1) * 360).round() % 360
+        assert bool((steps == 90).all()), "four views a quarter apart, in order"
+        height = batch.cameras.unflatten(-1, (4, 4))[..., 2, 3]
+        assert torch.allclose(height, height[:, :1].expand_as(height), atol=1e-5), "all on one circle"
+
+
+def test_every_caption_orbit_and_start_is_drawn(tmp_path: Path) -> None:
+    latents = LatentSet(open_shards(write_shards(tmp_path, samples=1, orbits=2, views=8)), shape=SHAPE, views=4)
+    latents.captions = [["one", "two", "three"]]
+    batches = [latents.draw(1, torch.Generator().manual_seed(seed), views=4) for seed in range(200)]
+    assert {batch.captions[0] for batch in batches} == {"one", "two", "three"}
+    assert all(batch.cameras is not None for batch in batches)
+    firsts = {round(float(azimuth_of(batch.cameras)[0, 0]) * 360) for batch in batches}  # type: ignore[arg-type]
+    assert firsts == {0, 45, 3, 48}, "two starts on each of two circles; the rest of a start is its turns"
+
+
+def test_the_text_is_the_captions_and_a_share_of_it_is_dropped(tmp_path: Path) -> None:
+    network = recorder()
+    settings = replace(SETTINGS, batch=8, loop=replace(LOOP, steps=20),
+                       objective=replace(SETTINGS.objective, drop_text=0.25))  # fmt: skip
+    train(tmp_path, settings, network)
+    mug, car, nothing = texts("a red mug", "a blue car", "")
+    for calls, caption in ((network.calls[::2], mug), (network.calls[1::2], car)):
+        rows = torch.cat([call["text"] for call in calls])
+        said = (rows - caption).abs().amax((1, 2)) < 1e-4
+        dropped = (rows - nothing).abs().amax((1, 2)) < 1e-4
+        assert bool((said ^ dropped).all()) and 0.15 < dropped.float().mean() < 0.36
+
+
+def test_captions_are_read_as_sampling_reads_them_not_in_half_precision(tmp_path: Path) -> None:
+    network = recorder()
+    train(tmp_path, replace(SETTINGS, loop=replace(LOOP, precision="bf16")), network)
+    rows = network.calls[0]["text"]
+    exact = texts("a red mug", "")
+    gap = (rows[:, None] - exact[None]).abs().amax((2, 3)).amin(dim=1)
+    assert gap.max() < 1e-4  # bfloat16 would be off by 1e-2
+
+
+def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
+    network = recorder()
+    train(tmp_path, replace(SETTINGS, fold=False), network)
+    posed = network.calls[0]
+    assert posed["latents"].shape == (16, 1, *SHAPE) and posed["cameras"].shape == (16, 1, 16)
+    azimuth = (azimuth_of(posed["cameras"][:, 0]).reshape(4, 4).diff(dim=1) * 360).round() % 360
+    assert bool((azimuth == 90).all()), "the four views of an object come one after the other"
+    mug = texts("a red mug")[0]
+    assert posed["text"].shape[0] == 16 and bool(((posed["text"] - mug).abs().amax((1, 2)) < 1e-4).any())
+
+
+def test_the_two_losses_are_mixed_by_their_samples(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, batch=4, objective=replace(SETTINGS.objective, share_2d=0.2))  # 4 objects, 1 picture
+    train(tmp_path, settings)
+    entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert entry["posed"] != pytest.approx(entry["flat"], rel=0.02)
+    assert entry["loss"] == pytest.approx(0.8 * entry["posed"] + 0.2 * entry["flat"], rel=1e-5)
+
+
+def test_the_result_is_the_averages_of_the_checkpoint_in_the_network_that_came_in(tmp_path: Path) -> None:
+    network = tiny_unet()
+    trained = train(tmp_path, unet=network)
+    (file,) = (tmp_path / "run" / "checkpoint-00000002").glob("*.safetensors")
+    stored = load_file(file)
+    assert trained.network is network
+    assert all(torch.equal(value, stored[f"ema.{name}"]) for name, value in network.state_dict().items())
+    assert any(not torch.equal(stored[f"ema.{n}"], stored[f"network.{n}"]) for n in network.state_dict())
+
+
+def test_training_makes_the_held_out_error_smaller(tmp_path: Path) -> None:
+    held_out = write_shards(tmp_path / "held-out", samples=8)
+    loop = replace(LOOP, steps=60, check_steps=20, lr=3e-3, ema=0.5)
+    settings = replace(SETTINGS, batch=6, loop=loop, objective=replace(SETTINGS.objective, share_2d=0.0))
+    train(tmp_path, settings, pictures=None, held_out=held_out)
+    lines = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    errors = [entry["held_out"] for entry in lines if "held_out" in entry]
+    assert len(errors) == 3 and errors[2] < errors[0] - 0.01
+
+
+def test_sheets_are_drawn_with_the_averages(tmp_path: Path) -> None:
+    network, worn = tiny_unet(), []
+
+    def sheets() -> dict[str, Tensor]:
+        worn.append(network.conv_in.weight.detach().clone())
+        return {"mug": torch.zeros(3, 4, 4)}
+
+    train(tmp_path, unet=network, sheets=sheets)
+    assert torch.equal(worn[-1], network.conv_in.weight)
+    assert (tmp_path / "run" / "samples" / "00000002-mug.png").is_file()
+
+
+def test_frozen_networks_come_back_to_life(tmp_path: Path) -> None:
+    network = tiny_unet()
+    network.requires_grad_(False)
+    before = network.conv_in.weight.detach().clone()
+    train(tmp_path, unet=network)
+    assert not torch.equal(before, network.conv_in.weight)
+
+
+@pytest.mark.parametrize("spoil", ["nan", "shape", "objects", "cameras"])
+def test_samples_that_cannot_be_trained_on_are_named_before_the_first_step(spoil: str, tmp_path: Path) -> None:
+    good = np.zeros((8, *SHAPE), np.float16)
+    wrong = {
+        "nan": np.full((8, *SHAPE), np.nan, np.float16),
+        "shape": np.zeros((8, SHAPE[0], LATENT_SIZE, LATENT_SIZE + 1), np.float16),
+        "objects": np.array(["a"], dtype=object),
+        "cameras": good[:7],
+    }[spoil]
+    if spoil == "objects":
+        wrong = np.zeros((8, 4), np.int64)
+    shards = write_shards(tmp_path / "objects", latents={"asset2": wrong, "asset0": good})
+    network = recorder()
+    with pytest.raises(AssetError, match=r"1 of 6 samples cannot be trained on: `asset2"):
+        train(tmp_path, unet=network, objects=shards)
+    assert network.calls == [] and not (tmp_path / "run").exists()
+
+
+def test_views_that_do_not_divide_a_circle_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match="3 `views` divide evenly; got 8 views on 1 circles"):
+        train(tmp_path, replace(SETTINGS, views=3))
+
+
+def test_latents_of_another_autoencoder_are_refused_and_unknown_ones_are_told(tmp_path: Path) -> None:
+    objects = write_shards(tmp_path / "objects", encoder="a" * 64)
+    pictures = write_shards(tmp_path / "pictures", posed=False, encoder="a" * 64)
+    train(tmp_path, objects=objects, pictures=pictures, vae="a" * 64)
+    with pytest.raises(InputError, match=r"latents of the model's own autoencoder \(bbbb.*--latents"):
+        train(tmp_path, objects=objects, pictures=pictures, vae="b" * 64)
+    unknown = write_shards(tmp_path / "unknown")
+    with pytest.warns(UserWarning, match="do not say which autoencoder"):
+        train(tmp_path / "second", objects=unknown, pictures=pictures, vae="a" * 64)
+
+
+def test_pictures_are_given_exactly_when_the_mix_has_some(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exactly when `share_2d` is above 0"):
+        train(tmp_path, pictures=None)
+
+
+def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
+    """Latents that are all zero: the velocity is sqrt(alpha_bar) noise, and the noise is in plain sight."""
+    model = tiny_model()
+
+    class Oracle(Recorder):
+        def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+            alpha_bar = model.alphas_cumprod[timesteps][:, None, None, None, None]
+            noise = latents / (1 - alpha_bar).sqrt()
+            assert decompose(alpha_bar.sqrt() * noise, latents, alpha_bar.flatten(), prediction="v_prediction")
+            return alpha_bar.sqrt() * noise + 0 * self.conv_in.weight.sum()
+
+    network: Any = Oracle.from_config(tiny_unet().config)
+    zeros = {f"asset{n}": np.zeros((8, *SHAPE), np.float16) for n in range(6)}
+    objects = write_shards(tmp_path / "objects", latents=zeros)
+    settings = replace(SETTINGS, objective=replace(SETTINGS.objective, share_2d=0.0))
+    train(tmp_path, settings, network, objects=objects, pictures=None)
+    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert first["loss"] < 1e-9

@@ -1,0 +1,58 @@
+"""Shards of cached latents in miniature, whose numbers say which sample, view and camera they are of."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from fakes import LATENT_CHANNELS, LATENT_SIZE
+
+from viewfold.camera import Cameras
+
+SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+
+
+def write_shards(
+    folder: Path, *, samples: int = 6, orbits: int = 1, views: int = 8, posed: bool = True, encoder: str | None = None,
+    caption: str = "a red mug", latents: dict[str, np.ndarray] | None = None,
+) -> Path:  # fmt: skip
+    """Write a shard; latents are noise but for channel 0, which holds the azimuth of the view's camera in turns.
+
+    `latents` replaces those of the samples that it names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    header = {} if encoder is None else {"VIEWFOLD.latents": encoder}
+    with tarfile.open(folder / "shard-00000.tar", "w", pax_headers=header) as tar:
+        for number in range(samples):
+            uid = f"asset{number}"
+            start = 7.0 * number
+            circles = [
+                Cameras.orbit(views, elevation_deg=10.0 * circle, azimuth_deg=start + 3 * circle)
+                for circle in range(orbits)
+            ]
+            cameras = Cameras.cat(circles) if posed else circles[0][0]
+            values = rng.standard_normal((len(cameras), *SHAPE)).astype(np.float16)
+            values[:, 0] = (cameras.azimuth_deg / 360).numpy()[:, None, None]
+            values = (latents or {}).get(uid, values)
+            meta = {"captions": [caption], "views": None, "render": {"orbits": orbits}}
+            if posed:
+                poses = cameras.world_from_camera.flatten(1).tolist()
+                meta["views"] = [{"world_from_camera": pose, "fov_deg": 40.0} for pose in poses]
+            buffer = io.BytesIO()
+            np.save(buffer, values)
+            for suffix, content in (("json", json.dumps(meta).encode()), ("latents.npy", buffer.getvalue())):
+                member = tarfile.TarInfo(f"{uid}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def azimuth_of(code: torch.Tensor) -> torch.Tensor:
+    """Return the azimuth, in turns, that a camera's 16 numbers say."""
+    position = code.unflatten(-1, (4, 4))[..., :3, 3]
+    return torch.atan2(position[..., 0], -position[..., 1]) / (2 * torch.pi) % 1
