@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def readme_commands() -> list[str]:
-    """The `viewfold ...` lines of the README's shell blocks, comments dropped."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    """The `viewfold ...` lines of the shell blocks in README and the page on training, comments dropped."""
+    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/train.md")]
+    blocks = re.findall(r"```sh\n(.*?)```", "\n".join(pages), re.S)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("viewfold ") and "VERB" not in line]
 
