@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 benchmarks/unequal_starts.py --shards runs/toybox/objects [--seeds 1 2 3]
 
-Until the loop gave all processes rank 0's weights, each began from its own, took the same averaged gradients, and rank 0's
-network was the result.  Here both ways take the same steps on the same pictures; what is printed is the PSNR, mean over
-held-out pictures, of rank 0's network.
+Until the loop gave all processes rank 0's weights, each began from its own, took the same averaged gradients, and rank
+0's network was the result.  Here both ways take the same steps on the same pictures; what is printed is the PSNR, mean
+over held-out pictures, of rank 0's network.
 """
 
 from __future__ import annotations

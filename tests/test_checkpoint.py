@@ -84,10 +84,11 @@ def test_an_override_uses_the_new_decay_and_not_the_stored_one(out: Path, tmp_pa
 
 
 def test_a_finished_run_is_not_trained_again(out: Path) -> None:
-    before = stored(out, 4)
+    before, report = stored(out, 4), (out / "run.json").read_text()
     again = run(out, SHORT, record={"batch": 2, "data": {"uids": "a"}})
     assert torch.equal(again.weight, before["ema.weight"])  # type: ignore[arg-type]
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-00000004"]
+    assert (out / "run.json").read_text() == report, "what it cost is not forgotten"
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_its_names(out: Path) -> None:

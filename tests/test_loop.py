@@ -140,6 +140,21 @@ def test_the_average_of_a_moving_weight_by_hand() -> None:
     assert network.weight.item() == 8.0
 
 
+@pytest.mark.parametrize(("dtype", "least", "most"), [(torch.float32, 0.997, 1.0), (torch.bfloat16, 0.0, 0.3)])
+def test_averages_reach_their_goal_in_float32_and_stand_still_in_bfloat16(
+    dtype: torch.dtype, least: float, most: float
+) -> None:
+    network = nn.Linear(50, 50, bias=False)
+    first = torch.randn(50, 50, generator=torch.Generator().manual_seed(0)) * 0.05
+    network.weight.data = first.to(dtype)
+    ema = Ema(network, 0.997)
+    network.weight.data = (1.2 * first).to(dtype)
+    for _ in range(2000):
+        ema.update(network, 10_000)
+    way = (ema.weights["weight"].float() - first).flatten() @ first.flatten() / (0.2 * first.square().sum())
+    assert least < way.item() < most
+
+
 def test_the_network_wears_its_averages_for_a_block_only() -> None:
     network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).train()
     ema = Ema(network, 0.5)

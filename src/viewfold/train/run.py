@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
-from viewfold.image import atomic_write
+from viewfold.image import atomic_write, read_json
 from viewfold.model.digest import hash_tensors
 from viewfold.train.average import Ema
 from viewfold.train.checkpoint import Checkpoints, contradictions
@@ -217,9 +217,12 @@ class Run:
     def finish(self, done: int) -> Trained:
         """Put the averages into an ordinary network and write run.json."""
         network = self.spread.plain(self.spread.gather(self.ema.weights))
+        path = self.out / "run.json"
+        if self.meter.steps == 0 and path.is_file():  # it was finished before; keep what that cost
+            return Trained(network=network, report=read_json(path))
         report = self.record(done) | self._costs()
         if self.ranks.lead:
-            with atomic_write(self.out / "run.json") as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(report, indent=1))
         return Trained(network=network, report=report)
 
