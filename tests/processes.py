@@ -122,7 +122,7 @@ def uneven(out: Path) -> dict[str, Any]:
     return {"steps": trained["steps"]}
 
 
-def unet(out: Path) -> dict[str, Any]:
+def unet(out: Path, name: str = "unet", **loop: Any) -> dict[str, Any]:
     """The network itself, on a mix of objects and pictures, its initial weights from each process's own randomness."""
     from fakes import tiny_model, tiny_unet
     from tiny_shards import write_shards
@@ -135,20 +135,31 @@ def unet(out: Path) -> dict[str, Any]:
     write_shards(pictures, posed=False)
     torch.manual_seed(RANK)
     net, model = tiny_unet(), tiny_model()
-    settings = DiffusionSettings(batch=3, objective=ObjectiveSettings(share_2d=0.5), loop=replace(SETTINGS, steps=3))
+    settings = DiffusionSettings(
+        batch=3, objective=ObjectiveSettings(share_2d=0.5), loop=replace(SETTINGS, steps=3, **loop)
+    )
     gradients: list[dict[str, Tensor]] = []
     inner = Optimizer.step
 
     def step(self: Optimizer, lr: float) -> None:
-        gradients.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+        gradients.append({n: _whole(p.grad).clone() for n, p in net.named_parameters() if p.grad is not None})
         inner(self, lr)
 
     with mock.patch.object(Optimizer, "step", step):
         trained = train_diffusion(
-            net, model.text, model.alphas_cumprod, out / f"unet-{WORLD}", objects=objects, pictures=pictures,
+            net, model.text, model.alphas_cumprod, out / f"{name}-{WORLD}", objects=objects, pictures=pictures,
             settings=settings,
         )  # fmt: skip
-    return {"gradients": gradients[0], "result": trained.network.state_dict()}
+    network = trained.network.eval()
+    if RANK == 0:
+        network.save_pretrained(out / f"{name}-{WORLD}" / "saved")  # type: ignore[operator]
+    drawn = network(torch.ones(1, 2, 4, 4, 4), 500, torch.ones(1, 3, 32), torch.ones(1, 2, 16))
+    return {"gradients": gradients[0], "result": network.state_dict(), "drawn": drawn.detach()}
+
+
+def unet_fsdp(out: Path) -> dict[str, Any]:
+    parallel.UNIT_PARAMETERS = 500
+    return unet(out, "unet-fsdp", parallel="fsdp", optimizer="adamw")
 
 
 def killed(out: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-TOGETHER = "ddp,adamw,resumed,fsdp,fsdp_whole,fsdp_bf16,uneven,unet"
+TOGETHER = "ddp,adamw,resumed,fsdp,fsdp_whole,fsdp_bf16,uneven,unet,unet_fsdp"
 
 
 def start(scenario: str, out: Path, *, world: int) -> list[subprocess.CompletedProcess[str]]:
@@ -76,13 +76,23 @@ def test_two_processes_make_the_steps_of_one_on_the_same_batches(name: str, sing
     assert (moved[-1] - moved[0]).abs().max() > 5 * tolerance, "far more than what is tolerated"
 
 
-def test_the_gradients_of_the_network_are_those_of_one_process_with_both_batches(out: Path) -> None:
-    two, one = seen(out, "unet")["gradients"], seen(out, "unet", world=1)["gradients"]
+@pytest.mark.parametrize("name", ["unet", "unet_fsdp"])
+def test_the_gradients_of_the_network_are_those_of_one_process_with_both_batches(name: str, out: Path) -> None:
+    two, one = seen(out, name)["gradients"], seen(out, "unet", world=1)["gradients"]
     assert two.keys() == one.keys()
-    for name, gradient in one.items():
-        assert torch.allclose(two[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7), name
-    first, second = seen(out, "unet")["result"], seen(out, "unet", rank=1)["result"]
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for key, gradient in one.items():
+        assert torch.allclose(two[key], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7), key
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_fsdp"])
+def test_the_result_is_an_ordinary_network_the_same_on_all_processes(name: str, out: Path) -> None:
+    from viewfold.model.weights import load_unet
+
+    first, second = seen(out, name), seen(out, name, rank=1)
+    assert all(torch.equal(first["result"][key], second["result"][key]) for key in first["result"])
+    saved = load_unet(out / f"{name.replace('_', '-')}-2" / "saved")
+    again = saved(torch.ones(1, 2, 4, 4, 4), 500, torch.ones(1, 3, 32), torch.ones(1, 2, 16))
+    assert torch.allclose(again, first["drawn"], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["resumed", "fsdp"])
