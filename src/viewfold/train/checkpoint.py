@@ -125,7 +125,8 @@ class Checkpoints:
         """
         try:
             record = read_json(path / RECORD)
-            int(record["step"])
+            if record["step"] != _step(path):
+                raise ValueError(f"it says step {record['step']!r}")
         except (ViewfoldError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(
                 f"`{path}` must hold a readable {RECORD}; {error}. Move it away to go on from the one before it."

@@ -27,7 +27,7 @@ from viewfold.train.optimizer import Optimizer
 from viewfold.train.parallel import Loss, Spread
 from viewfold.train.ranks import Ranks
 from viewfold.train.settings import LoopSettings, learning_rate
-from viewfold.train.stopping import StopRequest
+from viewfold.train.stopping import SIGNALS, StopRequest
 from viewfold.train.writers import Writer
 
 MAX_FAILURES = 20
@@ -188,10 +188,11 @@ class Run:
         minutes = self.settings.minutes
         due = self.meter.elapsed_s - self._saved_s > 60 * self.settings.checkpoint_minutes
         over = minutes is not None and self.meter.elapsed_s > 60 * minutes
-        own = [*figures.values(), float(stop.signum), float(bool(stop)), float(due), float(over)]
-        *sums, signums, stopped, dues, overs = self.ranks.total(own)
-        means = {name: value / self.ranks.world for name, value in zip(figures, sums, strict=True)}
-        return means, round(signums / stopped) if stopped else 0, dues > 0, overs > 0
+        asked = [float(stop.signum == number) for number in SIGNALS]
+        *sums, dues, overs = self.ranks.total([*figures.values(), *asked, float(due), float(over)])
+        means = {name: value / self.ranks.world for name, value in zip(figures, sums, strict=False)}
+        stopped = [number for number, count in zip(SIGNALS, sums[len(figures) :], strict=True) if count]
+        return means, max(stopped, default=0), dues > 0, overs > 0
 
     def look(self, check: Check, done: int, writers: Iterable[Writer]) -> None:
         """Let `check` see the averages; note what it found."""
