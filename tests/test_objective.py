@@ -101,3 +101,14 @@ def test_each_object_has_noise_of_its_own_and_a_step_of_its_own_stratum() -> Non
     flat = noisy[0].flatten(0, 1).flatten(1)
     correlation = torch.corrcoef(flat) - torch.eye(8)
     assert correlation.abs().max() < 0.5 and flat.std().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_terms_are_the_papers_and_min_snrs() -> None:
+    settings = ObjectiveSettings()
+    assert (settings.share_2d, settings.drop_text, settings.snr_cap) == (0.3, 0.1, 5.0)
+    assert settings.prediction == "v_prediction"
+
+
+def test_which_texts_are_dropped_depends_on_the_generator_alone() -> None:
+    first, second = (drop(64, 0.5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, drop(64, 0.5, torch.Generator().manual_seed(4)))

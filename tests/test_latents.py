@@ -1,0 +1,56 @@
+"""Cached latents: what makes them must give numbers, and what reads them says what is wrong with which sample."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_shards import SHAPE, write_shards
+
+from viewfold.data.batches import LatentSet
+from viewfold.data.shards import cache_latents, open_shards, pack
+from viewfold.errors import AssetError, FitError
+from viewfold.image import to_pil
+
+
+def test_an_autoencoder_of_nan_ends_the_packing_and_the_shard_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "renders" / "mug"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps({"captions": ["a mug"]}))
+    to_pil(torch.rand(4, 8, 8)).save(folder / "000.webp", lossless=True)
+    pack(tmp_path / "renders", tmp_path / "shards")
+    shard = tmp_path / "shards" / "shard-00000.tar"
+    before = shard.read_bytes()
+    with pytest.raises(FitError, match="finite latents; those of mug are not"):
+        cache_latents(tmp_path / "shards", lambda pictures: pictures * torch.nan, encoder="a")
+    assert shard.read_bytes() == before
+    huge = 1e6  # beyond half precision, in which latents are kept
+    with pytest.raises(FitError, match="finite latents"):
+        cache_latents(tmp_path / "shards", lambda pictures: pictures * huge, encoder="a")
+
+
+def test_all_samples_that_cannot_be_used_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    wrong = {f"asset{n}": np.full((8, *SHAPE), np.nan, np.float16) for n in (1, 2, 3, 4, 5)}
+    with pytest.raises(AssetError, match="5 of 6 samples.*`asset1`.*`asset2`.*`asset3`.*and 2 more") as error:
+        LatentSet(open_shards(write_shards(tmp_path, latents=wrong)))
+    assert "asset4" not in str(error.value)
+
+
+def test_the_fingerprint_tells_samples_and_encoders_apart(tmp_path: Path) -> None:
+    def of(name: str, **options: object) -> dict[str, object]:
+        return LatentSet(open_shards(write_shards(tmp_path / name, **options))).fingerprint  # type: ignore[arg-type]
+
+    base = of("a", encoder="x")
+    assert base == of("b", encoder="x") and base["encoders"] == ["x"]
+    assert base != of("c", encoder="y") and base != of("d", encoder="x", samples=5)
+    assert of("e")["encoders"] == ["unknown"]
+
+
+def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
+    batch = LatentSet(open_shards(write_shards(tmp_path))).draw(2, torch.Generator().manual_seed(0), views=4)
+    there = batch.to("meta")
+    assert there.latents.device.type == "meta" and there.cameras is not None and there.cameras.device.type == "meta"
+    assert there.captions == batch.captions and batch.latents.device.type == "cpu"
