@@ -9,8 +9,8 @@
 
 Load models before entering: loaders build on the device "meta", which is left alone.  As with CUDA, a tensor without
 dimensions may come from the host, and so may an index; copies go both ways.  Values are computed by the CPU, so results
-are the CPU's, but for the rounding of a few kernels that autograd chooses by device.  "lazy" is a device type that every
-PyTorch knows and nobody uses; "cuda" without its library has no autograd.  Not covered: generators of the device,
+are the CPU's, but for the rounding of a few kernels that autograd chooses by device.  "lazy" is a type of device that
+PyTorch knows and nobody uses: "cuda" without its library has no autograd.  Not covered: generators of the device,
 streams, autocast (allowed, does nothing), what only kernels check.
 """
 
