@@ -41,6 +41,7 @@ class PerfectPrior:
 
     alphas_cumprod = (1 - BETAS).cumprod(0).float()
     latent_size = 16
+    device = torch.device("cpu")
 
     def __init__(self, draw: Callable[[Cameras, int], Tensor], *, image_size: int = 32, nan_after: int = -1) -> None:
         self.draw, self.image_size, self.nan_after = draw, image_size, nan_after

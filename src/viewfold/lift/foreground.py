@@ -145,7 +145,7 @@ def estimate_cameras(
     Silhouettes leave the scale free; the distance is the one that frames an object of radius 0.5, so that only the
     perspective is searched.
     """
-    axis = torch.linspace(-0.6, 0.6, resolution)
+    axis = torch.linspace(-0.6, 0.6, resolution, device=foreground.alpha.device)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     best, best_score = views.cameras, -1.0
     for fov in fovs_deg:
@@ -173,7 +173,7 @@ def _explained(
     uv, _ = cameras.project(points[hull > 0.5])
     column = ((uv[..., 0] + 1) / 2 * cells).long().clamp(0, cells - 1)
     row = ((1 - uv[..., 1]) / 2 * cells).long().clamp(0, cells - 1)
-    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool)
+    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool, device=hull.device)
     hit.scatter_(1, row * cells + column, True)
     hit = hit.reshape(len(cameras), 1, cells, cells)
     return float((hit & coarse).sum() / coarse.sum().clamp_min(1))

@@ -92,7 +92,7 @@ def reconstruct(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Fit a grid to views of one object on a plain ground.
+    """Fit a grid to views of one object on a plain ground, where the views are.
 
     Raises:
         FitError: no object in a view, views that share no volume, or a fit that diverged.
@@ -102,7 +102,7 @@ def reconstruct(
     foreground = find_foreground(views)
     if settings.estimate_cameras:
         views = replace(views, cameras=estimate_cameras(views, foreground))
-    size, loss = views.rgb.shape[-1], float("nan")
+    size, photometric = views.rgb.shape[-1], views.rgb.new_zeros(())
     field = hull_field(views, foreground, resolution=max(8, settings.resolution // 2))
     n_coarse = round(COARSE_SHARE * settings.steps)
     for first, last, shrink in ((0, n_coarse, 2), (n_coarse, settings.steps, 1)):
@@ -115,6 +115,7 @@ def reconstruct(
             progress("fit", step, settings.steps)
             if step % OCCUPANCY_EVERY == 0:
                 occupancy = OccupancyGrid.of(field)
+                _checked(photometric, step)
             photometric = target.loss(
                 field, n_samples=settings.samples // shrink, occupancy=occupancy, settings=settings, generator=generator
             )
@@ -122,11 +123,17 @@ def reconstruct(
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-            loss = float(photometric.detach())
-            if not loss < float("inf"):
-                raise FitError(f"the fit must stay finite; its loss became {loss} at step {step}. Try another seed.")
+    loss = _checked(photometric, settings.steps)
     progress("fit", settings.steps, settings.steps)
     return Reconstruction(field=field, views=views, foreground=foreground, loss=loss)
+
+
+def _checked(loss: Tensor, step: int) -> float:
+    """Return the last loss before a step; asked every few steps, because the host has to wait for it."""
+    value = float(loss.detach())
+    if not value < float("inf"):
+        raise FitError(f"the fit must stay finite; its loss became {value} by step {step}. Try another seed.")
+    return value
 
 
 def shape_loss(field: GridField, settings: FitSettings) -> Float[Tensor, ""]:
@@ -180,7 +187,7 @@ class Target:
             occupancy=occupancy,
             generator=generator,
         )
-        ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator)
+        ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator).to(self.rgb)
         expected = self.rgb + (1 - self.alpha) * (ground - self.background[:, :, None, None])
         color = (self.certainty * (rendered.over(ground) - expected).square()).mean()
         coverage = (self.certainty * (rendered.alpha - self.alpha).square()).mean()
@@ -193,7 +200,7 @@ def hull_field(views: Views, foreground: Foreground, *, resolution: int) -> Grid
     Raises:
         FitError: the silhouettes share no volume.
     """
-    points = lattice(resolution)
+    points = lattice(resolution, device=views.rgb.device)
     known = torch.where(foreground.certainty < 1, torch.ones_like(foreground.alpha), foreground.alpha)
     hull = visual_hull(known, views.cameras, points)
     if float(hull.max()) < 0.5:
