@@ -20,9 +20,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "camera", "image", "provenance", "watermark"}
+EVERYWHERE = {"errors", "store", "camera", "image", "provenance", "watermark"}
 ARROWS = {
     "errors": set(),
+    "store": set(),
     "camera": set(),
     "image": set(),
     "guidance": set(),

@@ -30,9 +30,7 @@ def inside(resolution: int) -> range:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("resolution", [32, 64, 96, 160])
-def test_a_plate_of_one_voxel_is_found_wherever_it_is(
-    resolution: int, axis: int, generator: torch.Generator
-) -> None:
+def test_a_plate_of_one_voxel_is_found_wherever_it_is(resolution: int, axis: int, generator: torch.Generator) -> None:
     at = (torch.rand(500, 3, generator=generator) * 2 - 1) * SCENE_RADIUS
     nodes = torch.linspace(-0.6, 0.6, resolution)
     for position in inside(resolution)[:: max(1, resolution // 12)]:
