@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample, max_pool2d
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.errors import FitError
-from viewfold.image import Views
+from viewfold.image import GROUND, Views
 
 MIN_DISTANCE = 0.09
 """Colours nearer to the ground than this (Euclidean, sRGB) count as ground; a small VAE's noise is about 0.03."""
@@ -39,7 +39,7 @@ class Foreground:
     """Coverage of the object in each view."""
 
     background: Float[Tensor, "v 3"]
-    """The ground's colour, one per view."""
+    """The colour of the ground that `Views.over` shows the object on, one per view."""
 
     alpha: Float[Tensor, "v 1 h w"]
     """Coverage in [0, 1]; fractions at the outline."""
@@ -49,15 +49,15 @@ class Foreground:
 
 
 def find_foreground(views: Views) -> Foreground:
-    """Return the ground and the coverage of each view; known alpha is believed.
+    """Return the ground and the coverage of each view; known alpha is believed, and its ground is `GROUND`.
 
     Raises:
         FitError: a view shows no object, or nothing but the object.
     """
-    background = border_median(views.rgb)
     if views.alpha is not None:
-        alpha = views.alpha.float()
+        alpha, background = views.alpha.float(), views.rgb.new_full((len(views), 3), GROUND)
         return Foreground(background=background, alpha=alpha, certainty=torch.ones_like(alpha))
+    background = border_median(views.rgb)
     distance = (views.rgb - background[:, :, None, None]).norm(dim=1, keepdim=True)
     noise = border_pixels(distance).median(dim=-1).values.flatten()
     threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]

@@ -149,6 +149,8 @@ class Target:
     """Pictures, coverage and cameras at one size, ready to be compared with renders."""
 
     rgb: Float[Tensor, "v 3 h w"]
+    """Opaque, over `background`."""
+
     alpha: Float[Tensor, "v 1 h w"]
     certainty: Float[Tensor, "v 1 h w"]
     background: Float[Tensor, "v 3"]
@@ -162,7 +164,7 @@ class Target:
             return pictures if pictures.shape[-1] == size else interpolate(pictures, size=(size, size), mode="area")
 
         return cls(
-            rgb=shrink(views.rgb),
+            rgb=shrink(views.over(foreground.background)),
             alpha=shrink(foreground.alpha),
             certainty=shrink(foreground.certainty),
             background=foreground.background,
@@ -207,7 +209,7 @@ def hull_field(views: Views, foreground: Foreground, *, resolution: int) -> Grid
         raise FitError(
             "`views` must show one object from their cameras; the silhouettes share no volume. Try a new seed."
         )
-    color = _facing_color(views, points).clamp(0.02, 0.98).logit()
+    color = _facing_color(views.over(foreground.background), views.cameras, points).clamp(0.02, 0.98).logit()
     density = LOGIT_OUTSIDE + (LOGIT_INSIDE - LOGIT_OUTSIDE) * hull
     field = GridField(resolution=resolution, blob_radius=0)
     grid = torch.cat([density[:, None], color], dim=1).T.reshape(1, 4, resolution, resolution, resolution)
@@ -215,10 +217,12 @@ def hull_field(views: Views, foreground: Foreground, *, resolution: int) -> Grid
     return field
 
 
-def _facing_color(views: Views, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+def _facing_color(
+    rgb: Float[Tensor, "v 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
+) -> Float[Tensor, "p 3"]:
     """Return the views' colours at points, each view weighted by how squarely it faces that side of the object."""
-    colors = sample_pictures(views.rgb, views.cameras, points)
-    toward = torch.nn.functional.normalize(views.cameras.position, dim=-1)
+    colors = sample_pictures(rgb, cameras, points)
+    toward = torch.nn.functional.normalize(cameras.position, dim=-1)
     outward = torch.nn.functional.normalize(points, dim=-1)
     weight = torch.einsum("vi,pi->vp", toward, outward).clamp_min(0).pow(4) + 1e-4
     return torch.einsum("vp,vpc->pc", weight / weight.sum(dim=0), colors)
