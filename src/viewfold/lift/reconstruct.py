@@ -102,7 +102,8 @@ def reconstruct(
     foreground = find_foreground(views)
     if settings.estimate_cameras:
         views = replace(views, cameras=estimate_cameras(views, foreground))
-    size, photometric = views.rgb.shape[-1], views.rgb.new_zeros(())
+    size, total = views.rgb.shape[-1], views.rgb.new_zeros(())
+    photometric = total
     field = hull_field(views, foreground, resolution=max(8, settings.resolution // 2))
     n_coarse = round(COARSE_SHARE * settings.steps)
     for first, last, shrink in ((0, n_coarse, 2), (n_coarse, settings.steps, 1)):
@@ -115,7 +116,7 @@ def reconstruct(
             progress("fit", step, settings.steps)
             if step % OCCUPANCY_EVERY == 0:
                 occupancy = OccupancyGrid.of(field)
-                _checked(photometric, step)
+                _check(total, step)
             photometric = target.loss(
                 field, n_samples=settings.samples // shrink, occupancy=occupancy, settings=settings, generator=generator
             )
@@ -123,17 +124,20 @@ def reconstruct(
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-    loss = _checked(photometric, settings.steps)
+    _check(total, settings.steps)
     progress("fit", settings.steps, settings.steps)
-    return Reconstruction(field=field, views=views, foreground=foreground, loss=loss)
+    return Reconstruction(field=field, views=views, foreground=foreground, loss=float(photometric.detach()))
 
 
-def _checked(loss: Tensor, step: int) -> float:
-    """Return the last loss before a step; asked every few steps, because the host has to wait for it."""
-    value = float(loss.detach())
-    if not value < float("inf"):
-        raise FitError(f"the fit must stay finite; its loss became {value} by step {step}. Try another seed.")
-    return value
+def _check(loss: Tensor, step: int) -> None:
+    """Refuse a loss that is not finite; asked every few steps, because the host has to wait for it.
+
+    A field of NaN renders as nothing at all, which is finite; the area of its surface, in `loss`, is not.
+    """
+    if not float(loss.detach()) < float("inf"):
+        raise FitError(
+            f"the fit must stay finite; its loss was {float(loss.detach())} by step {step}. Try another seed."
+        )
 
 
 def shape_loss(field: GridField, settings: FitSettings) -> Float[Tensor, ""]:
