@@ -23,8 +23,8 @@ from viewfold.evaluate.consistency import measure_consistency
 from viewfold.evaluate.interval import ratio
 from viewfold.evaluate.judge import load_judge
 from viewfold.evaluate.report import markdown_table
-from viewfold.image import atomic_write
 from viewfold.scene.rasterize import rasterize
+from viewfold.store import atomic_write
 
 FIRST_SEED = 90_000_000
 CAMERAS = Cameras.orbit(4, elevation_deg=15)

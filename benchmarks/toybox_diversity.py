@@ -27,8 +27,9 @@ from viewfold.evaluate.diversity import CHANCE, find_near_copies, measure_spread
 from viewfold.evaluate.interval import mean, share
 from viewfold.evaluate.judge import load_judge
 from viewfold.evaluate.report import markdown_table
-from viewfold.image import Views, atomic_write, to_pil
+from viewfold.image import Views, to_pil
 from viewfold.scene.rasterize import rasterize
+from viewfold.store import atomic_write
 
 TRAINED_SEEDS = 9000
 """recipes/toybox.sh makes the toys of the seeds below."""

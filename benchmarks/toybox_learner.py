@@ -25,7 +25,7 @@ from viewfold.data.toybox import World
 from viewfold.errors import ViewfoldError
 from viewfold.evaluate.report import markdown_table
 from viewfold.guidance import compose, decompose, velocity
-from viewfold.image import atomic_write, read_json
+from viewfold.store import atomic_write, read_json
 from viewfold.train.diffusion import DiffusionSettings, train_diffusion
 from viewfold.train.objective import ObjectiveSettings, loss_weight
 from viewfold.train.settings import LoopSettings

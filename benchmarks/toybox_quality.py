@@ -41,9 +41,10 @@ from viewfold.evaluate.interval import mean
 from viewfold.evaluate.judge import Judge, load_judge
 from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
 from viewfold.evaluate.summary import compare, measure_judge, summarise
-from viewfold.image import Views, atomic_write, read_json
+from viewfold.image import Views
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
+from viewfold.store import atomic_write, read_json
 
 Sampler = Callable[[str, Cameras, int], Views]
 """(prompt, cameras, seed) -> views."""

@@ -54,11 +54,11 @@ def main() -> int:
 def train(options: Any, *, device: torch.device, lead: bool) -> None:
     """Train, assemble, save."""
     from viewfold.data.shards import open_shards
-    from viewfold.image import atomic_write
     from viewfold.model import defaults
     from viewfold.model.presets import TOYBOX, toybox_scheduler
     from viewfold.pipeline import MultiViewPipeline, load
     from viewfold.pipeline.components import read_text
+    from viewfold.store import atomic_write
     from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
     from viewfold.train.settings import LoopSettings
 

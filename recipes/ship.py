@@ -19,8 +19,8 @@ FROZEN = ("text_encoder", "tokenizer")
 
 def main() -> None:
     """Read the model, halve it, write it and say what it weighs."""
-    from viewfold.image import atomic_write
     from viewfold.pipeline import MultiViewPipeline
+    from viewfold.store import atomic_write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)

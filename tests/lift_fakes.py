@@ -41,6 +41,7 @@ class PerfectPrior:
 
     alphas_cumprod = (1 - BETAS).cumprod(0).float()
     latent_size = 16
+    device = torch.device("cpu")
 
     def __init__(self, draw: Callable[[Cameras, int], Tensor], *, image_size: int = 32, nan_after: int = -1) -> None:
         self.draw, self.image_size, self.nan_after = draw, image_size, nan_after
@@ -61,3 +62,24 @@ class PerfectPrior:
         level = self.alphas_cumprod[t][:, None, None, None, None]
         noise = (x - level.sqrt() * self.encode(pictures)[None]) / (1 - level).sqrt()
         return noise * float("nan") if 0 <= self.nan_after < self.calls else noise
+
+
+class PriorOn(PerfectPrior):
+    """The perfect prior on any device, which accepts nothing from another, and one with a mistake if it is told."""
+
+    def __init__(self, device: torch.device = torch.device("cpu"), *, broken: str = "") -> None:
+        super().__init__(lambda cameras, size: ball(cameras.to("cpu"), size=size)[0].to(device))
+        self.device, self.broken = device, broken
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        return super().embed(prompts).to(self.device)
+
+    def encode(self, images: Tensor) -> Tensor:
+        assert images.device == self.device
+        return super().encode(images) * (float("nan") if self.broken == "encode" else 1)
+
+    def predict_noise(self, x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+        assert cameras is not None
+        assert all(given.device == self.device for given in (x, t, text, cameras))
+        return super().predict_noise(x, t, text, cameras) * (float("nan") if self.broken == "noise" else 1)

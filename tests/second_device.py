@@ -89,6 +89,10 @@ class _Function(TorchFunctionMode):
             return func(*args, **kwargs).to(device)
         if func is Tensor.tolist:  # torch refuses it for subclasses
             args = (args[0].cpu(),)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(part or [0])[: len(part)] if isinstance(part, list) else part for part in index)
+            args = (args[0], index, *args[2:])
         return func(*args, **kwargs)
 
 

@@ -101,7 +101,7 @@ def test_prompts_are_filled_up_and_cut_as_the_original_does() -> None:
     for pad, number in ((ZERO, 0), ("<|endoftext|>", END_ID)):
         ids: list[list[int]] = []
         encoder = TextEncoder(clip_tokenizer(pad=pad), network)
-        handle = network.register_forward_pre_hook(lambda _, arguments, ids=ids: ids.append(arguments[0][0].tolist()))
+        handle = network.register_forward_pre_hook(lambda _, arguments, ids=ids: ids.extend(arguments[0].tolist()))
         encoder.encode(["wow! a cat", "", "cat " * 100])
         handle.remove()
         assert ids[0] == [START_ID, 2781, 256, 320, 2368, END_ID] + [number] * 71  # a typed "!" is no padding

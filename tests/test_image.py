@@ -12,7 +12,8 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError
-from viewfold.image import Views, atomic_write, check_output, contact_sheet, read_image, to_pil, write_turntable
+from viewfold.image import Views, contact_sheet, read_image, to_pil, write_turntable
+from viewfold.store import atomic_write, check_output
 
 
 def make_views(*, alpha: bool = False) -> Views:

@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "device", "camera", "image", "provenance", "watermark"}
+EVERYWHERE = {"errors", "device", "store", "camera", "image", "provenance", "watermark"}
 ARROWS = {
     "errors": set(),
     "device": set(),
+    "store": set(),
     "camera": set(),
     "image": set(),
     "guidance": set(),

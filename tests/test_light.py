@@ -46,8 +46,9 @@ def draw(model: MultiViewPipeline) -> torch.Tensor:
 
 
 def count_reads(model: MultiViewPipeline) -> list[int]:
+    """Return a list that grows by one for each prompt that the network reads, several in a call or not."""
     reads: list[int] = []
-    model.text_encoder.register_forward_pre_hook(lambda *_: reads.append(1))
+    model.text_encoder.register_forward_pre_hook(lambda _, arguments: reads.extend([1] * len(arguments[0])))
     return reads
 
 

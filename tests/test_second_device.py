@@ -50,6 +50,7 @@ def test_what_cuda_allows_is_allowed() -> None:
     with second_device() as device:
         here = torch.zeros(3, device=device)
         assert on(device, here + torch.tensor(1.0)) and on(device, here[torch.tensor([0, 2])])
+        assert here[[0, 2]].tolist() == [0, 0] and here[None, [1]].shape == (1, 1)
         here[torch.tensor([0])] = 5.0
         host = torch.ones(3)
         host.copy_(here)

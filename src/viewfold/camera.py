@@ -9,6 +9,7 @@ This is MVDream's own frame, so `Cameras.code` needs no change of axes.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ OBJECT_RADIUS = 0.5
 
 FRAMING = 1.25
 """`distance=None` is FRAMING x OBJECT_RADIUS / tan(fov / 2): the sphere fills 80-90 % of the frame, never cropped."""
+
+
+VERTICAL = 1e-6
+"""A camera whose line of sight has a smaller horizontal part than this, of 1, looks straight down or up."""
 
 
 def framing_distance(fov_deg: float) -> float:
@@ -120,12 +125,24 @@ class Cameras:
     def look_at(
         cls, position: Float[Tensor, "v 3"], *, target: Sequence[float] = (0.0, 0.0, 0.0), fov_deg: float = 40.0
     ) -> Cameras:
-        """Place cameras at world positions, looking at `target` with the world's z axis up in the picture."""
-        position = position.to(torch.float64)
+        """Place cameras at world positions, looking at `target` with the world's z axis up in the picture.
+
+        Straight above or below the target, where z is no direction in the picture, +x is on its right, as from azimuth
+        0: the top of the picture is +y from above and -y from below.
+
+        Raises:
+            InputError: a position at the target itself.
+        """
+        position = position.to("cpu", torch.float64)
         backward = position - torch.as_tensor(target, dtype=torch.float64)
+        if not bool((backward.norm(dim=-1) > 0).all()):
+            raise InputError(f"`position` must not be at the target, {tuple(target)}; one is. Move the camera away.")
         backward = torch.nn.functional.normalize(backward, dim=-1)
-        up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand_as(backward)
-        right = torch.nn.functional.normalize(torch.linalg.cross(up, backward), dim=-1)
+        z, x = torch.eye(3, dtype=torch.float64)[[2, 0]].unbind()
+        level = torch.linalg.cross(z.expand_as(backward), backward)
+        sideways = x - backward[:, :1] * backward  # x, less what of it points at the camera
+        right = torch.where(level.norm(dim=-1, keepdim=True) > VERTICAL, level, sideways)
+        right = torch.nn.functional.normalize(right, dim=-1)
         pose = torch.eye(4, dtype=torch.float64).repeat(len(position), 1, 1)
         pose[:, :3, 0] = right
         pose[:, :3, 1] = torch.linalg.cross(backward, right)
@@ -150,7 +167,10 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         """Return the same cameras on another device."""
-        return Cameras(world_from_camera=self.world_from_camera.to(device), fov_deg=self.fov_deg.to(device))
+        moved = copy.copy(self)  # not made anew: to check them again would make the host wait for the device
+        object.__setattr__(moved, "world_from_camera", self.world_from_camera.to(device))
+        object.__setattr__(moved, "fov_deg", self.fov_deg.to(device))
+        return moved
 
     @property
     def position(self) -> Float[Tensor, "v 3"]:

@@ -6,17 +6,11 @@ nerfstudio (`transforms.json`) and a person (`contact.png`).  Knows no network a
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import json
 import math
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import AssetError, InputError, OutputError, ViewfoldError
+from viewfold.errors import AssetError, InputError
 from viewfold.provenance import given_places, payload, picture_fields
+from viewfold.store import atomic_write, check_output, read_json
 from viewfold.watermark import MIN_EDGE, embed
 
 if TYPE_CHECKING:
@@ -39,111 +34,11 @@ MAX_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read, in Pillow's words; of its other formats some start programs (EPS) or are seldom looked after."""
 
-MAX_JSON_BYTES = 16 * 2**20
+GROUND = 0.5
+"""Grey that pictures with alpha are laid over where they must be opaque: that of the shipped model's training."""
 
 VIEW_FILES = r"\d{3}\.png|contact\.png|turntable\.webp|transforms\.json|run\.json|\.DS_Store"
 """Names in a folder of views; a folder that holds anything else is never replaced."""
-
-CANNOT_WRITE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-}
-_FULL_BYTES = 2**20
-"""With less space than this a writer that fails without a reason has run out of it."""
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` if the block succeeds.
-
-    The block may create a file or a folder there.  On any failure, Ctrl-C included, nothing is left behind.
-
-    Raises:
-        OutputError: the disk is full or the place cannot be written.
-    """
-    path = Path(path).absolute() if not Path(path).name else Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary = holder / path.name
-        yield temporary
-        _replace(temporary, path)
-    except ViewfoldError:
-        raise
-    except Exception as error:
-        code = _write_failure(error, path.parent)
-        if code is None:
-            raise
-        reason = os.strerror(code).lower()
-        raise OutputError(f"`{path}` cannot be written: {reason}. Free the space or name another place.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary.parent, ignore_errors=True)
-
-
-def _write_failure(error: Exception, folder: Path) -> int | None:
-    """Return why a block could not write, as an errno; None if the place is not to blame.
-
-    torch.save and safetensors report a full disk without an errno.
-    """
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno if error.errno in CANNOT_WRITE else None
-    if "os error 28" in str(error) or "No space left" in str(error):
-        return errno.ENOSPC
-    if isinstance(error, (OSError, RuntimeError)) and folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
-        return errno.ENOSPC
-    return None
-
-
-def check_output(path: str | Path, *, holds: str | None = None) -> None:
-    """Fail before the work if a result could not be put at `path`: a file, or a folder of names that match `holds`.
-
-    A folder is replaced whole; one that holds other names is refused, for they would be lost.
-
-    Raises:
-        OutputError: the place is taken by something else, or cannot be written.
-    """
-    path = Path(os.path.abspath(path))
-    reason = None
-    try:
-        above = next(folder for folder in path.parents if folder.exists())
-        if not above.is_dir():
-            reason = f"{above} is a file"
-        elif not os.access(above, os.W_OK | os.X_OK):
-            reason = f"there is no permission to write in {above}"
-        elif holds is None:
-            reason = "it is a folder" if path.is_dir() else None
-        elif path.is_dir():
-            others = sorted(entry.name for entry in path.iterdir() if not re.fullmatch(holds, entry.name))
-            if others:
-                more = ", ..." if len(others) > 3 else ""
-                reason = f"the folder holds other things, which would be lost ({', '.join(others[:3])}{more})"
-            elif Path.cwd().is_relative_to(path):
-                reason = "it is the folder that you are in"
-        elif path.exists():
-            reason = "it is a file"
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-    if reason is not None:
-        raise OutputError(f"`{path}` cannot be written: {reason}. Name another place.")
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    if temporary.is_dir() and path.is_dir():
-        retired = temporary.parent / "retired"
-        os.replace(path, retired)
-        os.replace(temporary, path)
-    else:
-        os.replace(temporary, path)
 
 
 def to_pil(rgb: Float[Tensor, "c h w"]) -> Image.Image:
@@ -241,7 +136,8 @@ class Views:
     """Pictures of one object from known cameras."""
 
     rgb: Float[Tensor, "v 3 h w"]
-    """sRGB in [0, 1], over whatever background the maker chose."""
+    """sRGB in [0, 1].  Without `alpha`: the pictures as they stand, over a ground of their own.  With it: the colour of
+    the object alone, straight as PNG files hold it, which `over` lays on a ground.  Never premultiplied."""
 
     cameras: Cameras
 
@@ -263,11 +159,23 @@ class Views:
     def __len__(self) -> int:
         return len(self.rgb)
 
+    def over(self, ground: float | Float[Tensor, "v 3"] = GROUND) -> Float[Tensor, "v 3 h w"]:
+        """Return opaque pictures: over a grey, or a colour a view, where `alpha` says how much of it is seen."""
+        if self.alpha is None:
+            return self.rgb
+        behind = ground[:, :, None, None] if isinstance(ground, Tensor) else ground
+        return self.rgb * self.alpha + behind * (1 - self.alpha)
+
+    def to(self, device: torch.device | str) -> Views:
+        """Return the same views on another device."""
+        alpha = None if self.alpha is None else self.alpha.to(device)
+        return replace(self, rgb=self.rgb.to(device), alpha=alpha, cameras=self.cameras.to(device))
+
     def save(self, folder: str | Path, *, turntable: bool = True) -> Path:
         """Write 000.png ..., contact.png, turntable.webp, transforms.json (nerfstudio's) and run.json, all or nothing.
 
-        Pictures are RGBA with straight alpha where `alpha` is known, and carry the record of provenance in `run`, if
-        there is one.  Returns the folder.
+        Pictures are RGBA where `alpha` is known, straight as `rgb` is; the sheet and the turntable show them over
+        `GROUND`.  They carry the record of provenance in `run`, if there is one.  Returns the folder.
 
         Raises:
             OutputError: the folder cannot be written, or holds other things than views.
@@ -276,15 +184,16 @@ class Views:
         record = self.run.get("provenance")
         fields, mark = picture_fields(record, suffix=".png"), payload(record)
         given = given_places(record)
+        opaque = self.over()
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)
             for index, picture in enumerate(pictures):
                 to_pil(picture).save(temporary / f"{index:03d}.png", **({} if index in given else fields))
-            contact_sheet(self.rgb, mark=mark).save(temporary / "contact.png", **fields)
+            contact_sheet(opaque, mark=mark).save(temporary / "contact.png", **fields)
             if turntable and len(self) > 1:
                 pace = max(2, len(self) / 4)
-                write_turntable(self.rgb, temporary / "turntable.webp", frames_per_second=pace, record=record)
+                write_turntable(opaque, temporary / "turntable.webp", frames_per_second=pace, record=record)
             (temporary / "transforms.json").write_text(json.dumps(self._transforms(), indent=1))
             (temporary / "run.json").write_text(json.dumps({"prompt": self.prompt, **self.run}, indent=1))
         return Path(folder)
@@ -327,20 +236,6 @@ class Views:
         run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
         alpha = stacked[:, 3:] if stacked.shape[1] == 4 else None
         return cls(rgb=stacked[:, :3], alpha=alpha, cameras=cameras, prompt=str(run.pop("prompt", "")), run=run)
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object of at most 16 MiB; AssetError names the file otherwise."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise AssetError(f"`{path}` must be smaller than {MAX_JSON_BYTES} bytes; got {path.stat().st_size}.")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AssetError(f"`{path}` cannot be read: {error}.") from error
-    if not isinstance(document, dict):
-        raise AssetError(f"`{path}` must hold a JSON object; got {type(document).__name__}.")
-    return document
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        from viewfold.image import CANNOT_WRITE
+        from viewfold.store import CANNOT_WRITE
 
         where = f"`{error.filename}` " if error.filename else ""
         code = OutputError.exit_code if error.errno in CANNOT_WRITE else 1

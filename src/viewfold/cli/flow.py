@@ -127,8 +127,9 @@ class Generate:
         )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
-        from viewfold.image import VIEW_FILES, Views, check_output
+        from viewfold.image import VIEW_FILES, Views
         from viewfold.pipeline import generate
+        from viewfold.store import check_output
 
         started = time.perf_counter()
         out = self.out or Path("out") / slug(self.prompt)
@@ -206,8 +207,9 @@ class Lift:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
         check_source(self.source)
         from viewfold.flow import lift
-        from viewfold.image import Views, check_output
+        from viewfold.image import Views
         from viewfold.lift.optimize import LiftSettings
+        from viewfold.store import check_output
 
         started = time.perf_counter()
         check_output(out)

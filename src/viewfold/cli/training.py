@@ -111,8 +111,8 @@ class Train:
             if folder is not None and not folder.is_dir():
                 raise InputError(f"`{name}` must be a folder of shards; got '{folder}'. Make it with `viewfold pack`.")
         loop = self._loop()
-        from viewfold.image import check_output
         from viewfold.pipeline.components import PARTS
+        from viewfold.store import check_output
         from viewfold.train.ranks import Ranks, local_device
 
         check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
@@ -128,9 +128,9 @@ class Train:
     def _train(self, device: Any, loop: Any, *, lead: bool) -> None:
         import torch
 
-        from viewfold.image import atomic_write
         from viewfold.model.digest import hash_tensors
         from viewfold.pipeline import load
+        from viewfold.store import atomic_write
         from viewfold.train.diffusion import train_diffusion
 
         model = load(self.model, device=device, dtype=torch.float32)  # whatever its size: small steps need it

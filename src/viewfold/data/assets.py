@@ -15,8 +15,8 @@ from pathlib import Path
 from viewfold.data.toybox import AUTHOR, LICENCE, Asset, Group, sample_toy
 from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
-from viewfold.image import atomic_write
 from viewfold.scene.interchange import to_trimesh
+from viewfold.store import atomic_write
 
 _CHUNK = 32
 """Assets per task of a worker process."""

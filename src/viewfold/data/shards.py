@@ -24,7 +24,8 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, FitError, InputError
-from viewfold.image import atomic_write, read_image, read_json
+from viewfold.image import read_image
+from viewfold.store import atomic_write, read_json
 
 SAMPLES_PER_SHARD = 512
 MAX_MEMBER_BYTES = 64 * 2**20

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from viewfold.errors import AssetError, InputError, WeightsError
-from viewfold.image import atomic_write, read_json
+from viewfold.store import atomic_write, read_json
 
 SIZE = 64
 """Pixels across and down of what the network sees; other sizes are resampled."""

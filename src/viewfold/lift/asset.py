@@ -14,7 +14,7 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.image import Views, atomic_write, write_turntable
+from viewfold.image import Views, write_turntable
 from viewfold.provenance import payload
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
@@ -23,6 +23,7 @@ from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.store import atomic_write
 from viewfold.watermark import embed
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")

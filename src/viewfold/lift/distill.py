@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from viewfold.errors import FitError
 from viewfold.guidance import compose, decompose, guide
 from viewfold.guidance import rescale as contrast
 from viewfold.lift.prior import Prior
@@ -45,9 +44,10 @@ def reconstruction_loss(
         guidance: classifier-free guidance scale.
         rescale: 0 to 1; how far the contrast of x0 is brought back to that of the conditional prediction alone.
 
+    What the prior returns is not looked at, for that would make the host wait: if it is not finite, the loss is not.
+
     Raises:
         InputError: `rescale` outside 0 to 1.
-        FitError: the prior returned something that is not finite.
     """
     level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
     noisy = compose(latents.detach(), noise, level)
@@ -97,10 +97,5 @@ def _predict(
     """Return the conditional and the unconditional noise from one call on [conditional; unconditional]."""
     twice = None if cameras is None else torch.cat([cameras, cameras])
     predicted = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), torch.cat([text, negative]), twice)
-    if not bool(torch.isfinite(predicted).all()):
-        raise FitError(
-            f"`prior` must return finite noise; got NaN or infinity at t = {t.tolist()}. "
-            "Check the weights, and use float32 if half precision overflows."
-        )
     conditional, unconditional = predicted.to(noisy).chunk(2)
     return conditional, unconditional

@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample, max_pool2d
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.errors import FitError
-from viewfold.image import Views
+from viewfold.image import GROUND, Views
 
 MIN_DISTANCE = 0.09
 """Colours nearer to the ground than this (Euclidean, sRGB) count as ground; a small VAE's noise is about 0.03."""
@@ -39,7 +39,7 @@ class Foreground:
     """Coverage of the object in each view."""
 
     background: Float[Tensor, "v 3"]
-    """The ground's colour, one per view."""
+    """The colour of the ground that `Views.over` shows the object on, one per view."""
 
     alpha: Float[Tensor, "v 1 h w"]
     """Coverage in [0, 1]; fractions at the outline."""
@@ -49,15 +49,15 @@ class Foreground:
 
 
 def find_foreground(views: Views) -> Foreground:
-    """Return the ground and the coverage of each view; known alpha is believed.
+    """Return the ground and the coverage of each view; known alpha is believed, and its ground is `GROUND`.
 
     Raises:
         FitError: a view shows no object, or nothing but the object.
     """
-    background = border_median(views.rgb)
     if views.alpha is not None:
-        alpha = views.alpha.float()
+        alpha, background = views.alpha.float(), views.rgb.new_full((len(views), 3), GROUND)
         return Foreground(background=background, alpha=alpha, certainty=torch.ones_like(alpha))
+    background = border_median(views.rgb)
     distance = (views.rgb - background[:, :, None, None]).norm(dim=1, keepdim=True)
     noise = border_pixels(distance).median(dim=-1).values.flatten()
     threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]
@@ -145,7 +145,7 @@ def estimate_cameras(
     Silhouettes leave the scale free; the distance is the one that frames an object of radius 0.5, so that only the
     perspective is searched.
     """
-    axis = torch.linspace(-0.6, 0.6, resolution)
+    axis = torch.linspace(-0.6, 0.6, resolution, device=foreground.alpha.device)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     best, best_score = views.cameras, -1.0
     for fov in fovs_deg:
@@ -173,7 +173,7 @@ def _explained(
     uv, _ = cameras.project(points[hull > 0.5])
     column = ((uv[..., 0] + 1) / 2 * cells).long().clamp(0, cells - 1)
     row = ((1 - uv[..., 1]) / 2 * cells).long().clamp(0, cells - 1)
-    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool)
+    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool, device=hull.device)
     hit.scatter_(1, row * cells + column, True)
     hit = hit.reshape(len(cameras), 1, cells, cells)
     return float((hit & coarse).sum() / coarse.sum().clamp_min(1))

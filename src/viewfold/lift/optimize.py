@@ -66,7 +66,10 @@ def lift(
     settings: LiftSettings | None = None,
     progress: Progress | None = None,
 ) -> Asset3D:
-    """Make a 3D object of a prompt.
+    """Make a 3D object of a prompt, where the model is: this is the one place that says where things of a lift lie.
+
+    Views come from anywhere, and are put on `model.device` with everything that is made of them.  What is returned is
+    on the CPU.
 
     Args:
         model: the prior that the field is distilled against.
@@ -79,7 +82,7 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them.
+        InputError: neither views nor a way to sample them, or views with NaN or infinity.
         FitError: no object in the views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
@@ -88,13 +91,11 @@ def lift(
         raise InputError("`views` must be given, or `sample` to make them; got neither.")
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
-    if views is not None and not bool(views.rgb.isfinite().all()):
-        raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
     settings = settings or LiftSettings()
     report = progress or (lambda stage, step, total: None)
     clock = _Clock()
     generator = torch.Generator().manual_seed(seed)
-    fitted, used_seed = _fit(views, sample, seed, settings, generator, report, clock)
+    fitted, used_seed = _fit(views, sample, seed, settings, generator, report, clock, device=model.device)
     with clock.stage("distil"):
         rollbacks = refine(
             fitted, model, prompt, settings=settings.distil, fit=settings.fit, generator=generator, progress=report
@@ -105,23 +106,24 @@ def lift(
             fitted.field,
             resolution=settings.mesh.resolution,
             max_faces=settings.mesh.faces,
-            device=fitted.field.grid.device,
+            device=model.device,
         )
     report("mesh", 1, 1)
     report("texture", 0, 1)
     with clock.stage("texture"):
-        field_cpu = fitted.field.to("cpu")
-        mesh = bake_texture(surface.mesh, field_cpu, size=settings.mesh.texture_size, max_faces=settings.mesh.faces)
+        field = fitted.field.to("cpu")  # the mesh and its texture are made there
+        mesh = bake_texture(surface.mesh, field, size=settings.mesh.texture_size, max_faces=settings.mesh.faces)
     report("texture", 1, 1)
     report("check", 0, 1)
     with clock.stage("check"):
+        kept = fitted.views.to("cpu")
         ground = fitted.foreground.background.mean(dim=0)
-        measured = measure_export(mesh, field_cpu, ground=ground, like=fitted.views.cameras.to("cpu"))
+        measured = measure_export(mesh, field, ground=ground, like=kept.cameras)
     report("check", 1, 1)
     return Asset3D(
         mesh=mesh,
-        field=field_cpu,
-        views=fitted.views,
+        field=field,
+        views=kept,
         prompt=prompt,
         report={
             **measured,
@@ -132,7 +134,7 @@ def lift(
             "threshold": round(surface.threshold, 3),
             "fit_loss": round(fitted.loss, 6),
             "rollbacks": rollbacks,
-            "fov_deg": round(float(fitted.views.cameras.fov_deg.mean()), 2),
+            "fov_deg": round(float(kept.cameras.fov_deg.mean()), 2),
             "seed": used_seed,
             "seconds": {name: round(spent, 2) for name, spent in clock.seconds.items()},
             "peak_memory_mib": peak_memory_mib(),
@@ -149,6 +151,8 @@ def _fit(
     generator: torch.Generator,
     report: Progress,
     clock: _Clock,
+    *,
+    device: torch.device,
 ) -> tuple[Reconstruction, int]:
     """Fit the views, or views sampled with the first seed that shows an object; return that seed too."""
     for attempt in range(seed, seed + MAX_SEEDS):
@@ -157,7 +161,9 @@ def _fit(
             assert sample is not None
             with clock.stage("generate"):
                 given = sample(attempt)
-        given = replace(given, rgb=given.rgb.detach().float())
+        if not bool(given.rgb.isfinite().all()):
+            raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
+        given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
             with clock.stage("fit"):
                 return reconstruct(given, settings=settings.fit, generator=generator, progress=report), attempt

@@ -8,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """A frozen multi-view diffusion model over latents, seen through the four calls that distillation makes."""
+    """A frozen multi-view diffusion model over latents, seen through the calls that distillation makes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes, and so where whoever starts a flow puts all that goes in."""
+        ...
 
     @property
     def image_size(self) -> int:

@@ -92,7 +92,7 @@ def reconstruct(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Fit a grid to views of one object on a plain ground.
+    """Fit a grid to views of one object on a plain ground, where the views are.
 
     Raises:
         FitError: no object in a view, views that share no volume, or a fit that diverged.
@@ -102,7 +102,8 @@ def reconstruct(
     foreground = find_foreground(views)
     if settings.estimate_cameras:
         views = replace(views, cameras=estimate_cameras(views, foreground))
-    size, loss = views.rgb.shape[-1], float("nan")
+    size, total = views.rgb.shape[-1], views.rgb.new_zeros(())
+    photometric = total
     field = hull_field(views, foreground, resolution=max(8, settings.resolution // 2))
     n_coarse = round(COARSE_SHARE * settings.steps)
     for first, last, shrink in ((0, n_coarse, 2), (n_coarse, settings.steps, 1)):
@@ -115,6 +116,7 @@ def reconstruct(
             progress("fit", step, settings.steps)
             if step % OCCUPANCY_EVERY == 0:
                 occupancy = OccupancyGrid.of(field)
+                _check(total, step)
             photometric = target.loss(
                 field, n_samples=settings.samples // shrink, occupancy=occupancy, settings=settings, generator=generator
             )
@@ -122,11 +124,20 @@ def reconstruct(
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-            loss = float(photometric.detach())
-            if not loss < float("inf"):
-                raise FitError(f"the fit must stay finite; its loss became {loss} at step {step}. Try another seed.")
+    _check(total, settings.steps)
     progress("fit", settings.steps, settings.steps)
-    return Reconstruction(field=field, views=views, foreground=foreground, loss=loss)
+    return Reconstruction(field=field, views=views, foreground=foreground, loss=float(photometric.detach()))
+
+
+def _check(loss: Tensor, step: int) -> None:
+    """Refuse a loss that is not finite; asked every few steps, because the host has to wait for it.
+
+    A field of NaN renders as nothing at all, which is finite; the area of its surface, in `loss`, is not.
+    """
+    if not float(loss.detach()) < float("inf"):
+        raise FitError(
+            f"the fit must stay finite; its loss was {float(loss.detach())} by step {step}. Try another seed."
+        )
 
 
 def shape_loss(field: GridField, settings: FitSettings) -> Float[Tensor, ""]:
@@ -142,6 +153,8 @@ class Target:
     """Pictures, coverage and cameras at one size, ready to be compared with renders."""
 
     rgb: Float[Tensor, "v 3 h w"]
+    """Opaque, over `background`."""
+
     alpha: Float[Tensor, "v 1 h w"]
     certainty: Float[Tensor, "v 1 h w"]
     background: Float[Tensor, "v 3"]
@@ -155,7 +168,7 @@ class Target:
             return pictures if pictures.shape[-1] == size else interpolate(pictures, size=(size, size), mode="area")
 
         return cls(
-            rgb=shrink(views.rgb),
+            rgb=shrink(views.over(foreground.background)),
             alpha=shrink(foreground.alpha),
             certainty=shrink(foreground.certainty),
             background=foreground.background,
@@ -180,7 +193,7 @@ class Target:
             occupancy=occupancy,
             generator=generator,
         )
-        ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator)
+        ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator).to(self.rgb)
         expected = self.rgb + (1 - self.alpha) * (ground - self.background[:, :, None, None])
         color = (self.certainty * (rendered.over(ground) - expected).square()).mean()
         coverage = (self.certainty * (rendered.alpha - self.alpha).square()).mean()
@@ -193,14 +206,14 @@ def hull_field(views: Views, foreground: Foreground, *, resolution: int) -> Grid
     Raises:
         FitError: the silhouettes share no volume.
     """
-    points = lattice(resolution)
+    points = lattice(resolution, device=views.rgb.device)
     known = torch.where(foreground.certainty < 1, torch.ones_like(foreground.alpha), foreground.alpha)
     hull = visual_hull(known, views.cameras, points)
     if float(hull.max()) < 0.5:
         raise FitError(
             "`views` must show one object from their cameras; the silhouettes share no volume. Try a new seed."
         )
-    color = _facing_color(views, points).clamp(0.02, 0.98).logit()
+    color = _facing_color(views.over(foreground.background), views.cameras, points).clamp(0.02, 0.98).logit()
     density = LOGIT_OUTSIDE + (LOGIT_INSIDE - LOGIT_OUTSIDE) * hull
     field = GridField(resolution=resolution, blob_radius=0)
     grid = torch.cat([density[:, None], color], dim=1).T.reshape(1, 4, resolution, resolution, resolution)
@@ -208,10 +221,12 @@ def hull_field(views: Views, foreground: Foreground, *, resolution: int) -> Grid
     return field
 
 
-def _facing_color(views: Views, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+def _facing_color(
+    rgb: Float[Tensor, "v 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
+) -> Float[Tensor, "p 3"]:
     """Return the views' colours at points, each view weighted by how squarely it faces that side of the object."""
-    colors = sample_pictures(views.rgb, views.cameras, points)
-    toward = torch.nn.functional.normalize(views.cameras.position, dim=-1)
+    colors = sample_pictures(rgb, cameras, points)
+    toward = torch.nn.functional.normalize(cameras.position, dim=-1)
     outward = torch.nn.functional.normalize(points, dim=-1)
     weight = torch.einsum("vi,pi->vp", toward, outward).clamp_min(0).pow(4) + 1e-4
     return torch.einsum("vp,vpc->pc", weight / weight.sum(dim=0), colors)

@@ -19,7 +19,7 @@ from viewfold.lift.prior import Prior
 from viewfold.lift.reconstruct import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
 from viewfold.lift.schedule import Anneal, NoiseRange
 from viewfold.scene.field import GridField
-from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.scene.volume import OccupancyGrid, intersect_sphere, render_volume
 
 MAX_ROLLBACKS = 3
 """After so many returns to a good state the distillation ends: in an error if NaN was the reason."""
@@ -32,6 +32,12 @@ PHOTOMETRIC_EVERY = 3
 
 EMPTY_BELOW, FULL_ABOVE = 0.25, 2.5
 """Coverage, as a multiple of the silhouettes', beyond which the field counts as collapsed."""
+
+THIN_COVERAGE = 0.5
+"""Less coverage than this is no sign of a full field: what is thin from one side is broad from another."""
+
+FULL_SHARE = 0.6
+"""A field that fills this share of what the silhouettes left free counts as collapsed in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,10 @@ class DistilSettings:
     """Range of noise levels at the first step, as fractions of the schedule; low ones keep the shape of the fit."""
 
     noise_at_end: tuple[float, float] = (0.02, 0.30)
-    """Range of noise levels at the last step; both ends move in straight lines, as MVDream's do."""
+    """Range of noise levels at the last step of the anneal; both ends move in straight lines, as MVDream's do."""
+
+    anneal_steps: int | None = None
+    """Steps over which the noise levels move, constant afterwards; None: all steps (MVDream: 8,000 of 10,000)."""
 
     views: int = 4
     """Cameras of a step, spread evenly around the object, as the prior was trained."""
@@ -84,6 +93,8 @@ class DistilSettings:
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")
+        if self.anneal_steps is not None and self.anneal_steps < 0:
+            raise InputError(f"`anneal_steps` must not be negative; got {self.anneal_steps}.")
         for name in ("noise_at_start", "noise_at_end"):
             low, high = getattr(self, name)
             if not 0 <= low <= high < 1:
@@ -93,9 +104,9 @@ class DistilSettings:
     def noise(self) -> NoiseRange:
         """The range of noise levels over the run."""
         (low, high), (last_low, last_high) = self.noise_at_start, self.noise_at_end
+        steps = self.steps if self.anneal_steps is None else self.anneal_steps
         return NoiseRange(
-            low=Anneal(start=low, end=last_low, steps=self.steps),
-            high=Anneal(start=high, end=last_high, steps=self.steps),
+            low=Anneal(start=low, end=last_low, steps=steps), high=Anneal(start=high, end=last_high, steps=steps)
         )
 
 
@@ -122,37 +133,46 @@ def refine(
     views, foreground = reconstruction.views, reconstruction.foreground
     device = grid.grid.device
     text = prior.embed([prompt, settings.negative])
+    lens = float(views.cameras.fov_deg.mean()), float(views.cameras.position.norm(dim=-1).mean())
     target = Target.of(views, foreground, size=min(prior.image_size, views.rgb.shape[-1]))
     ground = foreground.background.mean(dim=0)
     noise, decay = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps)
-    guard = Guard(grid, coverage=float(foreground.alpha.mean()), learning_rate=settings.learning_rate)
+    coverage, most = float(foreground.alpha.mean()), largest_coverage(*lens)
+    guard = Guard(grid, coverage=coverage, most=most, learning_rate=settings.learning_rate)
     occupancy = OccupancyGrid.of(grid, device=device)
     for step in range(settings.steps):
         progress("distil", step, settings.steps)
         if step % OCCUPANCY_EVERY == 0:
             occupancy = OccupancyGrid.of(grid, device=device)
-        cameras = _draw_cameras(views.cameras, settings, generator)
+        cameras = _draw_cameras(*lens, settings, generator)
         rendered = render_volume(
-            grid, cameras, size=prior.image_size, n_samples=settings.samples, occupancy=occupancy, generator=generator
+            grid,
+            cameras.to(device),
+            size=prior.image_size,
+            n_samples=settings.samples,
+            occupancy=occupancy,
+            generator=generator,
         )
         latents = prior.encode(rendered.over(ground))[None]
-        loss = reconstruction_loss(
+        t = noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator)
+        distilled = reconstruction_loss(
             latents,
             prior=prior,
             text=text[:1],
             negative=text[1:],
-            cameras=cameras.code()[None],
-            t=noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator).to(device),
+            cameras=cameras.code()[None].to(device),
+            t=t.to(device),
             noise=torch.randn(latents.shape, generator=generator).to(latents),
             guidance=settings.guidance,
             rescale=settings.rescale,
         )
-        loss = loss / latents[0, 0].numel() + shape_loss(grid, fit)
+        loss = distilled / latents[0, 0].numel() + shape_loss(grid, fit)
         if step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
             loss = loss + settings.photometric_weight * target.loss(
                 grid, n_samples=settings.samples, occupancy=occupancy, settings=fit, generator=generator
             )
-        if not guard.step(loss, coverage=float(rendered.alpha.detach().mean()), decay=decay.at(step)):
+        if not guard.step(loss, coverage=rendered.alpha.detach().mean(), decay=decay.at(step)):
+            _blame_prior(rendered.rgb, latents, distilled, t)
             if guard.rollbacks > MAX_ROLLBACKS:
                 break
             occupancy = OccupancyGrid.of(grid, device=device)
@@ -161,7 +181,41 @@ def refine(
     return guard.rollbacks
 
 
-def _draw_cameras(like: Cameras, settings: DistilSettings, generator: torch.Generator | None) -> Cameras:
+def _blame_prior(pictures: Tensor, latents: Tensor, distilled: Tensor, t: Tensor) -> None:
+    """Say so if a step failed because the prior turned finite pictures into something that is not finite.
+
+    Asked after a step has failed, so that no other step has to wait for the answer.
+    """
+    advice = "Check the weights, and use float32 if half precision overflows."
+    if not bool(pictures.detach().isfinite().all()):
+        return
+    if not bool(latents.detach().isfinite().all()):
+        raise FitError(f"`prior` must encode pictures to finite latents; its VAE gave NaN or infinity. {advice}")
+    if not bool(distilled.detach().isfinite()):
+        raise FitError(f"`prior` must return finite noise; got NaN or infinity at t = {t.tolist()}. {advice}")
+
+
+def largest_coverage(fov_deg: float, distance: float) -> float:
+    """Return the share of a picture that a field can fill at all: the sphere that is rendered."""
+    origins, directions = Cameras.orbit(1, fov_deg=fov_deg, distance=distance).rays(64)
+    near, far = intersect_sphere(origins.reshape(-1, 3), directions.reshape(-1, 3))
+    return float((far > near).float().mean())
+
+
+def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float]:
+    """Return the least and the greatest coverage of a healthy field whose silhouettes cover `coverage`.
+
+    The greatest is a multiple of the silhouettes', at least `THIN_COVERAGE`, and never so much that a field which fills
+    the most that it can, `most`, would pass.
+    """
+    free = max(most - coverage, 0.0)
+    greatest = min(max(FULL_ABOVE * coverage, THIN_COVERAGE), coverage + FULL_SHARE * free)
+    return EMPTY_BELOW * coverage, greatest
+
+
+def _draw_cameras(
+    fov_deg: float, distance: float, settings: DistilSettings, generator: torch.Generator | None
+) -> Cameras:
     """Spread cameras around the object at a random azimuth and elevation, with the views' own lens and distance."""
     low, high = settings.elevation_deg
     azimuth, elevation = torch.rand(2, generator=generator).tolist()
@@ -169,9 +223,9 @@ def _draw_cameras(like: Cameras, settings: DistilSettings, generator: torch.Gene
         settings.views,
         elevation_deg=low + (high - low) * elevation,
         azimuth_deg=360 * azimuth,
-        fov_deg=float(like.fov_deg.mean()),
-        distance=float(like.position.norm(dim=-1).mean()),
-    ).to(like.fov_deg.device)
+        fov_deg=fov_deg,
+        distance=distance,
+    )
 
 
 class Guard:
@@ -179,29 +233,29 @@ class Guard:
 
     SAVE_EVERY = 10
 
-    def __init__(self, grid: GridField, *, coverage: float, learning_rate: float) -> None:
-        """Watch `grid`; `coverage` is the share of a picture that a healthy field fills."""
-        self.grid, self.coverage, self.learning_rate = grid, coverage, learning_rate
+    def __init__(self, grid: GridField, *, coverage: float, learning_rate: float, most: float = 1.0) -> None:
+        """Watch `grid`; `coverage` is the share of a picture that a healthy field fills, `most` what any field can."""
+        self.grid, self.learning_rate = grid, learning_rate
+        self.limits = collapse_limits(coverage, most=most)
         self.rollbacks = 0
         self._steps = 0
         self._good: Tensor = grid.grid.detach().clone()
         self._optimizer = self._fresh_optimizer()
 
-    def step(self, loss: Tensor, *, coverage: float, decay: float = 1.0) -> bool:
+    def step(self, loss: Tensor, *, coverage: float | Tensor, decay: float = 1.0) -> bool:
         """Descend once; return False if the field went back to its last good state instead.
 
         `coverage` is the mean alpha of the render that `loss` was computed from: it judges the state before the step.
-        `decay` multiplies the learning rate.
+        `decay` multiplies the learning rate.  The host waits for the device once.
 
         Raises:
             FitError: NaN again after `MAX_ROLLBACKS` returns.
         """
         self._optimizer.zero_grad()
         loss.backward()
-        gradient = self.grid.grid.grad
-        finite = bool(torch.isfinite(loss.detach())) and gradient is not None and bool(torch.isfinite(gradient).all())
-        healthy = EMPTY_BELOW * self.coverage <= coverage <= max(FULL_ABOVE * self.coverage, 0.5)
-        if not (finite and healthy):
+        finite, share = self._look(loss.detach(), coverage)
+        lowest, highest = self.limits
+        if not (finite and lowest <= share <= highest):
             self._roll_back()
             if not finite and self.rollbacks > MAX_ROLLBACKS:
                 raise FitError(
@@ -218,6 +272,14 @@ class Guard:
             self.grid.grid[:, :1].clamp_(LOWEST_LOGIT, HIGHEST_LOGIT)
         self._steps += 1
         return True
+
+    def _look(self, loss: Tensor, coverage: float | Tensor) -> tuple[bool, float]:
+        """Return whether loss and gradient are finite, and the coverage, in one trip from the device."""
+        gradient = self.grid.grid.grad
+        finite = loss.isfinite() if gradient is None else loss.isfinite() & gradient.isfinite().all()
+        share = torch.as_tensor(coverage, dtype=torch.float32, device=loss.device)
+        seen, share = torch.stack([finite.float(), share]).tolist()
+        return bool(seen) and gradient is not None, share
 
     def finish(self) -> None:
         """Undo the last steps if they left something that is not finite."""

@@ -1,13 +1,14 @@
 """What a plausible field looks like, one formula each; all are means, so that weights do not depend on sizes.
 
-Knows tensors only: a density grid, or what a renderer returned.
+Knows tensors only: a density grid, or what a renderer returned, pictures and samples.
 """
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from viewfold.scene.rendering import RaySamples
 
 
 def total_variation(grid: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
@@ -35,11 +36,13 @@ def sparsity(alpha: Float[Tensor, "v 1 h w"]) -> Float[Tensor, ""]:
     return (alpha.square() + 0.01).sqrt().mean()
 
 
-def orientation(normal: Float[Tensor, "v 3 h w"], rays: Float[Tensor, "v h w 3"]) -> Float[Tensor, ""]:
-    """Return the mean squared cosine of normals that point away from the camera along the ray.
+def orientation(samples: RaySamples) -> Float[Tensor, ""]:
+    """Return the mean over rays of what they see of surfaces that turn their back: sum_i w_i max(0, n_i . d)^2.
 
-    `normal` is premultiplied by coverage and is not flipped towards the camera; `rays` are unit directions away from
-    the camera.  Source: Ref-NeRF, equation 11.  Opt in: it helps analytic normals only.
+    Summed per sample, before compositing: a normal that looks away is not excused by one behind it that does not.
+    Weights are held constant, so that only normals turn.  `render_volume(..., normals=True)` returns the samples.
+    Source: Ref-NeRF, equation 11; constant weights and the mean over rays that hit something as in threestudio.  Opt
+    in: it helps analytic normals only.
     """
-    cosine = torch.einsum("vchw,vhwc->vhw", normal, rays)
-    return cosine.clamp_min(0).square().mean()
+    away = (samples.normal * samples.direction).sum(dim=-1).clamp_min(0)
+    return (samples.weight.detach() * away.square()).sum() / max(samples.n_rays, 1)

@@ -137,8 +137,8 @@ def is_offline() -> bool:
 
 
 def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: Report) -> None:
-    from viewfold.image import atomic_write
     from viewfold.model.weights import convert
+    from viewfold.store import atomic_write
 
     release, origin = RELEASES[name], source(path)
     size, digest = path.stat().st_size, _digest(path, report)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from viewfold.errors import PromptError
+from viewfold.errors import FitError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,30 +63,43 @@ class TextEncoder:
         """Return the token states of each prompt, in the network's type and on its device.
 
         The empty string is allowed: it is the unconditional text.  What does not fit into `n_tokens` is cut (`check`
-        says what).  Each prompt is encoded alone, so its states do not depend on the batch.  Where the network masks
-        padding, the states of the padding are zero.
+        says what).  Prompts of the same number of tokens are read in one call of the network (all of them, where it is
+        fed padding), so that a prompt's states do not depend on what it is read with, but for rounding.  Where the
+        network masks padding, the states of the padding are zero.
 
         Raises:
             PromptError: no prompt, or one that is too long to read.
+            FitError: the network's states are not finite.
         """
         if isinstance(prompts, str):
             raise PromptError(f"`prompts` must be a list; got the string {prompts[:40]!r}. Put it in a list.")
         if not prompts:
             raise PromptError("`prompts` must hold at least one prompt; got none. Give [''] for no text.")
-        return torch.cat([self._encode(clean(prompt)) for prompt in prompts])
-
-    def _encode(self, prompt: str) -> Float[Tensor, "1 n d"]:
-        padding = "do_not_pad" if self.masks_padding else "max_length"
         code = self.tokenizer(
-            prompt,
-            padding=padding,
+            [clean(prompt) for prompt in prompts],
+            padding="do_not_pad" if self.masks_padding else "max_length",
             truncation=True,
             max_length=self.n_tokens,
             split_special_tokens=True,  # a typed "!", which SD 2.1 pads with, is a word; a typed mark ends nothing
-            return_tensors="pt",
         )
-        states = self.network(code["input_ids"].to(self.network.device)).last_hidden_state
-        # Alone and unpadded, a masked network gives what it gives beside padding, for less work.
+        alike: dict[int, list[int]] = {}
+        for place, ids in enumerate(code["input_ids"]):
+            alike.setdefault(len(ids), []).append(place)
+        states: dict[int, Tensor] = {}
+        for places in alike.values():
+            read = self._read([code["input_ids"][place] for place in places])
+            states |= dict(zip(places, read, strict=True))
+        found = torch.stack([states[place] for place in range(len(prompts))])
+        if not bool(found.isfinite().all()):
+            raise FitError(
+                "`text_encoder` must give finite states; got NaN or infinity. Check its weights, and use float32 or "
+                "bfloat16 if float16 overflows."
+            )
+        return found
+
+    def _read(self, ids: list[list[int]]) -> Float[Tensor, "b n d"]:
+        """Read prompts of one length; alone and unpadded, a masked network gives what it gives beside padding."""
+        states = self.network(torch.tensor(ids, device=self.network.device)).last_hidden_state
         return torch.nn.functional.pad(states, (0, 0, 0, self.n_tokens - states.shape[1]))
 
     def check(self, prompt: str) -> list[str]:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import InputError, WeightsError
-from viewfold.image import atomic_write, check_output
 from viewfold.model.checkpoint import SUFFIXES, read_checkpoint
 from viewfold.model.clip import padding
 from viewfold.model.defaults import released_defaults
@@ -25,6 +24,7 @@ from viewfold.model.keymap import read_unet_layout, refuse_image_prompt, shapes_
 from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
 from viewfold.model.silence import quiet
 from viewfold.model.tokenizer import clip_tokenizer
+from viewfold.store import atomic_write, check_output
 
 if TYPE_CHECKING:
     from viewfold.model.unet import MultiViewUNet

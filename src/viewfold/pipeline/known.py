@@ -16,7 +16,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.image import Views
+from viewfold.image import GROUND, Views
 from viewfold.pipeline.sampler import Sampler, draw
 
 SAME_CAMERA = 1e-3
@@ -28,9 +28,6 @@ FRESH_NOISE = 1.0
 
 VIEWS_AT_ONCE = 16
 """Pictures that are encoded in one call; bounds memory, changes nothing else."""
-
-GROUND = 0.5
-"""Grey that pictures with alpha are laid over: the ground of the shipped model's training pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +110,7 @@ def _join(given: Cameras, cameras: Cameras) -> tuple[Cameras, tuple[int, ...]]:
 
 def _opaque(views: Views, *, size: int) -> Float[Tensor, "n 3 s s"]:
     """Return opaque pictures of the model's size; those that are so already come back unchanged."""
-    rgb = views.rgb if views.alpha is None else views.rgb * views.alpha + GROUND * (1 - views.alpha)
+    rgb = views.over(GROUND)
     if rgb.shape[-2] != rgb.shape[-1]:
         raise InputError(f"`given` must hold square pictures; got {rgb.shape[-1]} x {rgb.shape[-2]} pixels. Crop them.")
     if rgb.shape[-1] == size:

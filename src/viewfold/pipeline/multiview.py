@@ -83,11 +83,17 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> MultiViewPipeline:
         """Read a folder that `save_pretrained` wrote; parts given by name are used instead of the folder's.
 
+        Networks that are read are frozen: `requires_grad_(True)` on those that are to be trained.
+
         Raises:
             WeightsError: the folder or a part of it is missing, damaged or does not fit.
         """
         components = {**asdict(read_defaults(folder)), **components}
-        return cls(**read_components(folder, dtype=torch_dtype, given=components), **components)
+        read = read_components(folder, dtype=torch_dtype, given=components)
+        for part in read.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False)  # or distillation computes and keeps gradients of weights that nobody reads
+        return cls(**read, **components)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write a folder that `from_pretrained` reads; options as diffusers' (`max_shard_size`, ...)."""
@@ -232,6 +238,16 @@ class MultiViewPipeline(DiffusionPipeline):
         return Defaults(**{field.name: self.config[field.name] for field in fields(Defaults)})
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks compute, though offloaded ones lie elsewhere until they are called."""
+        for part in self.components.values():
+            for module in part.modules() if hasattr(part, "_hf_hook") else ():
+                place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+                if place is not None:
+                    return torch.device(place)
+        return super().device
+
+    @property
     def image_size(self) -> int:
         """Edge of the square pictures that the model was trained on, in pixels."""
         shrink = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
@@ -275,11 +291,21 @@ class MultiViewPipeline(DiffusionPipeline):
         return (latents.float() - self._shift) * self._scale
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 3 h w"]:
-        """Return sRGB pictures in [0, 1] of normalised latents."""
+        """Return sRGB pictures in [0, 1] of normalised latents.
+
+        Raises:
+            FitError: they are not finite.
+        """
         latents = (latents.float() / self._scale + self._shift).to(self.vae.dtype)
         at_once = max(1, PIXELS_AT_ONCE // self.image_size**2)
         pictures = [self.vae.decode(some, return_dict=False)[0].float() for some in latents.split(at_once)]
-        return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
+        rgb = torch.cat(pictures) / 2 + 0.5
+        if not bool(rgb.isfinite().all()):
+            raise FitError(
+                "`vae` must decode to finite pictures; got NaN or infinity. Check its weights, and use float32 or "
+                "bfloat16 if float16 overflows."
+            )
+        return rgb.clamp(0, 1)
 
     def predict_noise(
         self,

@@ -23,10 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.image import atomic_write
 from viewfold.provenance import comment, glb_asset, picture_fields
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
+from viewfold.store import atomic_write
 
 _NORMAL_STEPS = 500
 """Corners of a vertex whose normals agree to one part in 500 share one vertex of the file."""

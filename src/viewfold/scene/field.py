@@ -10,6 +10,7 @@ because the renderer never asks for it.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,6 +46,15 @@ class Field(Protocol):
 
     def __call__(self, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]:
         """Return the density per unit length and the sRGB colour in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A field that can say how dense it is at most, so that empty space is skipped and nothing else."""
+
+    def peak_density(self, n_cells: int, *, radius: float) -> Float[Tensor, "z y x"]:
+        """Return no less than the largest density in each of `n_cells`^3 equal cells of [-radius, radius]^3."""
         ...
 
 
@@ -94,6 +104,31 @@ class GridField(nn.Module):
         """Return the density per unit length and the sRGB colour in [0, 1] at world points."""
         logits = _interpolate(self.grid, points)
         return self._activate(logits[:, 0], points), logits[:, 1:].sigmoid()
+
+    @torch.no_grad()
+    def peak_density(self, n_cells: int, *, radius: float) -> Float[Tensor, "z y x"]:
+        """Return no less than the largest density in each cell, and little more; see `Bounded`.
+
+        An axis at a time, the logit's maximum along a piece of a line is at its ends or at a node between them.  To
+        take it before the other axes are interpolated can only raise it.
+        """
+        peak = self.grid[0, 0]
+        for axis in range(3):
+            peak = self._peak_along(peak, axis, n_cells, radius)
+        return DENSITY_SCALE * functional.softplus(peak)
+
+    def _peak_along(self, values: Float[Tensor, "z y x"], axis: int, n_cells: int, radius: float) -> Tensor:
+        """Return the maximum in each cell along one axis of values that are interpolated between nodes there."""
+        edge = torch.linspace(-radius, radius, n_cells + 1, dtype=torch.float64)
+        edge = ((edge / BOX_RADIUS + 1) / 2 * (self.resolution - 1)).clamp(0, self.resolution - 1)  # in nodes
+        low, high = edge[:-1, None], edge[1:, None]
+        between = low.floor() + torch.arange(1, math.ceil(float((high - low).max())) + 1)
+        place = torch.cat([low, torch.minimum(between, high), high], dim=1)  # cells x places
+        lower = place.floor().clamp(max=self.resolution - 2)
+        share = (place - lower).flatten().reshape(-1, *[1] * (2 - axis)).to(values)
+        node = lower.long().flatten().to(values.device)
+        found = torch.lerp(values.index_select(axis, node), values.index_select(axis, node + 1), share)
+        return found.unflatten(axis, (n_cells, -1)).amax(dim=axis + 1)
 
     def upsample(self, resolution: int) -> None:
         """Interpolate onto a grid of another resolution, in place: coarse to fine.

@@ -11,6 +11,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class RaySamples:
+    """The samples of all rays that a volume's picture was composited from, without those that no light reaches."""
+
+    weight: Float[Tensor, "p"]
+    """Share of its pixel; a ray's weights sum to the pixel's alpha."""
+
+    normal: Float[Tensor, "p 3"]
+    """Unit, world frame, away from the dense side; not turned towards the camera."""
+
+    direction: Float[Tensor, "p 3"]
+    """Unit, away from the camera."""
+
+    n_rays: int
+    """How many rays have a sample."""
+
+    def to(self, device: torch.device | str) -> RaySamples:
+        """Return the same samples on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("weight", "normal", "direction")}
+        return RaySamples(**moved, n_rays=self.n_rays)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Rendering:
     """Pictures of a scene, one per camera; row 0 is the top."""
 
@@ -26,6 +48,9 @@ class Rendering:
     normal: Float[Tensor, "v 3 h w"]
     """World-frame normal, facing the camera, premultiplied by alpha."""
 
+    samples: RaySamples | None = None
+    """What a volume with normals was composited from; for losses that are sums over samples."""
+
     def over(self, background: float | Sequence[float] | Tensor) -> Float[Tensor, "v 3 h w"]:
         """Return the pictures over a background: a grey, a colour of 3 numbers, or images "3 h w" or "v 3 h w"."""
         behind = torch.as_tensor(background, dtype=self.rgb.dtype, device=self.rgb.device)
@@ -40,4 +65,5 @@ class Rendering:
             alpha=self.alpha.to(device),
             depth=self.depth.to(device),
             normal=self.normal.to(device),
+            samples=None if self.samples is None else self.samples.to(device),
         )

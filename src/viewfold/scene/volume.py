@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.scene.field import Field, lattice
-from viewfold.scene.rendering import Rendering
+from viewfold.scene.field import Bounded, Field, lattice
+from viewfold.scene.rendering import RaySamples, Rendering
 
 SCENE_RADIUS = 0.55
 """Rays are sampled inside this sphere about the origin: the object's radius of 0.5 and a margin."""
@@ -51,13 +51,18 @@ class OccupancyGrid:
         dilation: int = 1,
         device: torch.device | str = "cpu",
     ) -> OccupancyGrid:
-        """Evaluate a field at the corners of all cells; refresh every ten or twenty steps of an optimisation.
+        """Find the cells where a field may be dense; refresh every ten or twenty steps of an optimisation.
 
-        `dilation` cells about everything found stay open, so that a surface can grow into them between two snapshots.
+        A `Bounded` field says itself, where it lies, so that nothing is lost however fine it is.  Any other is asked on
+        `device` at the corners of all cells, and what is thinner than a cell may slip between them.  `dilation` cells
+        about everything found stay open, so that a surface can grow into them between two snapshots.
         """
-        nodes = resolution + 1
-        density = field.density(lattice(nodes, radius=SCENE_RADIUS, device=device)).reshape(1, 1, nodes, nodes, nodes)
-        peak = functional.max_pool3d(density, kernel_size=2, stride=1)
+        if isinstance(field, Bounded):
+            peak = field.peak_density(resolution, radius=SCENE_RADIUS)[None, None]
+        else:
+            nodes = resolution + 1
+            density = field.density(lattice(nodes, radius=SCENE_RADIUS, device=device))
+            peak = functional.max_pool3d(density.reshape(1, 1, nodes, nodes, nodes), kernel_size=2, stride=1)
         peak = functional.max_pool3d(peak, kernel_size=2 * dilation + 1, stride=1, padding=dilation)
         return cls(cells=peak[0, 0] > threshold)
 
@@ -132,7 +137,8 @@ def render_volume(
         n_samples: across the sphere's diameter; every ray uses the same step of 1.1 / n_samples.
         occupancy: cells outside which the field is not asked; None asks everywhere.
         generator: draws the place of each sample in its step, which makes the optical depth unbiased; None: the middle.
-        normals: also render normals, for four more evaluations of density a sample; otherwise they are zero.
+        normals: also render normals, for four more evaluations of density a sample, and return the samples; otherwise
+            they are zero.
 
     Returns:
         Colour and normals premultiplied; depth along the camera's axis, expected over what the ray hit, 0 where it hit
@@ -162,10 +168,10 @@ def render_volume(
     )
     forward = -cameras.world_from_camera[:, :3, 2].repeat_interleave(size * size, dim=0)
     cosine = (directions * forward).sum(dim=-1)[hit]
-    ray, channels = _shade(field, packed, delta, cosine, normals=normals)
+    ray, channels, samples = _shade(field, packed, delta, cosine, directions[hit], normals=normals)
     image = origins.new_zeros(origins.shape[0], 8).index_copy(0, hit[ray], channels)
     image = image.reshape(len(cameras), size, size, 8).permute(0, 3, 1, 2)
-    return Rendering(rgb=image[:, :3], alpha=image[:, 3:4], depth=image[:, 4:5], normal=image[:, 5:])
+    return Rendering(rgb=image[:, :3], alpha=image[:, 3:4], depth=image[:, 4:5], normal=image[:, 5:], samples=samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +214,23 @@ def _march(
     slot = keep.cumsum(dim=1)[ray, place] - 1
 
     density = _padded(field.density(points), ray, slot, near.shape[0])
-    seen = composite(density, delta)[1][ray, slot] > MIN_TRANSMITTANCE
+    seen = (composite(density, delta)[1][ray, slot] > MIN_TRANSMITTANCE).nonzero()[:, 0]
     return _Samples(ray=ray[seen], slot=slot[seen], distance=distance[seen], points=points[seen])
 
 
 def _shade(
-    field: Field, samples: _Samples, delta: float, cosine: Float[Tensor, "r"], *, normals: bool
-) -> tuple[Int[Tensor, "q"], Float[Tensor, "q 8"]]:
-    """Composite colour, alpha, expected depth and normals; return the rays that saw anything and their channels."""
+    field: Field,
+    samples: _Samples,
+    delta: float,
+    cosine: Float[Tensor, "r"],
+    directions: Float[Tensor, "r 3"],
+    *,
+    normals: bool,
+) -> tuple[Int[Tensor, "q"], Float[Tensor, "q 8"], RaySamples | None]:
+    """Composite colour, alpha, expected depth and normals.
+
+    Returns the rays that saw anything, their channels, and with normals the samples.
+    """
     ray, rank = torch.unique_consecutive(samples.ray, return_inverse=True)
     density, rgb = field(samples.points)
     weight = composite(_padded(density, rank, samples.slot, ray.shape[0]), delta)[0][rank, samples.slot][:, None]
@@ -224,7 +239,10 @@ def _shade(
     channels = weight * torch.cat([rgb, torch.ones_like(depth)[:, None], depth[:, None], normal], dim=-1)
     total = channels.new_zeros(ray.shape[0], 8).index_add(0, rank, channels)
     mean_depth = total[:, 4:5] / total[:, 3:4].clamp(min=1e-6)
-    return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1)
+    kept = None
+    if normals:
+        kept = RaySamples(weight=weight[:, 0], normal=normal, direction=directions[samples.ray], n_rays=len(ray))
+    return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1), kept
 
 
 def _padded(

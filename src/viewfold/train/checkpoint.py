@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, distributed
 
 from viewfold.errors import InputError, ViewfoldError, WeightsError
-from viewfold.image import atomic_write, read_json
+from viewfold.store import atomic_write, read_json
 from viewfold.train.ranks import Ranks
 
 RECORD = "record.json"

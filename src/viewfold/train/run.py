@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
-from viewfold.image import atomic_write, read_json
 from viewfold.model.digest import hash_tensors
+from viewfold.store import atomic_write, read_json
 from viewfold.train.average import Ema
 from viewfold.train.checkpoint import Checkpoints, contradictions
 from viewfold.train.health import check_finite

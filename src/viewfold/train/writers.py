@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError, MissingExtraError
-from viewfold.image import atomic_write, to_pil
+from viewfold.image import to_pil
+from viewfold.store import atomic_write
 
 WriterName = Literal["tensorboard", "wandb"]
 

@@ -1,0 +1,92 @@
+"""One meaning of colour beside alpha: straight, as PNG files hold it; every reader and writer agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lift_fakes import ball
+
+from viewfold.camera import Cameras
+from viewfold.image import GROUND, Views, read_image
+from viewfold.lift.foreground import find_foreground
+from viewfold.lift.reconstruct import Target
+from viewfold.pipeline.known import around
+
+CAMERAS = Cameras.orbit(4, elevation_deg=15)
+
+
+def edge() -> Views:
+    """Two pictures of a red object: its left half covered, then a column half covered, the rest empty (and black)."""
+    alpha = torch.zeros(2, 1, 8, 8)
+    alpha[..., :4], alpha[..., 4] = 1, 0.5
+    red = torch.tensor([1.0, 0, 0])[None, :, None, None]
+    return Views(rgb=red * (alpha > 0), alpha=alpha, cameras=CAMERAS[[0, 1]])
+
+
+def ball_with_alpha(size: int = 32) -> Views:
+    """The ball as a renderer that knows coverage gives it: straight colour, black where there is nothing."""
+    over_black, alpha = ball(CAMERAS, size=size, ground=0.0)
+    return Views(
+        rgb=(over_black / alpha.clamp_min(1e-6)).clamp(0, 1), alpha=alpha, cameras=CAMERAS, prompt="a red ball"
+    )
+
+
+def test_a_half_covered_red_edge_is_red_on_disk_and_after(tmp_path: Path) -> None:
+    edge().save(tmp_path / "edge")
+    on_disk = read_image(tmp_path / "edge" / "000.png")
+    torch.testing.assert_close(on_disk[:, 3, 4], torch.tensor([1.0, 0, 0, 128 / 255]))
+    again = Views.load(tmp_path / "edge")
+    assert again.alpha is not None
+    torch.testing.assert_close(again.rgb, edge().rgb)
+    torch.testing.assert_close(again.over(0.0)[0, :, 3, 4], torch.tensor([128 / 255, 0, 0]))
+
+
+def test_views_lie_over_a_grey_or_a_colour_each() -> None:
+    torch.testing.assert_close(edge().over()[0, :, 0, 4], torch.tensor([0.5 + GROUND / 2, GROUND / 2, GROUND / 2]))
+    grounds = torch.tensor([[0.0, 0, 1], [0.0, 1, 0]])
+    torch.testing.assert_close(edge().over(grounds)[:, :, 0, 4], 0.5 * grounds + torch.tensor([0.5, 0, 0]))
+    opaque = Views(rgb=edge().rgb, cameras=CAMERAS[[0, 1]])
+    assert torch.equal(opaque.over(0.0), opaque.rgb), "without alpha a picture has its own ground"
+
+
+def test_sheets_and_turntables_show_the_ground_and_not_what_is_under_it(tmp_path: Path) -> None:
+    views = edge()
+    views.rgb[..., 5:] = 1.0  # colour where nothing is: no picture may show it
+    views.save(tmp_path / "edge")
+    sheet = read_image(tmp_path / "edge" / "contact.png")
+    torch.testing.assert_close(sheet[:, 3, 4], torch.tensor([0.75, 0.25, 0.25]), atol=3e-3, rtol=0)
+    torch.testing.assert_close(sheet[:, 3, 7], torch.full((3,), GROUND), atol=3e-3, rtol=0)
+    turntable = read_image(tmp_path / "edge" / "turntable.webp")
+    torch.testing.assert_close(turntable[:3, 3, 7], torch.full((3,), GROUND), atol=0.1, rtol=0)
+
+
+def test_given_views_and_a_lift_see_the_same_pictures() -> None:
+    views = ball_with_alpha()
+    foreground = find_foreground(views)
+    target = Target.of(views, foreground, size=32)
+    expected = ball(CAMERAS, size=32, ground=GROUND)[0]
+    torch.testing.assert_close(target.rgb, expected, atol=1e-5, rtol=0)
+    assert torch.equal(foreground.background, torch.full((4, 3), GROUND))
+    fixed, _ = around(views, CAMERAS, encode=lambda pictures: pictures, size=32)
+    torch.testing.assert_close(fixed.rgb, expected, atol=1e-5, rtol=0)
+
+
+def test_a_render_of_the_truth_costs_nothing_over_any_ground() -> None:
+    """What stands at an edge is compared over random grounds: premultiplied or straight colours would be off there."""
+    views = ball_with_alpha()
+    foreground = find_foreground(views)
+    target = Target.of(views, foreground, size=32)
+    ground = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    behind, background = ground[:, :, None, None], foreground.background[:, :, None, None]
+    expected = target.rgb + (1 - target.alpha) * (behind - background)
+    torch.testing.assert_close(expected, views.over(ground), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_views_move_whole(alpha: bool) -> None:
+    views = edge() if alpha else Views(rgb=edge().rgb, cameras=CAMERAS[[0, 1]], prompt="a", run={"seed": 1})
+    moved = views.to("meta")
+    assert moved.rgb.device.type == moved.cameras.fov_deg.device.type == "meta"
+    assert (moved.alpha is None) == (not alpha) and (moved.prompt, moved.run) == (views.prompt, views.run)

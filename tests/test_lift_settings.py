@@ -1,0 +1,69 @@
+"""What the settings of a distillation say, and when its guard calls a field collapsed: by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from viewfold.camera import framing_distance
+from viewfold.errors import InputError
+from viewfold.lift.optimize import LiftSettings
+from viewfold.lift.refine import DistilSettings, Guard, collapse_limits, largest_coverage
+from viewfold.lift.schedule import MVDREAM
+from viewfold.scene.field import GridField
+
+AS_RELEASED = DistilSettings(
+    steps=10_000, anneal_steps=8_000, noise_at_start=(0.98, 0.98), noise_at_end=(0.02, 0.50), guidance=50.0
+)
+
+
+def test_mvdreams_schedule_can_be_said() -> None:
+    assert AS_RELEASED.noise == MVDREAM
+    for step in (0, 1, 4_000, 7_999, 8_000, 9_999):
+        assert AS_RELEASED.noise.at(step) == MVDREAM.at(step)
+
+
+def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:
+    noise = DistilSettings(steps=40).noise
+    assert (noise.low.steps, noise.high.steps) == (40, 40)
+    assert DistilSettings(steps=40, anneal_steps=0).noise.at(0) == (20, 300)
+    with pytest.raises(InputError, match="anneal_steps"):
+        DistilSettings(anneal_steps=-1)
+
+
+def test_settings_of_a_lift_are_json() -> None:
+    settings = asdict(LiftSettings(distil=AS_RELEASED))
+    assert json.loads(json.dumps(settings))["distil"]["anneal_steps"] == 8_000
+
+
+@pytest.mark.parametrize(
+    ("coverage", "lowest", "highest"),
+    [
+        (0.1, 0.025, 0.50),  # 2.5 x 0.1 is less than a thin thing may show from another side
+        (0.4, 0.100, 0.76),  # 2.5 x 0.4 is the whole picture: 0.4 + 0.6 x 0.6
+        (0.6, 0.150, 0.84),
+        (0.9, 0.225, 0.96),
+    ],
+)
+def test_the_guard_fires_at_any_coverage_of_hand_worked_ones(coverage: float, lowest: float, highest: float) -> None:
+    assert collapse_limits(coverage) == (pytest.approx(lowest), pytest.approx(highest))
+    for share, healthy in ((highest - 0.01, True), (highest + 0.01, False), (1.0, False), (lowest - 0.01, False)):
+        grid = GridField(resolution=4)
+        guard = Guard(grid, coverage=coverage, learning_rate=0.1)
+        assert guard.step(grid.grid.sum(), coverage=torch.tensor(share)) == healthy, share
+        assert guard.rollbacks == int(not healthy)
+
+
+@pytest.mark.parametrize("coverage", [0.05, 0.2, 0.4, 0.54, 0.67])
+def test_a_field_that_fills_all_that_is_rendered_never_passes(coverage: float) -> None:
+    """From the usual distance the sphere that is rendered covers 0.68 of a picture: a limit of 0.76 would be none."""
+    most = largest_coverage(40.0, framing_distance(40.0))
+    assert most == pytest.approx(0.68, abs=0.02)
+    assert coverage < collapse_limits(coverage, most=most)[1] < most
+
+
+def test_silhouettes_beyond_what_is_rendered_do_not_fire() -> None:
+    assert collapse_limits(0.8, most=0.68)[1] == pytest.approx(0.8)

@@ -1,0 +1,129 @@
+"""The prior of a distillation: frozen, finite or an error that names the part, and read a batch at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import tiny_model
+from lift_fakes import PriorOn, ball_views
+
+import viewfold
+from viewfold.errors import FitError, InputError
+from viewfold.lift.optimize import LiftSettings, MeshSettings, lift
+from viewfold.lift.reconstruct import FitSettings, reconstruct
+from viewfold.lift.refine import DistilSettings, refine
+from viewfold.pipeline import MultiViewPipeline, generate
+
+FIT = FitSettings(resolution=16, steps=12, samples=16)
+SETTINGS = LiftSettings(
+    fit=FIT,
+    distil=DistilSettings(steps=6, samples=16),
+    mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
+)
+
+# Frozen networks are frozen -------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_prior_is_frozen_and_passes_gradients_to_pictures_alone(tmp_path) -> None:
+    tiny_model(tmp_path / "tiny")
+    loaded = viewfold.load(tmp_path / "tiny", device="cpu")
+    weights = [p for part in (loaded.unet, loaded.vae, loaded.text_encoder) for p in part.parameters()]
+    assert weights and not any(p.requires_grad for p in weights)
+    fitted = reconstruct(ball_views(size=16), settings=FIT, generator=torch.Generator().manual_seed(0))
+    before = fitted.field.grid.detach().clone()
+    settings = DistilSettings(steps=1, samples=16, photometric_weight=0.0)
+    refine(fitted, loaded, "a red mug", settings=settings, fit=replace(FIT, area_weight=0.0, color_weight=0.0))
+    assert all(p.grad is None for p in weights)
+    assert not torch.equal(fitted.field.grid, before), "what the prior says reached the field through the VAE"
+    pictures = torch.rand(1, 3, 16, 16, requires_grad=True)
+    loaded.encode(pictures).sum().backward()
+    assert pictures.grad is not None and bool(pictures.grad.any())
+
+
+def test_what_is_loaded_to_be_trained_is_not_frozen(tmp_path) -> None:
+    folder = tmp_path / "tiny"
+    tiny_model(folder)
+    assert all(p.requires_grad for p in viewfold.load_unet(folder).parameters())
+    own = tiny_model().unet
+    given = MultiViewPipeline.from_pretrained(folder, unet=own)
+    assert given.unet is own and all(p.requires_grad for p in own.parameters()), "a part that is given is its owner's"
+
+
+# What is not finite is an error that names where it came from ---------------------------------------------------------
+
+
+def spoil(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(float("nan"))
+
+
+def test_a_nan_vae_draws_no_black_pictures() -> None:
+    model = tiny_model()
+    spoil(model.vae.decoder)
+    with pytest.raises(FitError, match="`vae` must decode to finite pictures"):
+        generate(model, "a red mug", steps=1)
+
+
+def test_a_nan_text_encoder_is_named(tmp_path) -> None:
+    model = tiny_model()
+    spoil(model.text_encoder)
+    with pytest.raises(FitError, match="`text_encoder` must give finite states"):
+        generate(model, "a red mug", steps=1)
+
+
+def test_the_command_line_ends_with_a_code_and_writes_nothing(tmp_path, capsys) -> None:
+    from viewfold.cli import main
+
+    model = tiny_model()
+    spoil(model.vae.decoder)
+    model.save_pretrained(tmp_path / "bad")
+    out = tmp_path / "out"
+    assert main(["generate", "a red mug", "--model", str(tmp_path / "bad"), "--steps", "1", "--out", str(out)]) == 5
+    assert "vae" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("channel", [0, 2])
+def test_views_that_are_not_finite_are_refused_given_or_sampled(channel: int) -> None:
+    views = ball_views()
+    views.rgb[1, channel, 3, 4] = float("nan")
+    for how in ({"views": views}, {"sample": lambda seed: views}):
+        with pytest.raises(InputError, match="`views` must hold finite pixels"):
+            lift(PriorOn(), "a red ball", settings=SETTINGS, **how)
+
+
+@pytest.mark.parametrize(("broken", "says"), [("encode", "finite latents; its VAE"), ("noise", "finite noise")])
+def test_a_prior_that_is_not_finite_is_named_at_the_first_step(broken: str, says: str) -> None:
+    steps: list[int] = []
+    with pytest.raises(FitError, match=says):
+        lift(
+            PriorOn(broken=broken),
+            "a red ball",
+            views=ball_views(),
+            settings=SETTINGS,
+            progress=lambda stage, step, total: steps.append(step) if stage == "distil" else None,
+        )
+    assert steps == [0]
+
+
+def test_a_fit_that_diverges_is_noticed_though_not_at_every_step() -> None:
+    """A field of NaN renders as nothing, which is finite: the area of its surface is not."""
+    settings = replace(FIT, learning_rate=float("inf"))
+    with pytest.raises(FitError, match="the fit must stay finite"):
+        reconstruct(ball_views(), settings=settings, generator=torch.Generator().manual_seed(0))
+
+
+# Prompts are read together --------------------------------------------------------------------------------------------
+
+
+def test_prompts_of_one_length_are_one_call_and_read_what_they_read_alone() -> None:
+    model = tiny_model()
+    calls: list[tuple[int, ...]] = []
+    model.text_encoder.register_forward_pre_hook(lambda _, arguments: calls.append(tuple(arguments[0].shape)))
+    prompts = ["a red mug", "", "a blue car", "a red car with a blue roof", "the green house"]
+    together = model.text.encode(prompts)
+    assert sorted(calls) == [(1, 2), (1, 9), (3, 5)]
+    for prompt, states in zip(prompts, together, strict=True):
+        torch.testing.assert_close(model.text.encode([prompt])[0], states, atol=1e-6, rtol=0)
