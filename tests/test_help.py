@@ -53,7 +53,20 @@ def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) ->
             f"default {lift.mesh.faces}",
             f"default {lift.mesh.texture_size}",
         ],
-        "train": [f"default {train.loop.steps}", f"default {train.batch}", f"default {train.loop.lr:g}"],
+        "train": [
+            f"those of earlier runs included; by default {train.loop.steps}",
+            f"Objects a step and process; by default {train.batch}",
+            f"Views of each object; by default {train.views}",
+            f"Peak learning rate; by default {train.loop.lr:g}",
+            f"Steps over which the rate rises; by default {train.loop.warmup}",
+            f"Pull of the weights towards zero; by default {train.loop.weight_decay:g}",
+            f"Largest norm of the gradient; by default {train.loop.clip:g}",
+            f"averaged weights, which are the result; by default {train.loop.ema:g}",
+            f"same memory; by default {train.loop.accumulate}",
+            f"Minutes between two checkpoints; by default {train.loop.checkpoint_minutes:g}",
+            f"Newest checkpoints to keep; by default {train.loop.keep}",
+            f"Steps between two checks; by default {train.loop.check_steps}",
+        ],
     }
     assert (TOYBOX.elevation_deg, TOYBOX.negative) == (T2I.elevation_deg, T2I.negative)
     for verb, lines in told.items():

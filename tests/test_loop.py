@@ -305,6 +305,27 @@ def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
     assert report["utilisation"] == pytest.approx(report["flops_per_s"] / report["matmul_flops_per_s"], abs=1e-3)
 
 
+def test_writers_take_every_step_and_are_closed(tmp_path: Path) -> None:
+    from viewfold.train import loop
+
+    closed: list[str] = []
+
+    class Closing:
+        def scalars(self, step: int, values: Any) -> None:
+            closed.append("scalars")
+
+        def picture(self, step: int, name: str, rgb: Tensor) -> None:
+            raise AssertionError
+
+        def close(self) -> None:
+            closed.append("close")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "open_writers", lambda names, out, config: [Closing()])
+        run(tmp_path, replace(FAST, steps=3))
+        assert closed == ["scalars"] * 3 + ["close"]
+
+
 def test_an_earlier_versions_checkpoint_is_not_ignored(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoint\.pt is an earlier one's"):
