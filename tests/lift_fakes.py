@@ -67,9 +67,9 @@ class PerfectPrior:
 class PriorOn(PerfectPrior):
     """The perfect prior on any device, which accepts nothing from another, and one with a mistake if it is told."""
 
-    def __init__(self, device: torch.device = torch.device("cpu"), *, broken: str = "") -> None:
+    def __init__(self, device: torch.device | str = "cpu", *, broken: str = "") -> None:
         super().__init__(lambda cameras, size: ball(cameras.to("cpu"), size=size)[0].to(device))
-        self.device, self.broken = device, broken
+        self.device, self.broken = torch.device(device), broken
         self.alphas_cumprod = self.alphas_cumprod.to(device)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:

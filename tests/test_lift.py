@@ -15,9 +15,10 @@ from viewfold.errors import FitError, InputError, OutputError, PromptError
 from viewfold.image import Views
 from viewfold.lift import foreground as fg
 from viewfold.lift.asset import Asset3D
+from viewfold.lift.guard import MAX_ROLLBACKS, Guard
 from viewfold.lift.optimize import LiftSettings, MeshSettings, lift
 from viewfold.lift.reconstruct import FitSettings, Reconstruction, hull_field, reconstruct
-from viewfold.lift.refine import MAX_ROLLBACKS, DistilSettings, Guard, refine
+from viewfold.lift.refine import DistilSettings, refine
 from viewfold.lift.regularize import binary_entropy, orientation, sparsity, total_variation
 from viewfold.scene.field import GridField, lattice
 from viewfold.scene.interchange import load_mesh

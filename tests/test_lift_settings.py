@@ -10,8 +10,9 @@ import torch
 
 from viewfold.camera import framing_distance
 from viewfold.errors import InputError
+from viewfold.lift.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lift.optimize import LiftSettings
-from viewfold.lift.refine import DistilSettings, Guard, collapse_limits, largest_coverage
+from viewfold.lift.refine import DistilSettings
 from viewfold.lift.schedule import MVDREAM
 from viewfold.scene.field import GridField
 

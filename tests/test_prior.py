@@ -42,6 +42,28 @@ def test_a_loaded_prior_is_frozen_and_passes_gradients_to_pictures_alone(tmp_pat
     assert pictures.grad is not None and bool(pictures.grad.any())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_network_alone_computes_in_less(precision) -> None:
+    seen: list[tuple[str, bool, torch.dtype]] = []
+
+    class Recorded(PriorOn):
+        def encode(self, images):
+            seen.append(("encode", torch.is_autocast_enabled("cpu"), images.dtype))
+            return super().encode(images)
+
+        def predict_noise(self, x, t, text, cameras):
+            seen.append(("network", torch.is_autocast_enabled("cpu"), x.dtype))
+            return super().predict_noise(x, t, text, cameras)
+
+    fitted = reconstruct(ball_views(), settings=FIT, generator=torch.Generator().manual_seed(0))
+    settings = DistilSettings(steps=1, samples=16, precision=precision)
+    refine(fitted, Recorded(), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0))
+    assert seen[:2] == [("encode", False, torch.float32), ("network", precision == "bfloat16", torch.float32)]
+    assert fitted.field.grid.dtype == torch.float32
+    with pytest.raises(InputError, match="precision"):
+        DistilSettings(precision="float16")
+
+
 def test_what_is_loaded_to_be_trained_is_not_frozen(tmp_path) -> None:
     folder = tmp_path / "tiny"
     tiny_model(folder)

@@ -1,13 +1,14 @@
 """Distil a fitted field against the prior, from cameras that the views did not have.
 
 Four views leave corners that no silhouette cuts and sides that no picture shows; the prior knows what belongs there.
-Every third step is held to the pictures, so that the object stays the one that was sampled.  A guard watches coverage
-and gradients and goes back to the last good state when the field fills, empties or turns to NaN.
+Every third step is held to the pictures, so that the object stays the one that was sampled; a guard (lift/guard.py)
+goes back to the last good state when the field fills, empties or turns to NaN.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,29 +16,14 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
 from viewfold.lift.distill import reconstruction_loss
+from viewfold.lift.guard import MAX_ROLLBACKS, Guard, largest_coverage
 from viewfold.lift.prior import Prior
 from viewfold.lift.reconstruct import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
 from viewfold.lift.schedule import Anneal, NoiseRange
-from viewfold.scene.field import GridField
-from viewfold.scene.volume import OccupancyGrid, intersect_sphere, render_volume
-
-MAX_ROLLBACKS = 3
-"""After so many returns to a good state the distillation ends: in an error if NaN was the reason."""
-
-LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
-"""Density logits stay between these: opaque within a voxel or two, and near enough for a phantom to be undone."""
+from viewfold.scene.volume import OccupancyGrid, render_volume
 
 PHOTOMETRIC_EVERY = 3
 """Steps between two comparisons with the pictures."""
-
-EMPTY_BELOW, FULL_ABOVE = 0.25, 2.5
-"""Coverage, as a multiple of the silhouettes', beyond which the field counts as collapsed."""
-
-THIN_COVERAGE = 0.5
-"""Less coverage than this is no sign of a full field: what is thin from one side is broad from another."""
-
-FULL_SHARE = 0.6
-"""A field that fills this share of what the silhouettes left free counts as collapsed in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +67,13 @@ class DistilSettings:
     samples: int = 48
     """Samples along a ray across the scene."""
 
+    precision: Literal["float32", "bfloat16"] | str = "float32"
+    """What the prior's network computes in; "bfloat16" is faster where the device has it natively
+    (`benchmarks/distillation.py`).  The field, and pictures on their way to latents, stay as they are."""
+
     def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(f'`precision` must be "float32" or "bfloat16"; got "{self.precision}".')
         if self.steps < 0:
             raise InputError(f"`steps` must not be negative; got {self.steps}.")
         if not 1 <= self.views <= 64:
@@ -155,17 +147,18 @@ def refine(
         )
         latents = prior.encode(rendered.over(ground))[None]
         t = noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator)
-        distilled = reconstruction_loss(
-            latents,
-            prior=prior,
-            text=text[:1],
-            negative=text[1:],
-            cameras=cameras.code()[None].to(device),
-            t=t.to(device),
-            noise=torch.randn(latents.shape, generator=generator).to(latents),
-            guidance=settings.guidance,
-            rescale=settings.rescale,
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            distilled = reconstruction_loss(
+                latents,
+                prior=prior,
+                text=text[:1],
+                negative=text[1:],
+                cameras=cameras.code()[None].to(device),
+                t=t.to(device),
+                noise=torch.randn(latents.shape, generator=generator).to(latents),
+                guidance=settings.guidance,
+                rescale=settings.rescale,
+            )
         loss = distilled / latents[0, 0].numel() + shape_loss(grid, fit)
         if step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
             loss = loss + settings.photometric_weight * target.loss(
@@ -195,24 +188,6 @@ def _blame_prior(pictures: Tensor, latents: Tensor, distilled: Tensor, t: Tensor
         raise FitError(f"`prior` must return finite noise; got NaN or infinity at t = {t.tolist()}. {advice}")
 
 
-def largest_coverage(fov_deg: float, distance: float) -> float:
-    """Return the share of a picture that a field can fill at all: the sphere that is rendered."""
-    origins, directions = Cameras.orbit(1, fov_deg=fov_deg, distance=distance).rays(64)
-    near, far = intersect_sphere(origins.reshape(-1, 3), directions.reshape(-1, 3))
-    return float((far > near).float().mean())
-
-
-def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float]:
-    """Return the least and the greatest coverage of a healthy field whose silhouettes cover `coverage`.
-
-    The greatest is a multiple of the silhouettes', at least `THIN_COVERAGE`, and never so much that a field which fills
-    the most that it can, `most`, would pass.
-    """
-    free = max(most - coverage, 0.0)
-    greatest = min(max(FULL_ABOVE * coverage, THIN_COVERAGE), coverage + FULL_SHARE * free)
-    return EMPTY_BELOW * coverage, greatest
-
-
 def _draw_cameras(
     fov_deg: float, distance: float, settings: DistilSettings, generator: torch.Generator | None
 ) -> Cameras:
@@ -226,72 +201,3 @@ def _draw_cameras(
         fov_deg=fov_deg,
         distance=distance,
     )
-
-
-class Guard:
-    """Steps a grid's optimiser and keeps the last state that was neither collapsed nor NaN."""
-
-    SAVE_EVERY = 10
-
-    def __init__(self, grid: GridField, *, coverage: float, learning_rate: float, most: float = 1.0) -> None:
-        """Watch `grid`; `coverage` is the share of a picture that a healthy field fills, `most` what any field can."""
-        self.grid, self.learning_rate = grid, learning_rate
-        self.limits = collapse_limits(coverage, most=most)
-        self.rollbacks = 0
-        self._steps = 0
-        self._good: Tensor = grid.grid.detach().clone()
-        self._optimizer = self._fresh_optimizer()
-
-    def step(self, loss: Tensor, *, coverage: float | Tensor, decay: float = 1.0) -> bool:
-        """Descend once; return False if the field went back to its last good state instead.
-
-        `coverage` is the mean alpha of the render that `loss` was computed from: it judges the state before the step.
-        `decay` multiplies the learning rate.  The host waits for the device once.
-
-        Raises:
-            FitError: NaN again after `MAX_ROLLBACKS` returns.
-        """
-        self._optimizer.zero_grad()
-        loss.backward()
-        finite, share = self._look(loss.detach(), coverage)
-        lowest, highest = self.limits
-        if not (finite and lowest <= share <= highest):
-            self._roll_back()
-            if not finite and self.rollbacks > MAX_ROLLBACKS:
-                raise FitError(
-                    f"the distillation must stay finite; it turned to NaN {self.rollbacks} times. "
-                    "Try another seed, less guidance or float32."
-                )
-            return False
-        if self._steps % self.SAVE_EVERY == 0:
-            self._good.copy_(self.grid.grid.detach())
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate * decay
-        self._optimizer.step()
-        with torch.no_grad():
-            self.grid.grid[:, :1].clamp_(LOWEST_LOGIT, HIGHEST_LOGIT)
-        self._steps += 1
-        return True
-
-    def _look(self, loss: Tensor, coverage: float | Tensor) -> tuple[bool, float]:
-        """Return whether loss and gradient are finite, and the coverage, in one trip from the device."""
-        gradient = self.grid.grid.grad
-        finite = loss.isfinite() if gradient is None else loss.isfinite() & gradient.isfinite().all()
-        share = torch.as_tensor(coverage, dtype=torch.float32, device=loss.device)
-        seen, share = torch.stack([finite.float(), share]).tolist()
-        return bool(seen) and gradient is not None, share
-
-    def finish(self) -> None:
-        """Undo the last steps if they left something that is not finite."""
-        if not bool(torch.isfinite(self.grid.grid.detach()).all()):
-            self._roll_back()
-
-    def _roll_back(self) -> None:
-        self.rollbacks += 1
-        self.learning_rate /= 2
-        with torch.no_grad():
-            self.grid.grid.copy_(self._good)
-        self._optimizer = self._fresh_optimizer()
-
-    def _fresh_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.grid.grid], lr=self.learning_rate, betas=(0.9, 0.99))
