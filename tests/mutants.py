@@ -94,6 +94,8 @@ def behaviour(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue
+            if isinstance(node, ast.ExceptHandler) and name == "type" or isinstance(node, ast.While) and name == "test":
+                continue  # the order of kinds says nothing, and a loop that never ends is no mistake that stays
             child.of = child if isinstance(child, ast.FunctionDef) else getattr(node, "of", None)  # type: ignore[attr-defined]
             yield child
             yield from behaviour(child)

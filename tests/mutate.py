@@ -29,6 +29,7 @@ PRELOADED = ("torch", "diffusers", "transformers", "safetensors.torch", "scipy.n
 PRELOADED += ("PIL.Image", "trimesh", "skimage.measure", "webdataset", "xatlas", "tyro", "rich.progress")
 
 ALSO = {
+    "image": ("pixels",),
     "pipeline.multiview": ("pipeline", "known", "generation"),
     "pipeline.sampler": ("pipeline", "steps", "known"),
     "pipeline.generation": ("generation", "record", "known", "provenance", "safety"),
