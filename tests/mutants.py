@@ -200,8 +200,8 @@ def changes_of_call(node: ast.Call, at, text, required) -> Iterator[tuple[slice,
         if isinstance(a, LITERAL) == isinstance(b, LITERAL):
             yield slice(at(a).start, at(b).stop), f"{text(b)}, {text(a)}"
     for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg in required.get(name, ()) or name == "dataclass":
-            continue
+        if keyword.arg in (None, "device", *required.get(name, ())) or name == "dataclass":
+            continue  # without a second device, where a tensor is says nothing
         inside = [*node.args, *node.keywords]
         if len(inside) == 1:
             yield at(keyword), ""
