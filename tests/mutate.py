@@ -58,13 +58,13 @@ OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAss
 PASSED, FAILED, NONE_COLLECTED = 0, "failed", 5
 
 
-def tests_of(module: str) -> list[str]:
+def answering(module: str) -> list[str]:
     """Return the files of tests that matter for a module: of its name and those listed, or those that import it."""
-    name = module.rpartition(".")[2]
+    package, _, name = (MODULE + module).rpartition(".")
     named = [ROOT / f"tests/test_{stem}.py" for stem in (name, *ALSO.get(module, ()))]
     found = [path for path in named if path.is_file()]
     if not found:
-        imports = re.compile(rf"\b{re.escape(MODULE + module)}\b(?!\.)")
+        imports = re.compile(rf"\b{re.escape(MODULE + module)}\b(?!\.)|from {re.escape(package)} import .*\b{name}\b")
         found = [p for p in sorted(ROOT.glob("tests/test_*.py")) if imports.search(p.read_text(encoding="utf-8"))]
     return [str(path.relative_to(ROOT)) for path in dict.fromkeys(found)]
 
@@ -154,7 +154,7 @@ def main() -> int:
     given = parse()
     module = given.module.removesuffix(".py").removeprefix("src/").replace("/", ".").removeprefix(MODULE)
     path = Path("src", *(MODULE + module).split(".")).with_suffix(".py")
-    tests = given.tests or tests_of(module)
+    tests = given.tests or answering(module)
     if not (ROOT / path).is_file() or not tests:
         print(f"`module` must be one below viewfold that tests are known of; got {given.module}.", file=sys.stderr)
         return 2
