@@ -153,6 +153,7 @@ def test_a_glb_stands_upright_and_faces_plus_z(plain: Mesh, tmp_path: Path) -> N
 
 def test_a_factor_in_a_glb_is_linear_light(plain: Mesh, tmp_path: Path) -> None:
     tree, _ = read_glb(save_mesh(plain, tmp_path / "thing.glb"))
+    assert {m["pbrMetallicRoughness"]["baseColorFactor"][3] for m in tree["materials"]} == {1.0}
     factors = sorted(m["pbrMetallicRoughness"]["baseColorFactor"][0] for m in tree["materials"])
     assert factors[1] == pytest.approx(((0.8 + 0.055) / 1.055) ** 2.4, abs=0.005)
 
@@ -293,7 +294,7 @@ def test_the_library_of_an_obj_holds_each_colour_and_finish(tmp_path: Path) -> N
         faces=mesh.faces,
         materials=(Material(color=(0.25, 0.5, 1.0), roughness=0.3, metallic=0.9),),
     )
-    save_mesh(mesh, tmp_path / "a.obj")
+    assert save_mesh(mesh, str(tmp_path / "a.obj")) == tmp_path / "a.obj"
     library = (tmp_path / "a.mtl").read_text().splitlines()
     assert library == ["newmtl a_0", "Kd 0.25 0.5 1", "Ks 0 0 0", "illum 1", "Pr 0.3", "Pm 0.9"]
 

@@ -19,7 +19,16 @@ from PIL import Image, ImageSequence
 from viewfold import image
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
-from viewfold.image import Views, atomic_write, check_output, read_image, read_json, to_pil, write_turntable
+from viewfold.image import (
+    Views,
+    atomic_write,
+    check_output,
+    contact_sheet,
+    read_image,
+    read_json,
+    to_pil,
+    write_turntable,
+)
 
 
 def saved(picture: Image.Image, **options: Any) -> io.BytesIO:
@@ -160,6 +169,14 @@ def test_a_folder_of_views_turns_at_a_pace_that_can_be_followed(tmp_path: Path, 
     assert not (views.save(tmp_path / "still", turntable=False) / "turntable.webp").exists()
     alone = Views(rgb=views.rgb[:1], cameras=views.cameras[:1])
     assert not (alone.save(tmp_path / "alone") / "turntable.webp").exists()
+
+
+def test_a_sheet_carries_a_mark_of_its_own_where_it_is_large_enough() -> None:
+    rgb = torch.full((2, 3, 64, 64), 0.5)
+    plain, marked = (np.asarray(contact_sheet(rgb, mark=mark), int) for mark in (None, 5))
+    assert plain.shape == marked.shape and 0 < np.abs(plain - marked).max() < 20
+    small = torch.full((2, 3, 8, 8), 0.5)
+    assert np.array_equal(np.asarray(contact_sheet(small, mark=5)), np.asarray(contact_sheet(small)))
 
 
 # Lenses ---------------------------------------------------------------------------------------------------------------
