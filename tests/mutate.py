@@ -29,17 +29,19 @@ PRELOADED = ("torch", "diffusers", "transformers", "safetensors.torch", "scipy.n
 PRELOADED += ("PIL.Image", "trimesh", "skimage.measure", "webdataset", "xatlas", "tyro", "rich.progress")
 
 ALSO = {
+    "model.checkpoint": ("limits", "weights", "hostile"),
+    "model.defaults": ("record", "released"),
     "image": ("pixels",),
     "pipeline.multiview": ("pipeline", "known", "generation"),
     "pipeline.sampler": ("pipeline", "steps", "known"),
     "pipeline.generation": ("generation", "record", "known", "provenance", "safety"),
     "pipeline.batch": ("batch", "generation", "safety"),
     "pipeline.components": ("generation", "hostile", "unet"),
-    "pipeline.reader": ("light", "pipeline"),
+    "pipeline.reader": ("fingerprint", "light", "pipeline"),
     "pipeline.fingerprint": ("generation", "light", "lora"),
     "pipeline.lora": ("lora",),
     "model.text": ("text", "pipeline", "clip"),
-    "model.folder": ("hostile", "generation", "weights", "unet"),
+    "model.folder": ("limits", "hostile", "generation", "weights", "unet"),
     "model.attention": ("unet", "parity"),
     "model.network": ("weights", "clip", "unet", "released"),
     "model.keymap": ("weights", "released", "unet"),

@@ -230,3 +230,33 @@ def test_a_picture_that_unpacks_into_gigabytes_is_refused(tmp_path: Path) -> Non
     (tmp_path / "a.obj").write_text("mtllib a.mtl\nusemtl a\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nf 1/1 2/1 3/1\n")
     with pytest.raises(AssetError, match="pixels"):
         load_mesh(tmp_path / "a.obj")
+
+
+def test_colours_of_faces_become_colours_of_their_corners(tmp_path: Path) -> None:
+    header = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 2\nproperty list uchar int vertex_indices\n"
+    header += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+    (tmp_path / "A.PLY").write_text(header + "0 0 0\n1 0 0\n1 1 0\n0 1 0\n3 0 1 2 255 0 51\n3 0 2 3 0 102 255\n")
+    mesh = load_mesh(tmp_path / "A.PLY")
+    assert len(mesh.faces) == 2 and mesh.vertex_color is not None
+    torch.testing.assert_close(mesh.vertex_color[mesh.faces[0]], torch.tensor([1.0, 0, 0.2]).expand(3, 3))
+    torch.testing.assert_close(mesh.vertex_color[mesh.faces[1]], torch.tensor([0.0, 0.4, 1]).expand(3, 3))
+    assert mesh.vertices[mesh.faces[1]].tolist() == [[0, 0, 0], [1, 1, 0], [0, 1, 0]]
+
+
+def test_a_suffix_in_capitals_is_the_same_kind(tmp_path: Path) -> None:
+    mesh = Mesh.cat([_box()])
+    for suffix in (".glb", ".obj"):
+        path = _save(mesh, tmp_path / f"a{suffix}")
+        again = load_mesh(path.rename(tmp_path / f"B{suffix.upper()}"))
+        torch.testing.assert_close(again.vertices.amax(0), mesh.vertices.amax(0), atol=1e-5, rtol=0)
+        assert again.materials[0].color == pytest.approx((0.8, 0.2, 0.4), abs=0.012)
+
+
+def test_vertex_colours_of_a_glb_are_linear_and_numbers_or_bytes(tmp_path: Path) -> None:
+    color = torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.1, 0.9], [1.0, 1.0, 1.0]])
+    mesh = Mesh(vertices=torch.rand(3, 3), faces=torch.tensor([[0, 1, 2]]), vertex_color=color)
+    back = load_mesh(_save(mesh, tmp_path / "a.glb"))
+    assert back.vertex_color is not None
+    torch.testing.assert_close(back.vertex_color[back.faces[0]], color, atol=0.05, rtol=0)  # dark bytes are coarse
+    torch.testing.assert_close(back.vertex_color[back.faces[0]][:, 2], color[:, 2], atol=0.005, rtol=0)
