@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -241,6 +242,49 @@ def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pyte
     assert [path for path, _ in result] == paths
     assert [path for path, reason in result if reason] == [deadly]
     assert started == ["a.glb", "c.glb", "d.glb"]
+
+
+class Pool:
+    """Stands for the processes: works at once, notes how many it has and how many tasks wait for their turn."""
+
+    made: list[tuple[int, int]] = []
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.running, self.most = workers, set(), 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Pool.made.append((self.workers, self.most))
+
+    def submit(self, work: object, path: Path, *rest: object) -> Future[str | None]:
+        future: Future[str | None] = Future()
+        future.set_result("bad" if path.stem == "c" else None)
+        self.running = {f for f in self.running if not f.taken} | {future}  # type: ignore[attr-defined]
+        self.most = max(self.most, len(self.running))
+        return future
+
+
+def test_a_few_tasks_a_process_are_under_way_and_each_result_belongs_to_its_asset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Pool.made.clear()
+    taken = Future.result
+
+    def result(self: Future[str | None], timeout: float | None = None) -> str | None:
+        self.taken = True  # type: ignore[attr-defined]
+        return taken(self, timeout)
+
+    monkeypatch.setattr(Future, "taken", False, raising=False)
+    monkeypatch.setattr(Future, "result", result)
+    monkeypatch.setattr(render, "Workers", Pool)
+    paths = [Path(f"{name}.glb") for name in "abcdefghij"]
+    done = dict(render._render_all(paths, tmp_path, SETTINGS, 3))
+    assert done == {path: "bad" if path.stem == "c" else None for path in paths}
+    assert Pool.made == [(3, 6)]
+    assert dict(render._render_all(paths[:1], tmp_path / "none", SETTINGS, 3)).keys() == {paths[0]}
+    assert len(Pool.made) == 1, "one asset needs no process"
 
 
 def test_a_folder_that_holds_anything_else_is_never_replaced(assets: Path) -> None:
