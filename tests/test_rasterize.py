@@ -263,6 +263,14 @@ def test_each_face_has_its_own_material_colour_and_finish() -> None:
     assert unlit[:, 16, 16].tolist() == pytest.approx(BLUE) and unlit[:, 12, 16].tolist() == pytest.approx(RED)
 
 
+def test_a_face_seen_exactly_edge_on_leaves_no_trace() -> None:
+    flat = torch.tensor([[-0.25, -0.25, 0.0], [0.25, -0.25, 0], [0.25, 0.25, 0], [-0.25, 0.25, 0]])
+    for height in (0.0, 1e-9):
+        square = Mesh(vertices=flat + torch.tensor([0, 0, height]), faces=torch.tensor([[0, 1, 2], [0, 2, 3]]))
+        picture = rasterize(square, FRONT, size=9, supersample=1)  # the middle row of samples lies on it
+        assert not bool(picture.alpha.any() | picture.depth.any()) and bool(picture.rgb.isfinite().all())
+
+
 def test_nothing_nearer_than_the_near_plane_is_drawn() -> None:
     camera = Cameras.look_at(torch.tensor([[0.0, -1.0, 0.0]]))
     assert rasterize(_square(-0.98, 1.0), camera, size=8).alpha.all()
