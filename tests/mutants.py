@@ -94,6 +94,8 @@ def behaviour(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue
+            if isinstance(node, ast.ExceptHandler) and name == "type" or isinstance(node, ast.While) and name == "test":
+                continue  # the order of kinds says nothing, and a loop that never ends is no mistake that stays
             child.of = child if isinstance(child, ast.FunctionDef) else getattr(node, "of", None)  # type: ignore[attr-defined]
             yield child
             yield from behaviour(child)
@@ -168,12 +170,14 @@ def changes(
         case ast.Constant(value=float() as value):
             yield at(node), repr(value * 2 if value else 1.0)
             yield at(node), repr(value / 2 if value else 0.5)
-        case ast.Tuple(elts=[a, b, *_]) if isinstance(node.ctx, ast.Load):  # type: ignore[attr-defined]
+        case ast.Tuple(elts=[a, b, *_]) if isinstance(node.ctx, ast.Load) and not tells_no_order(a):
             yield slice(at(a).start, at(b).stop), f"{text(b)}, {text(a)}"
         case ast.Attribute(value=inner, attr=name) if name in ("T", "mT"):
             yield at(node), text(inner)
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
             yield at(node), "pass"
+        case ast.Assign(targets=[ast.Name()], value=ast.Call(func=ast.Name(id="Path"))):
+            pass  # what is a path already stays one
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in names_in(value):
             yield at(node), "pass"
         case ast.Assign(targets=[ast.Subscript()]):
@@ -198,8 +202,8 @@ def changes_of_call(node: ast.Call, at, text, required) -> Iterator[tuple[slice,
         if isinstance(a, LITERAL) == isinstance(b, LITERAL):
             yield slice(at(a).start, at(b).stop), f"{text(b)}, {text(a)}"
     for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg in required.get(name, ()) or name == "dataclass":
-            continue
+        if keyword.arg in (None, "device", *required.get(name, ())) or name == "dataclass":
+            continue  # without a second device, where a tensor is says nothing
         inside = [*node.args, *node.keywords]
         if len(inside) == 1:
             yield at(keyword), ""
@@ -216,6 +220,11 @@ def is_method(node: ast.Call) -> bool:
     return value is not None and not (
         isinstance(value, ast.Name) and value.id in ("torch", "np", "math", "copy", "functional")
     )
+
+
+def tells_no_order(first: ast.AST) -> bool:
+    """Say whether a tuple is a list of names or of rows, by its first element: those are looked through."""
+    return isinstance(first, ast.Tuple) or isinstance(first, ast.Constant) and isinstance(first.value, str)
 
 
 def names_in(node: ast.AST) -> set[str]:

@@ -29,16 +29,19 @@ PRELOADED = ("torch", "diffusers", "transformers", "safetensors.torch", "scipy.n
 PRELOADED += ("PIL.Image", "trimesh", "skimage.measure", "webdataset", "xatlas", "tyro", "rich.progress")
 
 ALSO = {
+    "model.checkpoint": ("limits", "weights", "hostile"),
+    "model.defaults": ("record", "released"),
+    "image": ("pixels",),
     "pipeline.multiview": ("pipeline", "known", "generation"),
     "pipeline.sampler": ("pipeline", "steps", "known"),
     "pipeline.generation": ("generation", "record", "known", "provenance", "safety"),
     "pipeline.batch": ("batch", "generation", "safety"),
     "pipeline.components": ("generation", "hostile", "unet"),
-    "pipeline.reader": ("light", "pipeline"),
+    "pipeline.reader": ("fingerprint", "light", "pipeline"),
     "pipeline.fingerprint": ("generation", "light", "lora"),
     "pipeline.lora": ("lora",),
     "model.text": ("text", "pipeline", "clip"),
-    "model.folder": ("hostile", "generation", "weights", "unet"),
+    "model.folder": ("limits", "hostile", "generation", "weights", "unet"),
     "model.attention": ("unet", "parity"),
     "model.network": ("weights", "clip", "unet", "released"),
     "model.keymap": ("weights", "released", "unet"),
@@ -57,13 +60,13 @@ OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAss
 PASSED, FAILED, NONE_COLLECTED = 0, "failed", 5
 
 
-def tests_of(module: str) -> list[str]:
+def answering(module: str) -> list[str]:
     """Return the files of tests that matter for a module: of its name and those listed, or those that import it."""
-    name = module.rpartition(".")[2]
+    package, _, name = (MODULE + module).rpartition(".")
     named = [ROOT / f"tests/test_{stem}.py" for stem in (name, *ALSO.get(module, ()))]
     found = [path for path in named if path.is_file()]
     if not found:
-        imports = re.compile(rf"\b{re.escape(MODULE + module)}\b(?!\.)")
+        imports = re.compile(rf"\b{re.escape(MODULE + module)}\b(?!\.)|from {re.escape(package)} import .*\b{name}\b")
         found = [p for p in sorted(ROOT.glob("tests/test_*.py")) if imports.search(p.read_text(encoding="utf-8"))]
     return [str(path.relative_to(ROOT)) for path in dict.fromkeys(found)]
 
@@ -153,7 +156,7 @@ def main() -> int:
     given = parse()
     module = given.module.removesuffix(".py").removeprefix("src/").replace("/", ".").removeprefix(MODULE)
     path = Path("src", *(MODULE + module).split(".")).with_suffix(".py")
-    tests = given.tests or tests_of(module)
+    tests = given.tests or answering(module)
     if not (ROOT / path).is_file() or not tests:
         print(f"`module` must be one below viewfold that tests are known of; got {given.module}.", file=sys.stderr)
         return 2

@@ -92,7 +92,7 @@ def test_sds_and_reconstruction_of_the_original_are_the_same_direction(parity) -
         (grad,) = torch.autograd.grad(loss, latents)
         expected = fold(parity[f"{name}.grad"])
         assert (grad - expected).norm() / expected.norm() < 1e-4
-        assert abs(loss.item() / case["loss"] - 1) < 1e-4 if name == "sds" else True
+        assert loss.item() == pytest.approx(TABLE["cases"][name]["loss"], rel=1e-4)
 
 
 class SmallNetwork:

@@ -6,13 +6,14 @@ import shutil
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from server import Mirror, serve
 
 from viewfold.errors import FileError, InputError, OutputError
 from viewfold.model import download as module
-from viewfold.model.download import check_url, download, source
+from viewfold.model.download import Source, check_url, download, source
 
 CONTENT = bytes(range(251)) * 40
 
@@ -107,6 +108,84 @@ def test_without_a_mark_of_its_version_a_file_is_not_resumed(mirror: Mirror, tmp
     get(tmp_path, mirror.url)
     assert (tmp_path / "file.pt").read_bytes() == CONTENT
     assert mirror.asked == ["", ""]
+
+
+def test_a_weak_mark_says_nothing_of_bytes_but_a_date_does(mirror: Mirror, tmp_path: Path) -> None:
+    """`W/` promises the same meaning, not the same bytes."""
+    mirror.etag, mirror.cut = 'W/"first"', [5000]
+    get(tmp_path, mirror.url)
+    assert (tmp_path / "file.pt").read_bytes() == CONTENT and mirror.asked == ["", ""]
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    for etag, modified, expected in (
+        ('"a"', date, '"a"'),
+        ('W/"a"', date, date),
+        ("", date, date),
+        ('W/"a"', None, ""),
+    ):
+        headers = {"ETag": etag} | ({"Last-Modified": modified} if modified else {})
+        assert module._validator(SimpleNamespace(headers=headers)) == expected
+
+
+def test_only_the_rest_of_the_same_file_goes_on() -> None:
+    known = Source(url="https://a.org/x", size=100, validator='"a"')
+    for begins, etag, goes_on in (
+        ("bytes 40-99/100", '"a"', True),
+        ("bytes 40-99/100", "", True),
+        ("bytes 40-99/100", '"b"', False),
+        ("bytes 41-99/100", '"a"', False),
+        ("bytes 40-98/100", '"a"', False),
+        ("bytes 40-99/101", '"a"', False),
+        ("", '"a"', False),
+    ):
+        response = SimpleNamespace(headers={"Content-Range": begins, "ETag": etag})
+        assert module._continues(response, known, 40) is goes_on
+
+
+def test_tries_count_from_the_last_new_byte_and_pauses_double(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(module, "PAUSE_S", 1.0)
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    mirror.cut = [0, 0, 0, 100, 0, 0, 0]
+    with pytest.raises(FileError, match="100 bytes are kept"):
+        get(tmp_path, mirror.url)
+    assert pauses == [1, 2, 4, 1, 2, 4] and len(mirror.asked) == 7
+
+
+def test_room_is_counted_with_what_is_there_and_what_must_be_spared(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+
+    def free(n: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, n))
+
+    free(3 * len(CONTENT) - 1)
+    with pytest.raises(OutputError, match="GiB of space"):
+        download([mirror.url], tmp_path / "file.pt", max_bytes=10**6, spare=2)
+    free(3 * len(CONTENT))
+    download([mirror.url], tmp_path / "file.pt", max_bytes=len(CONTENT), spare=2)
+    assert (tmp_path / "file.pt").read_bytes() == CONTENT
+
+
+def test_what_a_download_left_is_forgotten(mirror: Mirror, tmp_path: Path) -> None:
+    break_off(mirror, tmp_path)
+    module.forget(tmp_path / "file.pt")
+    assert list(tmp_path.iterdir()) == [] and source(tmp_path / "file.pt") is None
+    module.forget(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
+    ("code", "tries"), [(404, 1), (403, 1), (408, 4), (425, 4), (429, 4), (500, 4), (503, 4), (499, 1)]
+)
+def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(
+    mirror: Mirror, tmp_path: Path, code: int, tries: int
+) -> None:
+    mirror.status = code
+    with pytest.raises(FileError, match=str(code)):
+        get(tmp_path, mirror.url)
+    assert len(mirror.asked) == tries == (module.ATTEMPTS if tries > 1 else 1)
 
 
 @pytest.mark.parametrize(

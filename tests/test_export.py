@@ -153,6 +153,7 @@ def test_a_glb_stands_upright_and_faces_plus_z(plain: Mesh, tmp_path: Path) -> N
 
 def test_a_factor_in_a_glb_is_linear_light(plain: Mesh, tmp_path: Path) -> None:
     tree, _ = read_glb(save_mesh(plain, tmp_path / "thing.glb"))
+    assert {m["pbrMetallicRoughness"]["baseColorFactor"][3] for m in tree["materials"]} == {1.0}
     factors = sorted(m["pbrMetallicRoughness"]["baseColorFactor"][0] for m in tree["materials"])
     assert factors[1] == pytest.approx(((0.8 + 0.055) / 1.055) ** 2.4, abs=0.005)
 
@@ -188,16 +189,122 @@ def test_an_obj_brings_its_materials_and_pictures(textured: Mesh, tmp_path: Path
 
 
 def test_a_texture_becomes_colours_where_a_file_holds_no_pictures(textured: Mesh) -> None:
+    """Row 0 of the picture is its top: red and green above, blue and yellow below."""
     colored = to_vertex_colors(textured)
-    assert colored.vertex_color is not None
+    assert colored.vertex_color is not None and colored.uv is None and len(colored.materials) == 1
     square = colored.vertices[:, 1] == -0.25
-    corners = (colored.vertices[square] > torch.tensor([-0.15, 0.0, 0.05]))[:, [0, 2]].tolist()
-    colors = colored.vertex_color[square].tolist()
-    got = {(right, up): color for (right, up), color in zip(corners, colors, strict=True)}
-    assert got[False, True] != got[False, False]
     assert len(square.nonzero()) == 4
-    assert all(sorted(color)[-1] == 1.0 for color in colors)
+    corners = (colored.vertices[square] > torch.tensor([-0.15, 0.0, 0.05]))[:, [0, 2]].tolist()
+    got = {(right, up): tuple(c) for (right, up), c in zip(corners, colored.vertex_color[square].tolist(), strict=True)}
+    assert got == {
+        (False, True): (1.0, 0.0, 0.0),
+        (True, True): (0.0, 1.0, 0.0),
+        (False, False): (0.0, 0.0, 1.0),
+        (True, False): (1.0, 1.0, 0.0),
+    }
     assert (colored.vertex_color[~square] == torch.tensor([0.9, 0.5, 0.1])).all()
+
+
+def test_a_ply_has_the_colours_of_the_texture_at_the_right_corners(textured: Mesh, tmp_path: Path) -> None:
+    import trimesh
+
+    part = trimesh.load(save_mesh(textured, tmp_path / "thing.ply"), process=False)
+    corner = np.argmin(np.linalg.norm(part.vertices - [0.1, -0.25, 0.3], axis=1))
+    np.testing.assert_allclose(part.visual.vertex_colors[corner][:3], [0, 255, 0])
+    corner = np.argmin(np.linalg.norm(part.vertices - [-0.4, -0.25, -0.2], axis=1))
+    np.testing.assert_allclose(part.visual.vertex_colors[corner][:3], [0, 0, 255])
+
+
+def test_colour_texture_and_vertex_colour_multiply_and_a_texture_repeats() -> None:
+    texture = torch.tensor([[[1.0, 0.5, 0.5], [0.2, 0.2, 0.2]]])  # one row: left and right
+    mesh = Mesh(
+        vertices=torch.rand(3, 3),
+        faces=torch.tensor([[0, 1, 2]]),
+        uv=torch.tensor([[0.2, 0.5], [0.9, 0.5], [1.3, -0.5]]),
+        vertex_color=torch.tensor([[1.0, 1, 1], [0.5, 1, 1], [1, 1, 0.5]]),
+        materials=(Material(color=(0.5, 1.0, 1.0), texture=texture, roughness=0.3, metallic=0.6),),
+    )
+    colored = to_vertex_colors(mesh)
+    expected = torch.tensor([[0.5, 0.5, 0.5], [0.05, 0.2, 0.2], [0.5, 0.5, 0.25]])
+    torch.testing.assert_close(colored.vertex_color, expected)
+    assert (colored.materials[0].roughness, colored.materials[0].metallic) == (0.3, 0.6)
+    assert colored.materials[0].color == (1.0, 1.0, 1.0) and torch.equal(colored.vertices, mesh.vertices)
+
+
+def read_obj(path: Path) -> dict[str, list[list[str]]]:
+    """The lines of an OBJ by their keyword."""
+    lines: dict[str, list[list[str]]] = {}
+    for line in path.read_text().splitlines():
+        keyword, *rest = line.split()
+        lines.setdefault(keyword, []).append(rest)
+    return lines
+
+
+@pytest.mark.parametrize("kind", ["plain", "textured"])
+def test_the_normals_of_an_obj_stand_on_its_faces(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    lines = read_obj(save_mesh(request.getfixturevalue(kind), tmp_path / "thing.obj"))
+    points, normals = (np.array(lines[k], float) for k in ("v", "vn"))
+    assert lines["f"]
+    for face in lines["f"]:
+        corners = [[int(n) - 1 for n in corner.split("/") if n] for corner in face]
+        a, b, c = (points[corner[0]] for corner in corners)
+        upright = np.cross(b - a, c - a)
+        for corner in corners:
+            np.testing.assert_allclose(normals[corner[-1]], upright / np.linalg.norm(upright), atol=1e-5)
+
+
+def test_a_ply_keeps_our_frame_and_its_normals_stand_on_its_faces(plain: Mesh, tmp_path: Path) -> None:
+    import trimesh
+
+    part = trimesh.load(save_mesh(plain, tmp_path / "thing.ply"), process=False)
+    np.testing.assert_allclose(part.bounds, [plain.vertices.amin(0).numpy(), plain.vertices.amax(0).numpy()], atol=1e-6)
+    stored = part.vertex_normals[part.faces].mean(1)
+    np.testing.assert_allclose(stored, part.face_normals, atol=1e-5)
+
+
+def test_the_normals_of_a_glb_stand_on_its_faces(plain: Mesh, tmp_path: Path) -> None:
+    tree, binary = read_glb(save_mesh(plain, tmp_path / "thing.glb"))
+    for part in tree["meshes"]:
+        (primitive,) = part["primitives"]
+        points, normals = (read_accessor(tree, binary, primitive["attributes"][n]) for n in ("POSITION", "NORMAL"))
+        for face in read_accessor(tree, binary, primitive["indices"])[:, 0].reshape(-1, 3).astype(int):
+            a, b, c = points[face]
+            upright = np.cross(b - a, c - a)
+            np.testing.assert_allclose(normals[face], [upright / np.linalg.norm(upright)] * 3, atol=1e-4)
+
+
+def test_a_glb_says_of_each_buffer_what_it_holds_and_of_each_part_its_finish(tmp_path: Path, colored: Mesh) -> None:
+    shiny = (Material(roughness=0.25, metallic=0.75),)
+    mesh = Mesh(vertices=colored.vertices, faces=colored.faces, vertex_color=colored.vertex_color, materials=shiny)
+    tree, _ = read_glb(save_mesh(mesh, tmp_path / "thing.glb"))
+    (primitive,) = tree["meshes"][0]["primitives"]
+    targets = {
+        tree["bufferViews"][tree["accessors"][i]["bufferView"]]["target"] for i in primitive["attributes"].values()
+    }
+    assert targets == {34962}
+    assert tree["bufferViews"][tree["accessors"][primitive["indices"]]["bufferView"]]["target"] == 34963
+    finish = tree["materials"][primitive["material"]]["pbrMetallicRoughness"]
+    assert (finish["roughnessFactor"], finish["metallicFactor"]) == (0.25, 0.75)
+
+
+def test_the_library_of_an_obj_holds_each_colour_and_finish(tmp_path: Path) -> None:
+    mesh = cube((0.25, 0.5, 1.0), (0.0, 0.0, 0.0))
+    mesh = Mesh(
+        vertices=mesh.vertices,
+        faces=mesh.faces,
+        materials=(Material(color=(0.25, 0.5, 1.0), roughness=0.3, metallic=0.9),),
+    )
+    assert save_mesh(mesh, str(tmp_path / "a.obj")) == tmp_path / "a.obj"
+    library = (tmp_path / "a.mtl").read_text().splitlines()
+    assert library == ["newmtl a_0", "Kd 0.25 0.5 1", "Ks 0 0 0", "illum 1", "Pr 0.3", "Pm 0.9"]
+
+
+def test_an_obj_whose_colour_is_at_its_vertices_has_no_library(colored: Mesh, tmp_path: Path) -> None:
+    lines = read_obj(save_mesh(colored, tmp_path / "a.obj"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.obj"] and "mtllib" not in lines and "usemtl" not in lines
+    assert {len(row) for row in lines["v"]} == {6}
+    low = min(lines["v"], key=lambda row: float(row[1]))  # y is up
+    assert [float(x) for x in low[3:]] == pytest.approx([0.8, 0.1, 0.2])
 
 
 def test_saving_again_replaces_the_file_and_leaves_nothing_else(plain: Mesh, tmp_path: Path) -> None:

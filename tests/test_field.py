@@ -44,6 +44,32 @@ def test_a_fresh_field_is_a_grey_ball_in_empty_space() -> None:
     assert GridField(blob_radius=0.0).density(lattice(9)).max() < 0.02
 
 
+def test_the_nodes_run_x_fastest_from_minus_to_plus_the_radius() -> None:
+    points = lattice(3, radius=2.0)
+    assert points[:4].tolist() == [[-2, -2, -2], [0, -2, -2], [2, -2, -2], [-2, 0, -2]]
+    assert points[-1].tolist() == [2, 2, 2] and points[9].tolist() == [-2, -2, 0] and len(points) == 27
+    assert float(lattice(2).max()) == pytest.approx(BOX_RADIUS)
+
+
+def test_a_fresh_ball_by_hand() -> None:
+    """Logit 10 (1 - r / r0), never below -8; a node lies at 0.12, or 0.4 of the radius of 0.3."""
+    field = GridField(resolution=11)
+    assert field.resolution == 11 and field.voxel == pytest.approx(0.12)
+    logit = torch.tensor([6.0, -8.0])
+    got = field.density(torch.tensor([[0.12, 0.0, 0.0], [0.6, 0.6, 0.0]]))
+    torch.testing.assert_close(got, DENSITY_SCALE * torch.nn.functional.softplus(logit))
+    wide = GridField(resolution=11, blob_radius=0.6)
+    torch.testing.assert_close(wide.grid[0, 0, 5, 5, 6].detach(), torch.tensor(8.0))
+    assert bool((field.grid[0, 1:] == 0).all()) and GridField(blob_radius=0.0).grid[0, 0].unique().tolist() == [-8.0]
+
+
+def test_the_box_ends_at_its_radius() -> None:
+    field = GridField(resolution=4, blob_radius=0.6)
+    assert bool(field.density(torch.tensor([[0.6, 0.0, 0.0]])) > 0)
+    beyond = field.density(torch.tensor([[0.601, 0.0, 0.0], [0.0, -0.601, 0.0], [0.0, 0.0, 0.7]]))
+    assert not beyond.any()
+
+
 def test_upsampling_changes_no_value_of_a_linear_field(generator: torch.Generator) -> None:
     field = GridField(resolution=4)
     with torch.no_grad():

@@ -82,6 +82,16 @@ def test_both_ends_of_the_schedule_stay_finite(prediction, alpha_bar):
     assert parts.clean.isfinite().all() and parts.noise.isfinite().all()
 
 
+def test_what_would_divide_by_nothing_divides_by_the_floors() -> None:
+    """A guided prediction without contrast beside one of 3e-8: (3e-8 + 1e-8) / 1e-8 = 4; pure noise divides by 1e-6."""
+    faint = torch.tensor([[1.0, -1.0]]) * 3e-8 / 2**0.5
+    flat = torch.ones(1, 2)
+    torch.testing.assert_close(rescale(flat, faint, strength=1.0), 4 * flat)
+    noisy, predicted, none = torch.full((1, 1), 2.0), torch.full((1, 1), 0.5), torch.zeros(1)
+    assert decompose(predicted, noisy, none, prediction="epsilon").clean.item() == pytest.approx(1.5e6)
+    assert decompose(predicted, noisy, none + 1, prediction="sample").noise.item() == pytest.approx(1.5e6)
+
+
 def test_a_velocity_at_pure_noise_is_minus_the_clean_sample():
     clean, noise = random(0), random(1)
     parts = decompose(-clean, noise, torch.zeros(1), prediction="v_prediction")

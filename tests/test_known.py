@@ -58,6 +58,74 @@ def test_two_given_views_at_one_camera_are_both_kept(model, four):
     assert len(generate(model, "a red mug", cameras=FOUR, given=twice, steps=1)) == 5
 
 
+def test_a_given_view_through_another_lens_or_from_another_place_is_another_view(model, four):
+    for given in (
+        Cameras.orbit(1, fov_deg=41, distance=float(FOUR.position[0].norm())),
+        Cameras.orbit(1, azimuth_deg=1),
+        Cameras.orbit(1, elevation_deg=16),
+        Cameras.orbit(1, distance=1.01 * float(FOUR.position[0].norm())),
+    ):
+        fixed, cameras = around(Views(rgb=four.rgb[:1], cameras=given), FOUR, encode=model.encode, size=16)
+        assert fixed.places == (0,) and len(cameras) == 5
+        torch.testing.assert_close(cameras.world_from_camera, Cameras.cat([given, FOUR]).world_from_camera)
+        torch.testing.assert_close(cameras.fov_deg, Cameras.cat([given, FOUR]).fov_deg)
+    same = Cameras(world_from_camera=FOUR.world_from_camera[2:3] + 4e-4, fov_deg=FOUR.fov_deg[2:3] + 4e-4)
+    fixed, cameras = around(Views(rgb=four.rgb[:1], cameras=same), FOUR, encode=model.encode, size=16)
+    assert fixed.places == (2,) and len(cameras) == 4
+    for pose, fov in ((2e-3, 0.0), (0.0, 2e-3)):
+        off = Cameras(world_from_camera=FOUR.world_from_camera[2:3] + pose, fov_deg=FOUR.fov_deg[2:3] + fov)
+        assert around(Views(rgb=four.rgb[:1], cameras=off), FOUR, encode=model.encode, size=16)[0].places == (0,)
+
+
+def test_given_views_in_another_order_keep_their_own_places_and_strangers_come_first(model, four):
+    high = Cameras.orbit(1, elevation_deg=60)
+    given = Views(rgb=four.rgb[[3, 0, 1]], cameras=Cameras.cat([FOUR[3], high, FOUR[1]]))
+    seen = []
+    fixed, cameras = around(given, FOUR, encode=lambda x: (seen.append(x), model.encode(x))[1], size=16)
+    assert fixed.places == (4, 0, 2) and len(cameras) == 5
+    torch.testing.assert_close(cameras.code(), torch.cat([high.code(), FOUR.code()]))
+    assert torch.equal(fixed.rgb, given.rgb) and torch.equal(torch.cat(seen), given.rgb)
+    torch.testing.assert_close(fixed.latents, model.encode(given.rgb))
+
+
+def test_many_given_views_are_encoded_a_few_at_a_time(model, monkeypatch):
+    from viewfold.pipeline import known as module
+
+    monkeypatch.setattr(module, "VIEWS_AT_ONCE", 3)
+    rgb, sizes = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    fixed, _ = around(
+        Views(rgb=rgb, cameras=EIGHT), FOUR, encode=lambda x: (sizes.append(len(x)), model.encode(x))[1], size=16
+    )
+    assert sizes == [3, 3, 2] and fixed.places == (4, 0, 5, 1, 6, 2, 7, 3)
+    torch.testing.assert_close(fixed.latents, model.encode(rgb), atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_are_laid_on_grey_by_their_coverage_and_shrunk_smoothly(model):
+    alpha = torch.full((1, 1, 16, 16), 0.25)
+    given = Views(rgb=torch.full((1, 3, 16, 16), 0.9), alpha=alpha, cameras=FOUR[0])
+    fixed, _ = around(given, FOUR, encode=model.encode, size=16)
+    torch.testing.assert_close(fixed.rgb, torch.full((1, 3, 16, 16), 0.9 * 0.25 + 0.5 * 0.75))
+    stripes = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
+    small, _ = around(Views(rgb=stripes, cameras=FOUR[0]), FOUR, encode=model.encode, size=16)
+    torch.testing.assert_close(small.rgb[..., 2:-2], torch.full((1, 3, 16, 12), 0.5), atol=0.02, rtol=0)
+    assert 0 <= float(small.rgb.min()) and float(small.rgb.max()) <= 1
+
+
+def test_at_each_step_the_given_views_have_that_steps_noise_and_the_others_are_left(model):
+    from viewfold.pipeline.sampler import draw, sampler_for
+
+    fixed = known(torch.full((2, 4, 4, 4), 3.0), (3, 1))
+    sampler = sampler_for(model.scheduler, steps=4, timesteps=None, eta=0.0, device="cpu")
+    x = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for index in range(4):
+        placed = fixed.place(x, sampler, index, [torch.Generator().manual_seed(s) for s in (5, 6)])
+        assert torch.equal(placed[:, [0, 2]], x[:, [0, 2]])
+        noise = draw((2, 4, 4, 4), [torch.Generator().manual_seed(s) for s in (5, 6)])
+        level = model.alphas_cumprod[sampler.timesteps[index]]
+        expected = level.sqrt() * 3.0 + (1 - level).sqrt() * noise
+        torch.testing.assert_close(placed[:, [3, 1]], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_latents_end_exact_whatever_the_scheduler_did(model):
     latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     final = model(["a mug", "a car"], FOUR, steps=2, known=known(latents, (3, 1)), output_type="latent")

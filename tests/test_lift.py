@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError, PromptError
 from viewfold.image import Views
 from viewfold.lift import foreground as fg
-from viewfold.lift.asset import Asset3D
+from viewfold.lift.asset import Asset3D, measure_export
 from viewfold.lift.guard import MAX_ROLLBACKS, Guard
 from viewfold.lift.optimize import LiftSettings, MeshSettings, lift
 from viewfold.lift.reconstruct import FitSettings, Reconstruction, hull_field, reconstruct
 from viewfold.lift.refine import DistilSettings, refine
 from viewfold.lift.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField, lattice
 from viewfold.scene.interchange import load_mesh
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import RaySamples
 from viewfold.scene.volume import render_volume
 
@@ -277,6 +280,22 @@ def test_the_report_measures_the_exported_file(asset: Asset3D) -> None:
     assert 100 < report["faces"] <= 400
     assert set(report["seconds"]) == {"fit", "distil", "mesh", "texture", "check"}
     json.dumps(report)
+
+
+@pytest.mark.parametrize("change", ["nothing", "smaller", "dark"])
+def test_a_writer_that_breaks_the_file_shows_in_the_report(asset: Asset3D, monkeypatch, change: str) -> None:
+    """The mesh in memory is the same in all three: only the file tells."""
+
+    def write(mesh: Mesh, path: Path) -> Path:
+        mesh = replace(mesh, vertices=mesh.vertices * 0.8) if change == "smaller" else mesh
+        dark = tuple(replace(m, color=(0.2, 0.2, 0.2)) for m in mesh.materials)
+        return save_mesh(replace(mesh, materials=dark) if change == "dark" else mesh, path)
+
+    monkeypatch.setattr("viewfold.lift.asset.save_mesh", write)
+    ground = torch.full((3, 1, 1), 0.5)
+    measured = measure_export(asset.mesh, asset.field, ground=ground, like=ball_views().cameras)
+    assert (measured["rerender_psnr_db"] > 18) == (change == "nothing")
+    assert (measured["silhouette_iou"] > 0.9) == (change != "smaller")
 
 
 def test_an_asset_is_saved_as_mesh_report_and_turntable(asset: Asset3D, tmp_path) -> None:

@@ -158,12 +158,6 @@ def test_without_cameras_the_model_draws_one_plain_picture(model):
     assert model(["a mug", "a car"], None, steps=1).shape == (2, 1, 3, 16, 16)
 
 
-def test_a_run_does_not_change_the_scheduler(model):
-    before = model.scheduler.timesteps.clone()
-    model("a mug", CAMERAS, steps=3)
-    assert torch.equal(model.scheduler.timesteps, before) and model.scheduler.num_inference_steps is None
-
-
 def test_the_callback_may_replace_the_latents(model):
     blank = torch.full((1, 4, 4, 4, 4), 0.25)
     result = model("a mug", CAMERAS, steps=3, callback_on_step_end=lambda *_: {"latents": blank}, output_type="latent")

@@ -182,6 +182,101 @@ def test_a_fine_texture_is_averaged_when_it_is_far_away() -> None:
     assert torch.allclose(rgb, torch.full_like(rgb, 0.5), atol=1e-3)
 
 
+def _striped(width: int, size: int) -> torch.Tensor:
+    """One row of the middle of a square that fills the frame exactly, with stripes of `width` of 64 texels."""
+    stripes = ((torch.arange(64) // width) % 2).float()[None, :, None].expand(64, 64, 3).contiguous()
+    half = DISTANCE * math.tan(math.radians(20))
+    square = _square(
+        0.0, half, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=stripes),)
+    )
+    picture = rasterize(square, FRONT, size=size, supersample=1, light=None)
+    assert bool((picture.alpha > 0.99).all())
+    return picture.rgb[0, 0, size // 2]
+
+
+@pytest.mark.parametrize(("size", "width"), [(64, 1), (32, 2), (16, 4), (8, 8)])
+def test_a_sample_reads_the_level_where_it_covers_one_texel(size: int, width: int) -> None:
+    """Stripes as wide as a sample come out black and white; a level finer or coarser would not differ or be grey."""
+    expected = (torch.arange(size) % 2).float()
+    torch.testing.assert_close(_striped(width, size), expected, atol=1e-3, rtol=0)
+    if width > 1:
+        torch.testing.assert_close(_striped(width // 2, size), torch.full((size,), 0.5), atol=1e-3, rtol=0)
+
+
+def test_levels_of_a_texture_by_hand() -> None:
+    """A column of 4 texels: at 4 texels a sample halves are averaged, at 16 and more all; in between the nearer."""
+    texture = torch.tensor([0.0, 0.4, 0.6, 1.0])[:, None, None].expand(4, 4, 3).contiguous()
+    uv = torch.tensor([[0.5, 0.625]]).expand(7, 2)  # the centre of the second row from the top
+    texels = torch.tensor([0.1, 1.9, 2.1, 7.9, 8.1, 16.0, 1e6])
+    got = module._sample(Material(texture=texture), uv, texels)[:, 0]
+    coarse = 0.2 + 0.25 * 0.6  # rows of 0.2 and 0.8 whose centres lie at 0.75 and 0.25
+    torch.testing.assert_close(got, torch.tensor([0.4, 0.4, coarse, coarse, 0.5, 0.5, 0.5]))
+
+
+def test_a_texture_is_read_between_texels_and_repeats() -> None:
+    image = torch.tensor([[[0.0] * 3, [1.0] * 3], [[0.5] * 3, [0.25] * 3]])
+    uv = torch.tensor([[0.25, 0.75], [0.5, 0.75], [0.25, 0.5], [0.0, 0.75], [1.25, -0.25], [0.5, 0.5]])
+    expected = torch.tensor([0.0, 0.5, 0.25, 0.5, 0.0, 0.4375])
+    torch.testing.assert_close(module._bilinear(image, uv)[:, 0], expected)
+
+
+@pytest.mark.parametrize("supersample", [1, 2, 5])
+def test_coverage_counts_the_samples_and_depth_is_averaged_over_them(supersample: int) -> None:
+    """A slope of depth in half of a pixel: coverage one half; depth that of the covered samples' mean."""
+    half = DISTANCE * math.tan(math.radians(20))
+    plane = Mesh(
+        vertices=torch.tensor([[-0.01, 0.0, -1], [2 * half, 0.0, -1], [2 * half, 0.0, 1], [-0.01, 0.0, 1]]),
+        faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+        materials=(Material(color=RED),),
+    )
+    picture = rasterize(plane, FRONT, size=1, supersample=supersample, light=None)
+    columns = (torch.arange(supersample) + 0.5) / supersample * 2 - 1
+    share = float((columns * half > -0.01).float().mean())
+    assert float(picture.alpha) == pytest.approx(share)
+    assert picture.rgb.flatten().tolist() == pytest.approx([c * share for c in RED])
+    assert float(picture.depth) == pytest.approx(DISTANCE, abs=1e-4)
+    assert picture.normal.flatten().tolist() == pytest.approx([0, -share, 0], abs=1e-5)
+
+
+def test_light_and_finish_reach_the_picture() -> None:
+    front = rasterize(_square(0.0), FRONT, size=9).rgb[0, :, 4, 4]
+    factor = float(Light().shade(torch.tensor([[0.0, -1, 0]])))
+    assert front.tolist() == pytest.approx([min(1.0, c * factor) for c in RED], abs=1e-5)
+    shiny = Material(color=RED, roughness=0.3, metallic=0.5)
+    got = rasterize(_square(0.0, 0.01, materials=(shiny,)), FRONT, size=301).rgb[0, :, 150, 150]
+    one = torch.tensor([[0.0, -1, 0]])
+    expected = Light().polish(torch.tensor([RED]), one, one, torch.tensor([[0.3]]), torch.tensor([[0.5]]))[0]
+    assert got.tolist() == pytest.approx(expected.clamp(0, 1).tolist(), abs=2e-3)
+
+
+def test_each_face_has_its_own_material_colour_and_finish() -> None:
+    matt, shiny = Material(color=RED, roughness=0.9), Material(color=BLUE, roughness=0.3)
+    two = Mesh.cat([_square(0.0, 0.2, materials=(matt,)), _square(-0.1, 0.1, materials=(shiny,))])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        mesh = replace(two, faces=two.faces[order], face_material=two.material_index()[order])
+        picture = rasterize(mesh, FRONT, size=33).rgb[0]
+        plain = rasterize(_square(0.0, 0.2, materials=(matt,)), FRONT, size=33).rgb[0]
+        assert torch.equal(picture[:, 12, 16], plain[:, 12, 16]) and float(plain[0, 12, 16]) > 0.5
+        alone = rasterize(_square(-0.1, 0.1, materials=(shiny,)), FRONT, size=33).rgb[0]
+        torch.testing.assert_close(picture[:, 16, 16], alone[:, 16, 16])
+    unlit = rasterize(two, FRONT, size=33, light=None).rgb[0]
+    assert unlit[:, 16, 16].tolist() == pytest.approx(BLUE) and unlit[:, 12, 16].tolist() == pytest.approx(RED)
+
+
+def test_a_face_seen_exactly_edge_on_leaves_no_trace() -> None:
+    flat = torch.tensor([[-0.25, -0.25, 0.0], [0.25, -0.25, 0], [0.25, 0.25, 0], [-0.25, 0.25, 0]])
+    for height in (0.0, 1e-9):
+        square = Mesh(vertices=flat + torch.tensor([0, 0, height]), faces=torch.tensor([[0, 1, 2], [0, 2, 3]]))
+        picture = rasterize(square, FRONT, size=9, supersample=1)  # the middle row of samples lies on it
+        assert not bool(picture.alpha.any() | picture.depth.any()) and bool(picture.rgb.isfinite().all())
+
+
+def test_nothing_nearer_than_the_near_plane_is_drawn() -> None:
+    camera = Cameras.look_at(torch.tensor([[0.0, -1.0, 0.0]]))
+    assert rasterize(_square(-0.98, 1.0), camera, size=8).alpha.all()
+    assert not rasterize(_square(-0.995, 1.0), camera, size=8).alpha.any()
+
+
 def test_permuting_views_permutes_pictures() -> None:
     cameras, order = Cameras.orbit(5, elevation_deg=15.0), [3, 0, 4, 1, 2]
     mesh = Mesh.cat([_ball(0.4, 2), _square(-0.3)])
@@ -225,5 +320,8 @@ def test_an_object_behind_the_camera_leaves_an_empty_picture() -> None:
 
 
 def test_a_size_out_of_range_is_refused() -> None:
-    with pytest.raises(InputError, match="`size` must lie between 1 and 8192"):
-        rasterize(_ball(), FRONT, size=0)
+    for bad in ({"size": 0}, {"size": 8193}, {"size": 8, "supersample": 0}, {"size": 8, "supersample": 9}):
+        with pytest.raises(InputError, match="`size` must lie between 1 and 8192"):
+            rasterize(_ball(), FRONT, **bad)
+    with pytest.raises(InputError, match="a product of at most 16384"):
+        rasterize(_ball(), FRONT, size=8192, supersample=3)

@@ -32,8 +32,19 @@ def test_the_command_line_understands_what_the_readme_says(command: str) -> None
 
     from viewfold.cli.command import VERBS
 
-    verb = tyro.cli(VERBS, args=shlex.split(command)[1:])  # type: ignore[call-overload]
-    assert type(verb).__name__.lower() in command or command.startswith("viewfold weights")
+    _, verb, *rest = shlex.split(command)
+    understood = tyro.cli(VERBS, args=[verb, *rest])  # type: ignore[call-overload]
+    assert type(understood).__name__.lower() == verb
+    if verb == "weights":
+        assert type(understood.action).__name__.lower() == rest[0]
+    for flag, value in zip(rest, rest[1:], strict=False):
+        if flag.startswith("--") and value.isdigit():  # what was typed is what it will do
+            told = vars(understood) | {k: v for part in vars(understood).values() for k, v in _fields(part).items()}
+            assert told[flag.removeprefix("--").replace("-", "_")] == int(value)
+
+
+def _fields(part: object) -> dict[str, object]:
+    return vars(part) if hasattr(part, "__dataclass_fields__") else {}
 
 
 @pytest.mark.slow

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from viewfold.camera import Cameras
+from viewfold.camera import Cameras, framing_distance
 from viewfold.data import render
-from viewfold.data.render import PAPER, RenderSettings, render_assets
+from viewfold.data.render import PAPER, RenderSettings, find_assets, render_asset, render_assets
 from viewfold.errors import InputError, OutputError
 from viewfold.image import read_image
 from viewfold.scene.interchange import to_trimesh
@@ -56,6 +58,113 @@ def test_an_asset_becomes_pictures_with_their_cameras(assets: Path, tmp_path: Pa
     cameras = Cameras(world_from_camera=pose, fov_deg=torch.tensor([view["fov_deg"] for view in meta["views"]]))
     assert torch.allclose(cameras.code(), SETTINGS.cameras("one").code())
     assert cameras.elevation_deg.tolist() == pytest.approx([view["elevation_deg"] for view in meta["views"]], abs=1e-3)
+
+
+def _red_square(folder: Path) -> Path:
+    """A matt red square that faces the front, turned by 20 degrees so that its edges cut pixels."""
+    turn = torch.tensor([[math.cos(0.35), -math.sin(0.35)], [math.sin(0.35), math.cos(0.35)]])
+    across = torch.tensor([[-0.4, -0.4], [0.4, -0.4], [0.4, 0.4], [-0.4, 0.4]]) @ turn.T
+    mesh = Mesh(
+        vertices=torch.stack([across[:, 0], torch.zeros(4), across[:, 1]], dim=1) * 3 + torch.tensor([5.0, -2, 1]),
+        faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+        materials=(Material(color=(0.9, 0.1, 0.1)),),
+    )
+    to_trimesh(mesh).export(folder / "square.glb")
+    return folder / "square.glb"
+
+
+@pytest.mark.parametrize("supersample", [1, 2, 3])
+def test_the_edge_of_a_red_square_is_red_and_its_coverage_counts_the_samples(tmp_path: Path, supersample: int) -> None:
+    settings = RenderSettings(
+        size=32, views=1, orbits=1, supersample=supersample, elevation_deg=(0.0, 0.0), random_azimuth=False
+    )
+    render_asset(_red_square(tmp_path), tmp_path / "out", settings=settings)
+    picture = read_image(tmp_path / "out" / "square" / "000.webp")
+    alpha, inside = picture[3], picture[:3, 16, 16]
+    n = supersample**2
+    counts = {round(value * n) for value in alpha.flatten().tolist()}
+    torch.testing.assert_close((alpha * n).round() / n, alpha, atol=0.003, rtol=0)
+    assert float(alpha.sum()) == pytest.approx((2**0.5 / 2 / 0.625 * 16) ** 2, rel=0.02)  # scaled to the sphere
+    assert counts == {0, 1} if supersample == 1 else len(counts) > 3
+    straight = picture[:3, alpha > 0.1]
+    torch.testing.assert_close(straight, inside[:, None].expand_as(straight), atol=0.012, rtol=0)
+    expected = 0.9 * ((0.55 + 0.8) / 2 + 0.3 * 0.7 / math.sqrt(1.01))  # half sky, half ground, and the lamp's share
+    assert inside.tolist() == pytest.approx([expected, expected / 9, expected / 9], abs=0.01)
+
+
+def test_each_circle_has_an_elevation_azimuth_lens_and_distance_of_its_own() -> None:
+    settings = RenderSettings(
+        orbits=40, views=3, elevation_deg=(-20.0, 60.0), fov_deg=(20.0, 50.0), distance=(0.8, 1.2), seed=1
+    )
+    cameras = settings.cameras("mug")
+    circles = [cameras[3 * i : 3 * i + 3] for i in range(40)]
+    for circle in circles:
+        for numbers in (circle.elevation_deg, circle.fov_deg, circle.position.norm(dim=-1)):
+            torch.testing.assert_close(numbers, numbers[:1].expand(3), atol=1e-3, rtol=1e-5)
+        turned = (circle.azimuth_deg - circle.azimuth_deg[0]) % 360
+        torch.testing.assert_close(turned, torch.tensor([0.0, 120, 240]), atol=1e-2, rtol=0)
+    firsts = Cameras.cat([circle[0] for circle in circles])
+    factor = firsts.position.norm(dim=-1) * (firsts.fov_deg.deg2rad() / 2).tan() / 0.5
+    for numbers, low, high in (
+        (firsts.elevation_deg, -20, 60),
+        (firsts.fov_deg, 20, 50),
+        (firsts.azimuth_deg, 0, 360),
+        (factor, 0.8, 1.2),
+    ):
+        span = high - low  # of 40 uniform draws the ends are missed by more than a fifth once in 10,000
+        assert low - 1e-3 <= float(numbers.min()) < low + 0.2 * span
+        assert high - 0.2 * span < float(numbers.max()) <= high + 1e-3
+
+
+def test_by_default_circles_are_framed_and_may_start_at_the_front() -> None:
+    cameras = RenderSettings(random_azimuth=False).cameras("mug")
+    assert len(cameras) == 8
+    torch.testing.assert_close(cameras.azimuth_deg[[0, 4]], torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cameras.position.norm(dim=-1), torch.full((8,), framing_distance(40.0)))
+    assert bool((RenderSettings().cameras("mug").azimuth_deg[[0, 4]] > 1).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 0), ("size", 4097), ("supersample", 0), ("supersample", 17), ("orbits", 0), ("orbits", 1025)]
+    + [("views", 0), ("views", 257), ("elevation_deg", (-90.0, 0.0)), ("elevation_deg", (0.0, 90.0))]
+    + [("elevation_deg", (20.0, 10.0)), ("fov_deg", (0.5, 40.0)), ("fov_deg", (40.0, 171.0)), ("distance", (0.0, 1.0))],
+)
+def test_settings_out_of_range_are_named_and_their_limits_are_not(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"`{name}` must"):
+        RenderSettings(**{name: value})
+    RenderSettings(size=1, supersample=16, orbits=1, views=256, elevation_deg=(-89.9, 89.9), fov_deg=(1.0, 170.0))
+    RenderSettings(size=4096, supersample=1, orbits=1024, views=1, elevation_deg=(5.0, 5.0), distance=(0.1, 100.0))
+
+
+def test_of_two_files_of_one_name_the_first_kind_is_taken_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("b.ply", "b.obj", "b.glb", "a.PLY", "c.obj", ".d.glb", "e.json", "f.txt"):
+        (tmp_path / name).write_text("x")
+    assert [path.name for path in find_assets(tmp_path)] == ["a.PLY", "b.glb", "c.obj"]
+    with pytest.raises(InputError, match="must be a folder of assets"):
+        find_assets(tmp_path / "b.glb")
+
+
+def test_assets_come_in_no_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for i in range(20):
+        (tmp_path / f"{i:02d}.obj").write_text("")
+    monkeypatch.setattr(render, "_attempt", lambda path, *_: taken.append(path.stem))
+    report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
+    assert report.done == 20 and sorted(taken) == [f"{i:02d}" for i in range(20)] != taken
+    with pytest.raises(InputError, match="`workers` must be at least 1"):
+        render_assets(tmp_path, tmp_path / "out", workers=0)
+
+
+def test_what_is_written_says_how_it_was_rendered(assets: Path, tmp_path: Path) -> None:
+    settings = RenderSettings(size=8, views=1, orbits=1, seed=9, fov_deg=(30.0, 30.0))
+    render_assets(assets, tmp_path / "out", settings=settings)
+    meta = json.loads((tmp_path / "out/two/meta.json").read_text())
+    assert meta["render"] == json.loads(json.dumps(asdict(settings)))
+    (view,) = meta["views"]
+    cameras = settings.cameras("two")
+    assert view["fov_deg"] == pytest.approx(30) and view["azimuth_deg"] == pytest.approx(float(cameras.azimuth_deg))
+    assert view["world_from_camera"] == pytest.approx(cameras.world_from_camera.flatten().tolist())
 
 
 def test_cameras_depend_on_the_seed_and_the_name_alone() -> None:
@@ -133,6 +242,49 @@ def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pyte
     assert [path for path, _ in result] == paths
     assert [path for path, reason in result if reason] == [deadly]
     assert started == ["a.glb", "c.glb", "d.glb"]
+
+
+class Pool:
+    """Stands for the processes: works at once, notes how many it has and how many tasks wait for their turn."""
+
+    made: list[tuple[int, int]] = []
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.running, self.most = workers, set(), 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Pool.made.append((self.workers, self.most))
+
+    def submit(self, work: object, path: Path, *rest: object) -> Future[str | None]:
+        future: Future[str | None] = Future()
+        future.set_result("bad" if path.stem == "c" else None)
+        self.running = {f for f in self.running if not f.taken} | {future}  # type: ignore[attr-defined]
+        self.most = max(self.most, len(self.running))
+        return future
+
+
+def test_a_few_tasks_a_process_are_under_way_and_each_result_belongs_to_its_asset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Pool.made.clear()
+    taken = Future.result
+
+    def result(self: Future[str | None], timeout: float | None = None) -> str | None:
+        self.taken = True  # type: ignore[attr-defined]
+        return taken(self, timeout)
+
+    monkeypatch.setattr(Future, "taken", False, raising=False)
+    monkeypatch.setattr(Future, "result", result)
+    monkeypatch.setattr(render, "Workers", Pool)
+    paths = [Path(f"{name}.glb") for name in "abcdefghij"]
+    done = dict(render._render_all(paths, tmp_path, SETTINGS, 3))
+    assert done == {path: "bad" if path.stem == "c" else None for path in paths}
+    assert Pool.made == [(3, 6)]
+    assert dict(render._render_all(paths[:1], tmp_path / "none", SETTINGS, 3)).keys() == {paths[0]}
+    assert len(Pool.made) == 1, "one asset needs no process"
 
 
 def test_a_folder_that_holds_anything_else_is_never_replaced(assets: Path) -> None:

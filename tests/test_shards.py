@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -134,6 +135,101 @@ def test_a_picture_batch_has_one_view_and_no_camera(shards: Path) -> None:
     cache_latents(shards, mean_latents, encoder="mean")
     batch = LatentSet(open_shards(shards)).draw(3, torch.Generator().manual_seed(0))
     assert batch.latents.shape == (3, 1, 6, 1, 1) and batch.cameras is None
+
+
+def test_packing_and_caching_count_and_tell_how_far_they_are(tmp_path: Path) -> None:
+    for number in range(5):
+        write_render(tmp_path / "renders", f"asset{number}", value=number / 5)
+    (tmp_path / "renders" / "unfinished").mkdir()
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "shards"
+    report = pack(tmp_path / "renders", out, samples_per_shard=2, progress=lambda *at: seen.append(at))
+    assert (report.samples, report.shards, report.skipped, report.failed) == (5, 3, 0, [])
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [p.name for p in sorted(out.iterdir())] == [f"shard-0000{n}.tar" for n in range(3)]
+    with tarfile.open(out / "shard-00001.tar") as tar:
+        assert {name.split(".")[0] for name in tar.getnames()} == {"asset2", "asset3"}
+    seen.clear()
+    done = cache_latents(out, mean_latents, encoder="mean", progress=lambda *at: seen.append(at))
+    assert (done.samples, done.shards, done.skipped, done.failed) == (5, 3, 0, []) and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_sample_with_a_dot_or_without_pictures_is_left_out_by_name(tmp_path: Path) -> None:
+    for uid in ("good", "b.d", "bare"):
+        write_render(tmp_path / "renders", uid, value=0.5)
+    for picture in (tmp_path / "renders" / "bare").glob("*.webp"):
+        picture.unlink()
+    report = pack(tmp_path / "renders", tmp_path / "shards")
+    assert report.samples == 1 and [uid for uid, _ in report.failed] == ["b.d", "bare"]
+    assert "dot" in report.failed[0][1] and "no pictures" in report.failed[1][1]
+
+
+def test_latents_are_those_of_the_pictures_on_their_ground_and_of_a_damaged_one_there_are_none(tmp_path: Path) -> None:
+    for uid in ("good", "bad"):
+        write_render(tmp_path / "renders", uid, value=0.25)
+    pack(tmp_path / "renders", tmp_path / "shards")
+    (shard,) = (tmp_path / "shards").iterdir()
+    sample = open_shards(tmp_path / "shards")[0]
+    assert sample.uid == "bad"
+    _, offset, size = sample.members["003.webp"]
+    content = bytearray(shard.read_bytes())
+    content[offset : offset + size] = bytes(size)
+    shard.write_bytes(content)
+    grounds: list[torch.Tensor] = []
+    done = cache_latents(
+        tmp_path / "shards", lambda x: (grounds.append(x), mean_latents(x))[1], encoder="e", background=1.0
+    )
+    assert done.samples == 1 and [uid for uid, _ in done.failed] == ["bad"] and "003.webp" in done.failed[0][1]
+    assert float(grounds[0][3].mean()) == pytest.approx(0.25 * 0.3 + 1.0 * 0.7, abs=0.01)
+    (left,) = open_shards(tmp_path / "shards")
+    assert left.uid == "good" and left.latents().dtype == torch.float32
+
+
+def test_a_picture_without_alpha_is_laid_on_nothing_and_views_keep_their_order(tmp_path: Path) -> None:
+    folder = tmp_path / "renders" / "plain"
+    folder.mkdir(parents=True)
+    for index in range(3):
+        to_pil(torch.full((3, 8, 8), index / 5)).save(folder / f"{index:03d}.webp", lossless=True)
+    (folder / "meta.json").write_text(json.dumps({"captions": ["x"], "views": None}))
+    pack(tmp_path / "renders", tmp_path / "shards")
+    (sample,) = open_shards(tmp_path / "shards")
+    assert sample.pictures().mean((1, 2, 3)).tolist() == pytest.approx([0, 0.2, 0.4])
+    assert sample.cameras is None and sample.orbits == 1
+
+
+def test_members_are_read_whole_or_not_at_all_and_files_are_closed(shards: Path) -> None:
+    sample = open_shards(shards)[4]
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    for _ in range(5):
+        assert sample.read("json") == json.dumps(sample.meta).encode()
+    if before:
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with pytest.raises(AssetError, match=r"`asset4` has no member 'latents.npy'; it has \['000.webp'"):
+        sample.latents()
+    path, offset, _ = sample.members["007.webp"]
+    path.write_bytes(path.read_bytes()[: offset + 10])
+    with pytest.raises(AssetError, match=r"is cut short at `asset4.007.webp`"):
+        sample.read("007.webp")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"captions": []}'])
+def test_a_sample_must_say_what_it_shows(shards: Path, content: bytes) -> None:
+    with tarfile.open(shards / "shard-00009.tar", "w") as tar:
+        member = tarfile.TarInfo("zz.json")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(AssetError, match=r"`zz\.json`"):
+        _ = open_shards(shards)[-1].meta
+
+
+def test_an_array_that_would_run_code_is_refused(shards: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with tarfile.open(shards / "shard-00009.tar", "w") as tar:
+        tar.add(tmp_path / "a.npy", "zz.latents.npy")
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        open_shards(shards)[-1].latents()
 
 
 def test_nothing_to_pack_is_an_error(tmp_path: Path) -> None:

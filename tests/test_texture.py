@@ -1,5 +1,7 @@
 """Baking: colours of the field land on the right side of the mesh, also between the texels."""
 
+import math
+
 import pytest
 import torch
 
@@ -111,3 +113,82 @@ def test_an_empty_mesh_and_a_huge_texture_are_refused(field: GridField, mesh: Me
         bake_texture(mesh, field, size=8192)
     with pytest.raises(InputError, match="at least one face"):
         bake_texture(Mesh(vertices=mesh.vertices, faces=mesh.faces[:0]), field)
+
+
+class Layers:
+    """Fog whose colour is its height along z: red is 10 z + 0.5; thicker where `dense`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def density(self, points: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(points),), self.value)
+
+    def __call__(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        red = 10 * points[:, 2:] + 0.5
+        return self.density(points), torch.cat([red, torch.zeros_like(red), 1 - red], dim=1)
+
+
+@pytest.mark.parametrize("up", [1.0, -1.0])
+def test_a_point_is_looked_at_from_outside_along_its_normal(up: float) -> None:
+    """Seven samples from 0.02 outside to 0.04 inside, each seen through those before it."""
+    step = 0.06 / 7
+    passed = math.exp(-50 * step)
+    weights = torch.tensor([(1 - passed) * passed**i for i in range(7)])
+    heights = torch.tensor([0.02 - (i + 0.5) * step for i in range(7)])
+    expected = float((weights * (10 * up * heights + 0.5)).sum() / weights.sum())
+    color = surface_color(Layers(50.0), torch.zeros(1, 3), torch.tensor([[0.0, 0.0, up]]))
+    assert color[0].tolist() == pytest.approx([expected, 0, 1 - expected], abs=1e-5)
+    assert (expected - 0.5) * up > 0.01, "the outside weighs more"
+
+
+def test_fog_too_thin_to_see_gives_its_colour_at_the_point() -> None:
+    at = torch.tensor([[0.0, 0.0, 0.01]])
+    normal = torch.tensor([[0.0, 0.0, 1.0]])
+    assert surface_color(Layers(0.1), at, normal)[0, 0].item() == pytest.approx(0.6)  # 0.6 % of the light
+    seen = surface_color(Layers(0.2), at, normal)[0, 0].item()  # 1.2 %: the mean over the samples, 0.01 further in
+    assert seen == pytest.approx(0.5, abs=2e-3)
+
+
+def test_many_points_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) * 0.05
+    normals = torch.nn.functional.normalize(points - 0.02, dim=1)
+    whole = surface_color(Layers(50.0), points, normals)
+    monkeypatch.setattr("viewfold.scene.texture.CHUNK", 3)
+    assert torch.equal(surface_color(Layers(50.0), points, normals), whole)
+    assert surface_color(Layers(50.0), points[:0], normals[:0]).shape == (0, 3)
+
+
+def test_a_shell_of_paint_is_seen_from_outside_wherever_it_is_baked(mesh: Mesh) -> None:
+    """A solid ball, green within 0.345 and red about it: both bakes look from outside."""
+
+    class Painted(Layers):
+        def density(self, points: torch.Tensor) -> torch.Tensor:
+            return 2000.0 * (points.norm(dim=-1) < 0.36).float()
+
+        def __call__(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            outer = (points.norm(dim=-1, keepdim=True) > 0.345).float()
+            return self.density(points), torch.cat([outer, 1 - outer, torch.zeros_like(outer)], dim=1)
+
+    field = Painted(0.0)
+    colored = bake_vertex_colors(mesh, field)
+    assert colored.vertex_color is not None
+    torch.testing.assert_close(colored.vertex_color, RED.expand(len(mesh.vertices), 3), atol=0.01, rtol=0)
+    assert colored.materials[0].roughness == 0.9 and colored.uv is None and len(colored.materials) == 1
+    textured = bake_texture(mesh, field, size=64, max_faces=300)
+    assert textured.materials[0].texture is not None and textured.materials[0].roughness == 0.9
+    torch.testing.assert_close(textured.materials[0].texture, RED.expand(64, 64, 3), atol=0.01, rtol=0)
+
+
+def test_texels_lie_where_their_coordinates_say_in_a_slanted_triangle() -> None:
+    uv = torch.tensor([[0.1, 0.05], [0.9, 0.3], [0.25, 0.85]])
+    row, column, face, weight = rasterize_uv(uv, torch.tensor([[0, 1, 2], [2, 1, 0]]), size=40)
+    assert (weight >= -1e-4).all()
+    torch.testing.assert_close(weight.sum(1), torch.ones(len(row)))
+    corners = uv[torch.tensor([[0, 1, 2], [2, 1, 0]])[face]]
+    where = (corners * weight[..., None]).sum(1)
+    centre = torch.stack([(column + 0.5) / 40, 1 - (row + 0.5) / 40], dim=1)
+    torch.testing.assert_close(where, centre, atol=1e-4, rtol=0)
+    a, b = uv[1] - uv[0], uv[2] - uv[0]
+    area = float(a[0] * b[1] - a[1] * b[0]) / 2 * 40**2
+    assert (face == 0).sum() == (face == 1).sum() and abs(int((face == 0).sum()) - area) < 12

@@ -68,6 +68,144 @@ def test_a_ball_of_density_has_the_alpha_of_its_chords() -> None:
     torch.testing.assert_close(alpha, -torch.expm1(-3.0 * chord), rtol=0, atol=0.012)
 
 
+@dataclass
+class Wall:
+    """Everything behind y = 0, opaque, its colour a ramp along x; the axis of the front camera meets it straight."""
+
+    value: float = 5000.0
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.value * (points[:, 1] > 0).float()
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        ramp = points[:, :1] + 0.5
+        return self.density(points), torch.cat([ramp, 1 - ramp, torch.full_like(ramp, 0.25)], dim=-1)
+
+
+def test_depth_is_along_the_axis_and_not_along_the_ray() -> None:
+    """A flat wall has one depth in all pixels, though the rays at the edge are longer."""
+    cameras, size = Cameras.orbit(1, elevation_deg=0.0, fov_deg=70.0), 16
+    picture = render_volume(Wall(), cameras, size=size, n_samples=1000)
+    hit = picture.alpha[0, 0] > 0.99
+    assert int(hit.sum()) > 50
+    expected = torch.full_like(picture.depth[0, 0][hit], framing_distance(70.0))
+    torch.testing.assert_close(picture.depth[0, 0][hit], expected, atol=0.003, rtol=0)
+
+
+def test_the_colour_of_a_wall_is_where_its_rays_meet_it() -> None:
+    cameras, size = Cameras.orbit(1, elevation_deg=0.0), 16
+    picture = render_volume(Wall(), cameras, size=size, n_samples=1000)
+    origin, direction = (x[0] for x in cameras.rays(size))
+    x = (origin - direction * (origin[..., 1:2] / direction[..., 1:2]))[..., 0]
+    hit = picture.alpha[0, 0] > 0.99
+    torch.testing.assert_close(picture.rgb[0, 0][hit], x[hit] + 0.5, atol=0.003, rtol=0)
+    torch.testing.assert_close(picture.rgb[0, 1][hit], 0.5 - x[hit], atol=0.003, rtol=0)
+
+
+def test_fog_has_the_expected_depth_over_what_was_hit() -> None:
+    """Through the middle of thin fog of density k the mean depth is that of an exponential cut off at the chord."""
+    k, chord = 2.0, 2 * SCENE_RADIUS
+    picture = render_volume(Ball(radius=1.0, value=k), Cameras.orbit(1)[[0]], size=1, n_samples=2000)
+    mean = 1 / k - chord * math.exp(-k * chord) / (1 - math.exp(-k * chord))
+    assert float(picture.depth) == pytest.approx(framing_distance(40.0) - SCENE_RADIUS + mean, abs=2e-3)
+    assert float(picture.alpha) == pytest.approx(1 - math.exp(-k * chord), abs=1e-3)
+
+
+def test_normals_and_colours_are_premultiplied() -> None:
+    field = GridField(resolution=16, blob_radius=0.0)
+    with torch.no_grad():
+        field.grid[0, 0] = torch.linspace(-3, -1, 16)  # thicker towards +x
+    field.requires_grad_(False)
+    picture = render_volume(field, Cameras.orbit(1, elevation_deg=0.0), size=5, normals=True)
+    alpha = picture.alpha[0, 0, 2, 2]
+    assert 0.5 < float(alpha) < 0.99
+    torch.testing.assert_close(picture.rgb[0, :, 2, 2], alpha * torch.full((3,), 0.5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(picture.normal[0, :, 2, 2], alpha * torch.tensor([-1.0, 0, 0]), atol=0.02, rtol=0)
+    assert not render_volume(field, Cameras.orbit(1), size=5).normal.any()
+
+
+def test_what_no_light_reaches_is_not_asked_and_what_some_reaches_is() -> None:
+    asked: list[int] = []
+
+    class Counting(Wall):
+        def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(len(points))
+            return super().__call__(points)
+
+    for value, most in ((5000.0, 55), (0.01, 101)):
+        render_volume(Counting(value), Cameras.orbit(1, elevation_deg=0.0), size=1, n_samples=100)
+        assert most - 5 <= asked.pop() <= most
+    half = math.log(2.0) * 100 / (2 * SCENE_RADIUS)  # each sample lets half through: the tenth still gets 1 / 512
+    render_volume(Counting(half), Cameras.orbit(1, elevation_deg=0.0), size=1, n_samples=100)
+    assert asked == [50 + 10]
+
+
+def test_spheres_are_entered_and_left_where_geometry_says() -> None:
+    origins = torch.tensor([[-2.0, 0.3, 0], [-2.0, 0.6, 0], [0.0, 0, 0.2], [2.0, 0, 0], [0.0, -1, 0.5]])
+    directions = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0.0, 0, 1], [1.0, 0, 0], [0.0, 1, 0]])
+    near, far = intersect_sphere(origins, directions, radius=0.5)
+    torch.testing.assert_close(near[[0, 2, 4]], torch.tensor([1.6, 0.0, 1.0]))
+    torch.testing.assert_close(far[[0, 2, 4]], torch.tensor([2.4, 0.3, 1.0]))
+    assert bool((near >= far)[[1, 3]].all())
+    assert float(intersect_sphere(origins[:1], directions[:1])[0]) == pytest.approx(2 - math.sqrt(0.55**2 - 0.09))
+
+
+@dataclass
+class Corner:
+    """Density in one octant-like corner alone, so that no two axes can be taken for each other."""
+
+    def density(self, points: Tensor) -> Tensor:
+        low = torch.tensor([0.2, -0.4, 0.0])
+        return 9.0 * ((points > low) & (points < low + 0.15)).all(dim=-1).float()
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self.density(points), torch.ones_like(points)
+
+
+def test_occupied_cells_lie_where_the_field_does_on_every_axis() -> None:
+    cells = OccupancyGrid.of(Corner(), resolution=44)  # cells of 0.025
+    middle = torch.tensor([0.275, -0.325, 0.075])
+    assert bool(cells.at(middle[None]))
+    for axis in range(3):
+        for sign in (-1.0, 1.0):
+            step = torch.zeros(3)
+            step[axis] = sign
+            assert bool(cells.at((middle + 0.07 * step)[None]))
+            assert not bool(cells.at((middle + 0.25 * step)[None]))
+    assert not bool(cells.at(middle[[1, 0, 2]][None])) and not bool(cells.at(middle[[2, 1, 0]][None]))
+
+
+def test_normals_of_a_ramp_are_exact_whatever_its_direction(generator: torch.Generator) -> None:
+    slope = torch.tensor([3.0, -1.0, 2.0])
+
+    class Ramp(Ball):
+        def density(self, points: Tensor) -> Tensor:
+            return 5 + points @ slope
+
+    at = torch.rand(6, 3, generator=generator) - 0.5
+    expected = (-slope / slope.norm()).expand(6, 3)
+    torch.testing.assert_close(density_normal(Ramp(1.0, 1.0), at), expected, atol=1e-3, rtol=0)
+    assert not density_normal(Ball(radius=2.0, value=1.0), at).any()
+
+
+def test_the_middle_of_each_step_is_looked_at_and_a_drawn_place_lies_in_its_step() -> None:
+    seen: list[Tensor] = []
+
+    class Watched(Ball):
+        def density(self, points: Tensor) -> Tensor:
+            seen.append(points)
+            return super().density(points)
+
+    camera = Cameras.orbit(1, elevation_deg=0.0)
+    render_volume(Watched(radius=1.0, value=0.0), camera, size=1, n_samples=11)
+    torch.testing.assert_close(seen[0][:, 1], -0.5 + 0.1 * torch.arange(11), atol=1e-5, rtol=0)
+    seen.clear()
+    random = torch.Generator().manual_seed(0)
+    render_volume(Watched(radius=1.0, value=0.0), camera, size=1, n_samples=11, generator=random)
+    place = (seen[0][:, 1] + 0.55) / 0.1
+    assert place.floor().tolist() == list(range(11)) and float((place % 1).std()) > 0.1
+
+
 def test_an_opaque_ball_lies_at_its_surface() -> None:
     cameras, size = Cameras.orbit(1, elevation_deg=0.0), 33
     picture = render_volume(Ball(radius=0.4, value=2000.0), cameras, size=size, n_samples=512, normals=False)
@@ -175,5 +313,9 @@ def test_sizes_out_of_range_are_refused() -> None:
     field, cameras = GridField(resolution=4), Cameras.orbit(1)
     with pytest.raises(InputError, match="`size`"):
         render_volume(field, cameras, size=0)
-    with pytest.raises(InputError, match="`n_samples`"):
-        render_volume(field, cameras, size=4, n_samples=1)
+    for n_samples in (1, 4097):
+        with pytest.raises(InputError, match="`n_samples`"):
+            render_volume(field, cameras, size=4, n_samples=n_samples)
+    with pytest.raises(InputError, match="`size`"):
+        render_volume(field, cameras, size=4097)
+    assert render_volume(field, cameras, size=1, n_samples=2).rgb.shape == (1, 3, 1, 1)

@@ -196,3 +196,108 @@ def test_a_folder_with_missing_or_absurd_contents_is_refused(small: dict[str, Te
     config.write_text("[")
     with pytest.raises(WeightsError, match="JSON object"):
         load_unet(tmp_path / "model")
+
+
+def test_tensors_that_the_network_does_not_have_and_those_of_another_shape_are_listed(
+    small: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(small, tmp_path / "good.safetensors")
+    convert(tmp_path / "good.safetensors", to=tmp_path / "model", head_channels=8)
+    weights = next((tmp_path / "model" / "unet").glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({**tensors, "stranger.weight": torch.zeros(1)}, weights)
+    with pytest.raises(WeightsError, match=r"missing: none; unexpected: 1 \(stranger\.weight"):
+        load_unet(tmp_path / "model")
+    save_file({**tensors, "conv_out.bias": torch.zeros(5)}, weights)
+    with pytest.raises(WeightsError, match=r"conv_out\.bias"):
+        load_unet(tmp_path / "model")
+
+
+def test_a_network_is_loaded_to_evaluate_in_the_type_that_is_asked_for(
+    small: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(small, tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", to=tmp_path / "model", head_channels=8)
+    unet = load_unet(tmp_path / "model")
+    assert not unet.training and unet.dtype == torch.float32
+    assert load_unet(tmp_path / "model", dtype=torch.bfloat16).dtype == torch.bfloat16
+    stored = load_file(next((tmp_path / "model" / "unet").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in stored.values()} == {next(iter(small.values())).dtype}
+    convert(tmp_path / "a.safetensors", to=tmp_path / "wide", head_channels=8, dtype=torch.float32)
+    stored = load_file(next((tmp_path / "wide" / "unet").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("told", "heads"), [({"num_head_channels": 8}, 2), ({"num_heads": 2, "num_head_channels": -1}, 2), ({}, None)]
+)
+def test_a_folder_in_the_originals_names_is_read(
+    small: dict[str, Tensor], tmp_path: Path, told: dict[str, int], heads: int | None
+) -> None:
+    folder = tmp_path / "port"
+    folder.mkdir()
+    save_file(small, folder / "weights.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_channels": 16, **told}))
+    if heads is None:
+        with pytest.raises(WeightsError, match=r"config\.json` must give the heads"):
+            load_unet(folder)
+        return
+    channels = {"head_channels": 8} if "num_heads" not in told else {"heads": 2}
+    direct = build_unet({key: value.float() for key, value in small.items()}, **channels)
+    assert torch.equal(call(load_unet(folder)), call(direct))
+    save_file(small, folder / "more.safetensors")
+    with pytest.raises(WeightsError, match=r"one file of weights .* has 2"):
+        load_unet(folder)
+
+
+def test_the_written_noise_schedule_is_the_originals(tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    from viewfold.model.weights import write_scheduler
+
+    write_scheduler(tmp_path / "scheduler")
+    scheduler = DDIMScheduler.from_pretrained(tmp_path / "scheduler")
+    saved = load_file(DATA / "ddim.safetensors")["schedule.alphas_cumprod"]
+    torch.testing.assert_close(scheduler.alphas_cumprod, saved, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(scheduler.final_alpha_cumprod, saved[0], atol=1e-6, rtol=1e-5)
+    assert not scheduler.config["clip_sample"] and scheduler.config["steps_offset"] == 1
+
+
+def test_tensors_are_sorted_by_network_and_what_is_of_the_schedule_or_averages_is_dropped() -> None:
+    zero = torch.zeros(1)
+    names = ["model.diffusion_model.a", "first_stage_model.b", "cond_stage_model.c"]
+    dropped = [
+        "betas",
+        "alphas_cumprod_prev",
+        "sqrt_alphas",
+        "log_one_minus_x",
+        "posterior_x",
+        "logvar",
+        "lvlb_weights",
+    ]
+    dropped += ["scale_factor", "model_ema.decay"]
+    parts = split(dict.fromkeys([*names, *dropped], zero))
+    assert {part: list(tensors) for part, tensors in parts.items()} == {
+        "unet": ["a"],
+        "vae": ["b"],
+        "text_encoder": ["c"],
+    }
+    assert list(split({"encoder.x": zero, "betas": zero})) == ["vae"]
+    assert list(split({"input_blocks.x": zero})) == ["unet"]
+
+
+@pytest.mark.parametrize("layers", [17, -1, 2.5, "many", [2, 17]])
+def test_layers_beyond_reason_are_refused_and_sixteen_are_not(tmp_path: Path, layers: object) -> None:
+    from viewfold.model.weights import _read_config
+
+    (tmp_path / "config.json").write_text(json.dumps({"layers_per_block": layers}))
+    with pytest.raises(WeightsError, match="at most 16 layers a block"):
+        _read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"transformer_layers_per_block": layers}))
+    with pytest.raises(WeightsError, match="at most 16 layers a block"):
+        _read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"layers_per_block": [0, 16]}))
+    assert _read_config(tmp_path) == {"layers_per_block": [0, 16]}
+    (tmp_path / "config.json").write_text(json.dumps({"x": "y" * 2**16}))
+    with pytest.raises(WeightsError, match="at most 65536 bytes"):
+        _read_config(tmp_path)
