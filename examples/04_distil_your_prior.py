@@ -18,6 +18,7 @@ from viewfold.scene.rasterize import rasterize
 class GreyPrior:
     """Latents are the pictures themselves, shrunk to 8 x 8; the clean ones are believed to be 0."""
 
+    device = torch.device("cpu")
     image_size = 64
     alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
 
