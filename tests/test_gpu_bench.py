@@ -163,6 +163,7 @@ def test_a_card_too_small_for_one_object_is_an_error(
     assert "FAILED: OutOfMemoryError" in bench.gpu_row.table(rows)
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_stops_no_other(tmp_path: Path, bench: Any) -> None:
     told = make(bench, tmp_path, tiny=False, model=str(tmp_path / "nowhere"))
     bench.gpu_train.run_train(told)
