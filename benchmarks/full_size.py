@@ -61,13 +61,10 @@ PEER_LAYOUT: dict[str, Any] = {  # the original's `sd-v2-base.yaml`
 }
 
 
-def make_folder(folder: Path) -> None:
-    """Write a model of the released size with random weights (norms: one), the same ones every time."""
+def make_networks() -> dict[str, Any]:
+    """Return the three networks of the released size with the libraries' initial weights, on the default device."""
     from diffusers import AutoencoderKL
-    from safetensors.torch import save_file
-    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
-
-    from viewfold.model.weights import write_scheduler
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     levels: dict[str, Any] = {
         "block_out_channels": (128, 256, 512, 512),
@@ -77,12 +74,29 @@ def make_folder(folder: Path) -> None:
     text = CLIPTextConfig(
         vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16
     )
+    return {
+        "unet": MVDREAM_SD21.build(),
+        "vae": AutoencoderKL(latent_channels=4, layers_per_block=2, sample_size=256, **levels),
+        "text_encoder": CLIPTextModel(text),
+    }
+
+
+def make_tokenizer() -> Any:
+    """Return the shipped model's tokenizer with the released length: any words will do."""
+    from transformers import AutoTokenizer
+
+    package = Path(str(importlib.util.find_spec("viewfold").origin)).parent  # type: ignore[union-attr]
+    return AutoTokenizer.from_pretrained(package / "models" / "toybox" / "tokenizer", model_max_length=N_TOKENS)
+
+
+def make_folder(folder: Path) -> None:
+    """Write a model of the released size with random weights (norms: one), the same ones every time."""
+    from safetensors.torch import save_file
+
+    from viewfold.model.weights import write_scheduler
+
     with torch.device("meta"):
-        networks = {
-            "unet": MVDREAM_SD21.build(),
-            "vae": AutoencoderKL(latent_channels=4, layers_per_block=2, sample_size=256, **levels),
-            "text_encoder": CLIPTextModel(text),
-        }
+        networks = make_networks()
     for part, network in networks.items():
         place = folder / part
         place.mkdir(parents=True, exist_ok=True)
@@ -90,8 +104,7 @@ def make_folder(folder: Path) -> None:
         tensors = {name: _random(name, tensor) for name, tensor in network.state_dict().items()}
         save_file(tensors, place / f"{file}.safetensors", metadata={"format": "pt"})
         network.config.save_pretrained(place) if part == "text_encoder" else network.save_config(place)
-    toybox = Path(str(importlib.util.find_spec("viewfold").origin)).parent / "models" / "toybox"  # type: ignore[union-attr]
-    tokenizer = AutoTokenizer.from_pretrained(toybox / "tokenizer", model_max_length=N_TOKENS)  # any words will do
+    tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
     write_scheduler(folder / "scheduler")
     index = {

@@ -39,7 +39,7 @@ def network() -> nn.Module:
         lambda here: torch.tensor([1.0, 2.0, 3.0], device=here.device) * torch.ones(3),
         lambda here: torch.arange(3, device=here.device) * torch.ones(3),
     ],
-    ids=str,
+    ids=range(12),
 )
 def test_tensors_or_generators_of_two_devices_do_not_meet(mix) -> None:
     with second_device() as device, pytest.raises(RuntimeError, match=r"expected (all tensors on one|a 'lazy') device"):

@@ -1,0 +1,173 @@
+"""The stages of `gpu.py` that train: a step of the released size, and the shipped model for some minutes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from typing import Any
+
+from gpu_stage import Bench
+
+HELD_OUT_DRAWS, HELD_OUT_OBJECTS = 4, 64
+AROUND_TRAINING_S = 75
+"""Of the last stage: imports, data, captions, two held-out errors, the shards."""
+
+
+def run_step(bench: Bench) -> None:
+    """Time a training step: AdamW, float32 weights and averages, bfloat16 autocast; batches as large as fit."""
+    import torch
+
+    from viewfold.device import matmul_flops
+
+    best: list[float] = []  # measured once, after the first step
+    flops_an_object = 0.0
+    trainer = None
+    for checkpointing in (False, True):
+        name, n, fitted = "checkpointed" if checkpointing else "AdamW", 1, 0
+        while n <= bench.most:
+            bench.clean()
+            full = False
+            with bench.rows.case("step", f"{name}, {n} x 4 views") as figures:
+                trainer = trainer or _Trainer(bench)
+                trainer.network.gradient_checkpointing = checkpointing
+                if checkpointing:
+                    trainer.network.enable_gradient_checkpointing()
+                try:
+                    figures |= trainer.measure(n)
+                except RuntimeError as error:
+                    full = fitted > 0 and "out of memory" in str(error)
+                    if not full:
+                        raise
+                    figures |= {"out_of_memory": True, "largest": fitted}
+                else:
+                    flops_an_object = flops_an_object or trainer.run.flops / n
+                    best = best or [matmul_flops(bench.device, torch.bfloat16)]
+                    reached = flops_an_object * n / figures["step_s"]
+                    figures |= {"tflop": flops_an_object * n / 1e12, "tflops": reached / 1e12,
+                                "matmul_tflops": best[0] / 1e12, "utilisation": reached / best[0]}  # fmt: skip
+                    fitted = n
+            if full or fitted < n or 4 * figures["step_s"] * (bench.repeats + 1) > bench.left_s:
+                break
+            n *= 2
+        if bench.device == "cpu" and not bench.tiny:
+            return  # minutes a step: once is enough
+
+
+class _Trainer:
+    """A run of `viewfold.train` whose batches are random and of any size."""
+
+    def __init__(self, bench: Bench) -> None:
+        import torch
+        from torch import Tensor
+
+        from viewfold.camera import Cameras
+        from viewfold.data.batches import Batch
+        from viewfold.model.presets import toybox_scheduler
+        from viewfold.train.objective import ObjectiveSettings, diffusion_loss
+        from viewfold.train.ranks import Ranks
+        from viewfold.train.run import Run
+        from viewfold.train.settings import LoopSettings
+
+        self.bench, self.objects, self.steps = bench, 1, 0
+        self.network = unet = bench.unet().requires_grad_(True).train()
+        alphas = toybox_scheduler().alphas_cumprod.to(bench.device)
+        size, channels, text_dim = (unet.config[n] for n in ("sample_size", "in_channels", "cross_attention_dim"))
+        cameras = Cameras.orbit(4).code()
+
+        def draw(step: int, generator: torch.Generator) -> Batch:
+            n = self.objects
+            latents = torch.randn(n, 4, channels, size, size, generator=generator)
+            return Batch(latents=latents, captions=[""] * n, cameras=cameras.expand(n, -1, -1))
+
+        def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+            text = torch.randn(len(batch.captions), 77, text_dim, device=bench.device)
+            settings = ObjectiveSettings(share_2d=0.0)
+            return {"loss": diffusion_loss(unet, batch.latents, text, batch.cameras, alphas_cumprod=alphas,
+                                           settings=settings, generator=generator)}  # fmt: skip
+
+        settings = LoopSettings(optimizer="adamw", lr=1e-5, warmup=0, precision="bf16")
+        self.run = Run(unet, draw, loss, bench.work / "step", settings, Ranks(), samples=1, record={})
+
+    def measure(self, objects: int) -> dict[str, Any]:
+        """Return the median step of a batch; the first one allocates, and is alone with `repeats` 0."""
+        from viewfold.device import peak_memory_mib
+
+        self.objects, spent, cpu = objects, [], []
+        self.network.zero_grad(set_to_none=True)
+        for _ in range(1 + self.bench.repeats):
+            before = time.process_time()
+            spent.append(self.bench.seconds(lambda: self.run.step(self.steps)))
+            cpu.append(time.process_time() - before)
+            self.steps += 1
+        step_s = statistics.median(spent[1:] or spent)
+        return {
+            "step_s": step_s,
+            "cpu_s": statistics.median(cpu[1:] or cpu),  # on a CPU the same whoever else is there
+            "objects_per_s": objects / step_s,
+            "peak_mib": peak_memory_mib(self.bench.device),
+        }
+
+
+def run_train(bench: Bench) -> None:
+    """Train the shipped model further and ship what training changed, the network, in files under 15 MB."""
+    from ship import ship  # pyright: ignore[reportMissingImports]
+
+    from viewfold.cli.command import main
+
+    given = 0.05 if bench.tiny else bench.minutes
+    minutes = given or max((bench.limit_s - AROUND_TRAINING_S) / 60, 0.25)
+    run = bench.work / "run"
+    with bench.rows.case("train", "held-out error of the shipped model") as figures:
+        figures["held_out"] = held_out_error(bench, bench.model)
+    before = figures.get("held_out")
+    with bench.rows.case("train", f"{minutes:.2g} minutes of training") as figures:
+        pictures = bench.data / "pictures"
+        settings = ["--steps", "3", "--batch", "2"] if bench.tiny else ["--steps", "1000000", "--batch", "128"]
+        settings += ["--pictures", str(pictures)] if pictures.is_dir() else []
+        code = main(
+            ["train", str(bench.data / "objects"), "--model", bench.model, "--out", str(run), "--device", bench.device,
+             "--held-out", str(bench.data / "held-out"), "--minutes", f"{minutes:.3f}", "--lr", "2e-4",
+             "--warmup", "50", "--ema", "0.998", *settings]
+        )  # fmt: skip
+        if code:
+            raise RuntimeError(f"viewfold train ended with {code}; see its output")
+        report = json.loads((run / "run.json").read_text())
+        wanted = "steps_made", "samples_per_s", "waiting_for_data", "utilisation", "peak_memory_mib"
+        figures |= {name: report[name] for name in wanted if name in report}
+        figures |= {"held_out_before": before, "held_out_after": held_out_error(bench, str(run / "model"))}
+    with bench.rows.case("train", "weights in shards") as figures:
+        shipped = bench.work / "shipped"
+        ship(run / "model", shipped)
+        target = bench.out / "model" / "unet"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(shipped / "unet", target)  # the rest is the shipped model's own, unchanged
+        sizes = [path.stat().st_size for path in target.iterdir()]
+        figures |= {"files": len(sizes), "mib": sum(sizes) / 2**20, "largest_mb": max(sizes) / 1e6}
+
+
+def held_out_error(bench: Bench, name: str) -> float:
+    """Return the training objective of a model on toys that are not trained on, under the same noise every time."""
+    import torch
+
+    from viewfold.data.batches import LatentSet
+    from viewfold.data.shards import open_shards
+    from viewfold.pipeline import load
+    from viewfold.train.objective import ObjectiveSettings, diffusion_loss
+
+    model = load(name, device=bench.device, dtype=torch.float32)
+    size = model.unet.config["sample_size"]
+    held = LatentSet(
+        open_shards(bench.data / "held-out"), shape=(model.unet.config["in_channels"], size, size), views=4
+    )
+    settings = ObjectiveSettings(prediction=model.scheduler.config["prediction_type"], share_2d=0.0)
+    generator, errors = torch.Generator().manual_seed(0), []
+    with torch.no_grad():
+        for _ in range(HELD_OUT_DRAWS):
+            batch = held.draw(min(HELD_OUT_OBJECTS, len(held)), generator, views=4).to(bench.device)
+            text = model.text.encode(batch.captions).to(bench.device)
+            errors.append(float(diffusion_loss(model.unet, batch.latents, text, batch.cameras,
+                                               alphas_cumprod=model.alphas_cumprod, settings=settings,
+                                               generator=generator)))  # fmt: skip
+    return statistics.mean(errors)
