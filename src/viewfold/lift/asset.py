@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +120,3 @@ def measure_export(mesh: Mesh, field: GridField, *, ground: torch.Tensor, like: 
         "rerender_psnr_db": round(float(-10 * error.clamp_min(1e-10).log10()), 2),
         "silhouette_iou": round(float((inside & outline).sum() / union), 4),
     }
-
-
-def peak_memory_mib() -> float | None:
-    """Return the most memory that this process has held, in MiB; None where the system does not say (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
+from viewfold.device import peak_memory_mib
 from viewfold.errors import FitError, InputError, PromptError
 from viewfold.image import Views
-from viewfold.lift.asset import Asset3D, measure_export, peak_memory_mib
+from viewfold.lift.asset import Asset3D, measure_export
 from viewfold.lift.prior import Prior
 from viewfold.lift.reconstruct import FitSettings, Progress, Reconstruction, reconstruct
 from viewfold.lift.refine import DistilSettings, refine
@@ -137,7 +138,7 @@ def lift(
             "fov_deg": round(float(kept.cameras.fov_deg.mean()), 2),
             "seed": used_seed,
             "seconds": {name: round(spent, 2) for name, spent in clock.seconds.items()},
-            "peak_memory_mib": peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(model.device),
             "settings": asdict(settings),
         },
     )

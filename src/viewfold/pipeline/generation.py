@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
+from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError, PromptError
 from viewfold.image import Views
 from viewfold.model.defaults import Defaults
@@ -227,21 +228,10 @@ def describe(model: MultiViewPipeline) -> dict[str, Any]:
         "device": str(model._execution_device),
         "dtype": str(model.unet.dtype).removeprefix("torch."),
         "light": dataclasses.asdict(getattr(model, "light", Light())),
-        "peak_memory_mib": _peak_memory_mib(model._execution_device),
+        "peak_memory_mib": peak_memory_mib(model._execution_device),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
             "viewfold": sys.modules["viewfold"].__version__,
         },
     }
-
-
-def _peak_memory_mib(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)
