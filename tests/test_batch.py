@@ -11,7 +11,7 @@ import torch
 from fakes import tiny_model
 
 from viewfold.camera import Cameras
-from viewfold.errors import InputError, OutputError
+from viewfold.errors import FitError, InputError, OutputError
 from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, batch, generate, generate_batch
 from viewfold.pipeline.batch import BatchReport, folder_name, read_prompts
@@ -130,6 +130,16 @@ def test_a_full_disk_stops_the_list_and_other_failures_do_not(
     monkeypatch.setattr(Views, "save", full)
     with pytest.raises(OutputError, match="full"):
         generate_batch(model, ["a duck", "a chair"], tmp_path)
+
+
+def test_a_prompt_that_cannot_be_made_is_reported_under_its_own_words(
+    model: MultiViewPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> Views:
+        raise FitError("NaN at step 0")
+
+    monkeypatch.setattr(batch, "generate", fail)
+    assert generate_batch(model, ["a mug"], tmp_path).failed == {"a mug": "NaN at step 0"}
 
 
 def test_the_summary_names_each_failure() -> None:

@@ -94,6 +94,12 @@ def test_a_frozen_network_counts_as_it_was(last: str) -> None:
         before = changed
 
 
+def test_all_networks_are_frozen_unless_a_last_one_is_named() -> None:
+    made = model()
+    freeze_hash(made)
+    assert frozen_networks(made) == ["text_encoder", "unet", "vae"]
+
+
 def test_lora_files_count_by_their_own_number_in_their_order() -> None:
     made = model()
     plain = weights_hash(made)
