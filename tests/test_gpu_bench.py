@@ -138,6 +138,7 @@ class FullAt:
         return {"step_s": 0.5}
 
 
+@pytest.mark.slow
 def test_the_batch_doubles_until_the_memory_is_full(
     tmp_path: Path, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_mark_is_put_into_pictures_that_were_drawn_there() -> None:
 # Flow 2 ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_lift_happens_where_the_model_is_and_is_the_same() -> None:
     def run(device: torch.device) -> Asset3D:
         asset = lift(PriorOn(device), "a red ball", views=ball_views(), settings=SETTINGS)
@@ -113,6 +114,7 @@ def test_a_lift_happens_where_the_model_is_and_is_the_same() -> None:
     torch.testing.assert_close(found.field.grid, expected.field.grid, atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Views on an accelerator and a model on the CPU: a raw error about devices, before."""
     places: list[torch.device] = []
@@ -143,6 +145,7 @@ def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_shipped_pipeline_is_lifted_there(model: MultiViewPipeline) -> None:
     """Encoding, text and noise of a real model, from one distillation step to files."""
     settings = replace(SETTINGS, distil=DistilSettings(steps=2, samples=16))
@@ -186,6 +189,7 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
     assert waits_of_eight_steps(run, renders=8) == {}
 
 
+@pytest.mark.slow
 def test_a_step_of_the_distillation_waits_once() -> None:
     def run(steps: int, device: torch.device) -> None:
         fitted = reconstruct(ball_views().to(device), settings=FIT, generator=torch.Generator().manual_seed(0))

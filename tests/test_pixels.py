@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from viewfold import image
+from viewfold import image, store
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
 from viewfold.image import (
@@ -234,9 +234,9 @@ def test_a_json_file_is_bounded_whole_and_an_object(tmp_path: Path, monkeypatch:
     path = tmp_path / "a.json"
     path.write_text('{"a": "\u00e9"}', encoding="utf-8")
     assert read_json(str(path)) == {"a": "\u00e9"}
-    monkeypatch.setattr(image, "MAX_JSON_BYTES", path.stat().st_size)
+    monkeypatch.setattr(store, "MAX_JSON_BYTES", path.stat().st_size)
     assert read_json(path) == {"a": "\u00e9"}
-    monkeypatch.setattr(image, "MAX_JSON_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(store, "MAX_JSON_BYTES", path.stat().st_size - 1)
     with pytest.raises(AssetError, match="smaller than"):
         read_json(path)
     monkeypatch.undo()

@@ -106,6 +106,7 @@ def test_large_networks_are_written_as_several_files(
     assert all(torch.equal(whole[name], sharded[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_whole_file_is_loaded_directly_and_converted_once(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

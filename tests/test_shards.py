@@ -228,7 +228,7 @@ def test_an_array_that_would_run_code_is_refused(shards: Path, tmp_path: Path) -
     np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
     with tarfile.open(shards / "shard-00009.tar", "w") as tar:
         tar.add(tmp_path / "a.npy", "zz.latents.npy")
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(AssetError, match="zz.latents.npy.*allow_pickle=False"):
         open_shards(shards)[-1].latents()
 
 

@@ -77,6 +77,7 @@ def test_a_trained_model_is_a_folder_that_draws_and_the_rest_of_it_is_untouched(
     assert decides["batch"] == 2 and decides["objective"]["share_2d"] == 0.3 and decides["pictures"]["samples"] == 6
 
 
+@pytest.mark.slow
 def test_new_weights_depend_on_the_seed_alone_so_that_arms_of_an_ablation_start_alike(place: Path) -> None:
     starts = {}
     for name, flags in {"fold": [], "no-fold": ["--no-fold"], "other": ["--seed", "1"]}.items():
@@ -86,6 +87,7 @@ def test_new_weights_depend_on_the_seed_alone_so_that_arms_of_an_ablation_start_
     assert starts["fold"] == starts["no-fold"] != starts["other"]
 
 
+@pytest.mark.slow
 def test_a_plain_2d_network_gets_a_cameras_embedding_that_depends_on_the_seed_alone(place: Path) -> None:
     path = place / "model" / "unet" / "config.json"
     config = json.loads(path.read_text()) | {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
@@ -129,6 +131,7 @@ def test_latents_are_cached_in_float32_compute(place: Path, monkeypatch: pytest.
     assert main(packed) == 0 and asked[0]["dtype"] == torch.float32
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_can_be_insisted_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(place)) == 0
     assert main([*command(place, "--seed", "3"), "--steps", "4"]) == 2

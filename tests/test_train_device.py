@@ -19,7 +19,7 @@ from viewfold.train.objective import ObjectiveSettings
 from viewfold.train.run import Run
 from viewfold.train.settings import LoopSettings
 
-LOOP = LoopSettings(steps=3, precision="fp32", warmup=0, lr=1e-3, ema=0.5)
+LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, lr=1e-3, ema=0.5)
 
 
 def train(tmp_path: Path, device: torch.device | str, loop: LoopSettings, **options: Any) -> tuple[Any, Run]:
@@ -36,7 +36,7 @@ def train(tmp_path: Path, device: torch.device | str, loop: LoopSettings, **opti
     network.load_state_dict({name: torch.randn_like(value) * 0.1 for name, value in network.state_dict().items()})
     move(model, device)  # type: ignore[arg-type]
     move(network, device)  # type: ignore[arg-type]
-    settings = DiffusionSettings(batch=3, loop=loop, objective=ObjectiveSettings(share_2d=0.4))
+    settings = DiffusionSettings(batch=2, loop=loop, objective=ObjectiveSettings(share_2d=0.4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "Run", Kept)
         trained = train_diffusion(
@@ -60,6 +60,7 @@ def test_a_network_on_another_device_takes_the_steps_that_it_would_take_here(opt
             assert torch.allclose(value.cpu(), expected[name], atol=2e-3 if optimizer == "muon" else 1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_resumed_run_is_all_on_the_device_and_exact(optimizer: str, tmp_path: Path) -> None:
     loop = replace(LOOP, optimizer=optimizer)
@@ -72,6 +73,7 @@ def test_a_resumed_run_is_all_on_the_device_and_exact(optimizer: str, tmp_path: 
         assert all(torch.equal(whole.state_dict()[n].cpu(), v.cpu()) for n, v in resumed.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_step_waits_for_the_device_once(tmp_path: Path) -> None:
     waits: list[str] = []
     with second_device(waits) as device:
