@@ -113,6 +113,7 @@ class Run:
             "decides": {**decides, "parts": self.parts, **self._given},
             "settings": asdict(self.settings),
             "processes": self.ranks.world,
+            "flops": self.flops,
             "torch": torch.__version__,
         }
 
@@ -130,6 +131,9 @@ class Run:
         done = int(record["step"])
         if not override:
             self._check_record(path, record, done)
+            flops = record.get("flops")
+            self.flops = flops if isinstance(flops, int) else 0
+            self._counted = self.flops > 0  # counting takes layers apart, which rounds otherwise: not in a later step
         self.checkpoints.load(path, self.state())
         check_finite(self.state(), f"`{path}` must hold finite weights", WeightsError)
         self._saved = done
