@@ -128,7 +128,7 @@ def train(arm: Arm, name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     def run(steps: int) -> list[float]:
         unet.load_state_dict(start)
-        loop = replace(arm.settings.loop, steps=steps, cooldown=int(COOLDOWN * steps), checkpoint_s=float("inf"))
+        loop = replace(arm.settings.loop, steps=steps, cooldown=int(COOLDOWN * steps), checkpoint_minutes=float("inf"))
         seconds: list[float] = []
         with tempfile.TemporaryDirectory() as out:  # an arm that was stopped starts anew: its time counts
             train_diffusion(
