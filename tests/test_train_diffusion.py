@@ -115,6 +115,23 @@ def test_captions_are_read_as_sampling_reads_them_not_in_half_precision(tmp_path
     assert gap.max() < 1e-4  # bfloat16 would be off by 1e-2
 
 
+def test_a_caption_is_read_once_new_ones_together_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    from viewfold.train import diffusion
+
+    encoder, read = tiny_model().text, []
+    original = type(encoder).encode
+    monkeypatch.setattr(type(encoder), "encode", lambda self, prompts: read.append(prompts) or original(self, prompts))
+    monkeypatch.setattr(diffusion, "CAPTIONS_KEPT", 2)
+    texts = diffusion.TextCache(encoder)
+    states = texts.read(["a red mug", "a blue car", "a red mug"])
+    assert torch.equal(states[0], states[2]) and states.dtype == torch.float32
+    assert torch.allclose(states, original(encoder, ["a red mug", "a blue car", "a red mug"]), atol=1e-3)
+    assert torch.equal(texts.read(["a blue car"])[0], states[1]) and read == [["a red mug", "a blue car"]]
+    texts.read(["a duck"])
+    texts.read(["a blue car", "a red mug"])
+    assert read[1:] == [["a duck"], ["a red mug"]]
+
+
 def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, replace(SETTINGS, fold=False), network)

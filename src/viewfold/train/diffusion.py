@@ -6,14 +6,14 @@ from; the result is the same folder with the averaged weights of the new network
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.data.batches import Batch, LatentSet
@@ -71,6 +71,27 @@ class MixedBatch:
         )
 
 
+class TextCache:
+    """The states of captions that were read already, on the host in half precision."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def read(self, captions: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Return the states of captions, float32 on the host; those that are new are read in one batch."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        if new:
+            with torch.autocast(self._encoder.network.device.type, enabled=False):  # as sampling reads them
+                states = self._encoder.encode(new).half().cpu()
+            self._known |= dict(zip(new, states, strict=True))
+        text = torch.stack([self._known[caption].float() for caption in captions])
+        while len(self._known) > CAPTIONS_KEPT:
+            del self._known[next(iter(self._known))]
+        return text
+
+
 def train_diffusion(
     unet: MultiViewUNet,
     encoder: TextEncoder,
@@ -125,15 +146,12 @@ def train_diffusion(
     alphas_cumprod = alphas_cumprod.to(device)
     unet.requires_grad_(True).train()
 
-    @functools.lru_cache(maxsize=CAPTIONS_KEPT)
-    def embed(caption: str) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # as sampling reads it
-            return encoder.encode([caption])[0].half()
+    texts = TextCache(encoder)
 
     def term(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:
         dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
         captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
-        text = torch.stack([embed(caption).float() for caption in captions]).to(device)
+        text = texts.read(captions).to(device)
         latents, cameras = batch.latents, batch.cameras
         if not settings.fold and cameras is not None:
             text = text.repeat_interleave(latents.shape[1], dim=0)
