@@ -83,6 +83,12 @@ def adamw(out: Path) -> dict[str, Any]:
     return train(out / f"adamw-{WORLD}", settings=replace(SETTINGS, optimizer="adamw"))
 
 
+def four_parts(out: Path) -> dict[str, Any]:
+    """Four batches a step: two of each of two processes, or all of one."""
+    settings = replace(SETTINGS, optimizer="adamw", accumulate=4 // WORLD)
+    return train(out / f"four_parts-{WORLD}", settings=settings)
+
+
 def resumed(out: Path) -> dict[str, Any]:
     train(out / "resumed", settings=replace(SETTINGS, steps=3))
     return train(out / "resumed")

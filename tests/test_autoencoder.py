@@ -96,6 +96,17 @@ def test_pictures_go_in_between_minus_one_and_one_and_some_are_mirrored(tmp_path
     assert torch.equal(batch[mirrored], batch[~mirrored][:1].flip(-1).expand_as(batch[mirrored]))
 
 
+def test_latents_are_drawn_with_the_posteriors_own_deviation(tmp_path: Path) -> None:
+    vae = make_autoencoder(SMALL, image_size=16)
+    moments, drawn = [], []
+    vae.quant_conv.register_forward_hook(lambda module, args, out: moments.append(out.detach()))  # type: ignore[union-attr]
+    vae.post_quant_conv.register_forward_pre_hook(lambda module, args: drawn.append(args[0].detach()))  # type: ignore[union-attr]
+    train_autoencoder(pictures(64), tmp_path, settings=replace(SMALL, batch=64), loop=replace(LOOP, steps=1), start=vae)
+    mean, logvar = moments[0].chunk(2, dim=1)
+    noise = (drawn[0] - mean) / (0.5 * logvar).exp()
+    assert noise.std().item() == pytest.approx(1.0, abs=0.05) and noise.mean().item() == pytest.approx(0.0, abs=0.05)
+
+
 @pytest.mark.parametrize("kl", [0.0, 10.0])
 def test_the_divergence_pulls_latents_together(kl: float, tmp_path: Path) -> None:
     vae = make_autoencoder(SMALL, image_size=16)

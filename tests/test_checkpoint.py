@@ -64,6 +64,8 @@ def test_another_start_is_refused(out: Path) -> None:
 @pytest.mark.parametrize("free", [{"minutes": 5.0}, {"keep": 5}, {"checkpoint_minutes": 1.0}, {"check_steps": 3}])
 def test_what_does_not_change_the_steps_may_differ(free: dict[str, Any], out: Path) -> None:
     resume(out, replace(SHORT, **free))
+    report = json.loads((out / "run.json").read_text())
+    assert (report["step"], report["steps_made"]) == (6, 2)
 
 
 def test_more_steps_are_refused_only_where_they_change_the_rates_of_steps_made(tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ def test_the_network_wears_its_averages_for_a_block_only() -> None:
     with ema.worn_by(network):
         assert network[0].weight.item() != 3.0 and not network.training
     assert network[0].weight.item() == 3.0 and network.training and network[0].weight.data_ptr() == before
+    network.eval()
+    with ema.worn_by(network):
+        pass
+    assert not network.training, "as it was before"
     network[1].num_batches_tracked += 5
     ema.update(network, 0)
     assert ema.weights["1.num_batches_tracked"].item() == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-TOGETHER = "ddp,adamw,resumed,fsdp,fsdp_whole,fsdp_bf16,uneven,unet,unet_fsdp"
+TOGETHER = "ddp,adamw,four_parts,resumed,fsdp,fsdp_whole,fsdp_bf16,uneven,unet,unet_fsdp"
 
 
 def start(scenario: str, out: Path, *, world: int) -> list[subprocess.CompletedProcess[str]]:
@@ -48,7 +49,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     for ended in start(TOGETHER, folder, world=2):
         assert ended.returncode == 0, ended.stderr[-3000:]
-    for ended in start("ddp,adamw,unet,resharded", folder, world=1):
+    for ended in start("ddp,adamw,four_parts,unet,resharded", folder, world=1):
         assert ended.returncode == 0, ended.stderr[-3000:]
     return folder
 
@@ -66,7 +67,9 @@ def test_all_processes_have_the_same_weights_at_every_step(name: str, out: Path)
     assert all(torch.equal(first["result"][n], second["result"][n]) for n in first["result"])
 
 
-@pytest.mark.parametrize(("name", "single"), [("ddp", "ddp"), ("adamw", "adamw"), ("fsdp", "adamw")])
+@pytest.mark.parametrize(
+    ("name", "single"), [("ddp", "ddp"), ("adamw", "adamw"), ("fsdp", "adamw"), ("four_parts", "four_parts")]
+)
 def test_two_processes_make_the_steps_of_one_on_the_same_batches(name: str, single: str, out: Path) -> None:
     two, one = seen(out, name), seen(out, single, world=1)
     tolerance = 2e-3 if name == "ddp" else 1e-5  # Muon computes in bfloat16
@@ -74,6 +77,18 @@ def test_two_processes_make_the_steps_of_one_on_the_same_batches(name: str, sing
         assert torch.allclose(two["result"][key], value, atol=tolerance), key
     moved = [step["leave.weight"] for step in one["steps"]]
     assert (moved[-1] - moved[0]).abs().max() > 5 * tolerance, "far more than what is tolerated"
+
+
+@pytest.mark.parametrize("name", ["ddp", "four_parts"])
+def test_the_log_holds_the_mean_over_all_parts(name: str, out: Path) -> None:
+    two, one = (
+        [json.loads(line) for line in (out / f"{name}-{world}" / "log.jsonl").read_text().splitlines()]
+        for world in (2, 1)
+    )
+    assert len(two) == len(one) == 6
+    for key in ("loss", "norm", "lr"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=0.02), key
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet", "unet_fsdp"])

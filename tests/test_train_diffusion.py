@@ -34,7 +34,8 @@ class Recorder(MultiViewUNet):
     calls: list[dict[str, Any]]
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
-        self.calls.append({"latents": latents, "t": timesteps, "text": text, "cameras": cameras})
+        call = {"latents": latents, "t": timesteps, "text": text, "cameras": cameras, "training": self.training}
+        self.calls.append(call)
         return super().forward(latents, timesteps, text, cameras)
 
 
@@ -143,6 +144,18 @@ def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
     assert posed["text"].shape[0] == 16 and bool(((posed["text"] - mug).abs().amax((1, 2)) < 1e-4).any())
 
 
+def test_each_view_of_the_baseline_keeps_the_text_of_its_object(tmp_path: Path) -> None:
+    said = ("a red mug", "a blue car", "a green chair")
+    network, objects = recorder(), write_shards(tmp_path / "objects", caption=said)
+    settings = replace(SETTINGS, fold=False, batch=6, objective=replace(SETTINGS.objective, drop_text=0.0))
+    train(tmp_path, settings, network, objects=objects)
+    posed, known = network.calls[0], texts(*said)
+    which = (posed["text"][:, None] - known[None]).abs().amax((2, 3)).argmin(dim=1).reshape(6, 4)
+    assert bool((which == which[:, :1]).all()) and len(set(which[:, 0].tolist())) > 1
+    first = (azimuth_of(posed["cameras"][:, 0]).reshape(6, 4)[:, 0] * 360).round() % 45  # 7 degrees a sample
+    assert [round(float(turn) / 7) % 3 for turn in first] == which[:, 0].tolist(), "and the cameras of that object"
+
+
 def test_the_two_losses_are_mixed_by_their_samples(tmp_path: Path) -> None:
     settings = replace(SETTINGS, batch=4, objective=replace(SETTINGS.objective, share_2d=0.2))  # 4 objects, 1 picture
     train(tmp_path, settings)
@@ -188,6 +201,20 @@ def test_training_makes_the_held_out_error_smaller(tmp_path: Path) -> None:
     lines = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     errors = [entry["held_out"] for entry in lines if "held_out" in entry]
     assert len(errors) == 3 and errors[2] < errors[0] - 0.01
+
+
+def test_the_held_out_error_is_that_of_the_same_noise_and_the_whole_text_at_each_check(tmp_path: Path) -> None:
+    network = recorder()
+    loop = replace(LOOP, steps=3, check_steps=1, lr=1e-12)
+    settings = replace(SETTINGS, loop=loop, objective=replace(SETTINGS.objective, drop_text=1.0))
+    train(tmp_path, settings, network, held_out=write_shards(tmp_path / "held-out"))
+    lines = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    errors = [entry["held_out"] for entry in lines if "held_out" in entry]
+    assert len(errors) == 3 and errors == pytest.approx([errors[0]] * 3, abs=1e-6)
+    looked = [call for call in network.calls if not call["training"]]
+    assert len(looked) == 3 and len(network.calls) == 9
+    (mug,) = texts("a red mug")
+    assert all(bool(((call["text"] - mug).abs().amax((1, 2)) < 1e-4).all()) for call in looked)
 
 
 def test_sheets_are_drawn_with_the_averages(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
 
 def write_shards(
     folder: Path, *, samples: int = 6, orbits: int = 1, views: int = 8, posed: bool = True, encoder: str | None = None,
-    caption: str = "a red mug", latents: dict[str, np.ndarray] | None = None,
+    caption: str | tuple[str, ...] = "a red mug", latents: dict[str, np.ndarray] | None = None,
 ) -> Path:  # fmt: skip
     """Write a shard; latents are noise but for channel 0, which holds the azimuth of the view's camera in turns.
 
-    `latents` replaces those of the samples that it names.
+    `latents` replaces those of the samples that it names; of several captions each sample has one, in turn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -39,7 +39,8 @@ def write_shards(
             values = rng.standard_normal((len(cameras), *SHAPE)).astype(np.float16)
             values[:, 0] = (cameras.azimuth_deg / 360).numpy()[:, None, None]
             values = (latents or {}).get(uid, values)
-            meta = {"captions": [caption], "views": None, "render": {"orbits": orbits}}
+            said = caption if isinstance(caption, str) else caption[number % len(caption)]
+            meta = {"captions": [said], "views": None, "render": {"orbits": orbits}}
             if posed:
                 poses = cameras.world_from_camera.flatten(1).tolist()
                 meta["views"] = [{"world_from_camera": pose, "fov_deg": 40.0} for pose in poses]
