@@ -200,3 +200,8 @@ def test_nerfstudio_and_blender_take_the_pose_as_it_is(tmp_path: Path) -> None:
     torch.testing.assert_close(written, cameras.world_from_camera)
     ahead = written @ torch.tensor([0.0, 0, -2, 1])
     torch.testing.assert_close(ahead[:, :3], torch.zeros(2, 3), atol=1e-5, rtol=0)
+
+
+def test_cameras_go_to_a_device_whole() -> None:
+    there = Cameras.orbit(3).to("meta")
+    assert there.world_from_camera.device.type == there.fov_deg.device.type == "meta"

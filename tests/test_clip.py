@@ -107,3 +107,9 @@ def test_prompts_are_filled_up_and_cut_as_the_original_does() -> None:
         assert ids[0] == [START_ID, 2781, 256, 320, 2368, END_ID] + [number] * 71  # a typed "!" is no padding
         assert ids[1] == [START_ID, END_ID] + [number] * 75
         assert ids[2] == [START_ID] + [2368] * 75 + [END_ID]
+
+
+def test_stacked_projections_are_taken_apart_into_storage_of_their_own(tower: OpenClipTower) -> None:
+    network = build_text_encoder(named(tower))
+    pointers = [p.untyped_storage().data_ptr() for n, p in network.named_parameters() if "self_attn" in n]
+    assert len(set(pointers)) == len(pointers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,3 +179,17 @@ def test_a_turntable_has_a_frame_a_view(tmp_path: Path) -> None:
         assert getattr(animation, "n_frames", 1) == 3
     with pytest.raises(InputError, match=r"\.webp, \.gif or \.mp4"):
         write_turntable(make_views().rgb, tmp_path / "turn.avi")
+
+
+def test_a_frames_own_lens_comes_before_the_documents(tmp_path: Path) -> None:
+    make_views().save(tmp_path / "views")
+    path = tmp_path / "views" / "transforms.json"
+    document = json.loads(path.read_text())
+    width = document["frames"][0]["w"]
+    document |= {"fl_x": width / 2, "w": width}  # 90 degrees
+    own = math.degrees(2 * math.atan(0.5 * width / document["frames"][0]["fl_x"]))
+    for frame in document["frames"][1:]:
+        del frame["fl_x"]
+    path.write_text(json.dumps(document))
+    fov = Views.load(tmp_path / "views").cameras.fov_deg
+    assert fov[0].item() == pytest.approx(own, abs=1e-3) and fov[1].item() == pytest.approx(90, abs=1e-3) != own

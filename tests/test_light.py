@@ -245,3 +245,10 @@ def test_a_verb_draws_in_bfloat16_without_its_text_network(folder, tmp_path, mon
     assert main([*command, "--out", str(tmp_path / "mug")]) == 0
     assert released == [[PROMPT, NEGATIVE]]
     assert json.loads((tmp_path / "mug" / "run.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_without_its_text_network_a_model_still_knows_the_unconditional_text() -> None:
+    model, same = tiny_model(), tiny_model()
+    model.release_text(["a red mug"])
+    drawn = model("a red mug", None, steps=1, guidance=2.0, output_type="latent")
+    assert torch.equal(drawn, same("a red mug", None, steps=1, guidance=2.0, output_type="latent"))

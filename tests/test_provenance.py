@@ -261,3 +261,13 @@ def test_names_and_prompts_that_are_no_text_are_shown_and_recorded(
     Image.new("RGB", (64, 64)).save(path)
     assert main(["provenance", str(path)]) == 0
     assert "mug\\udcff.png:" in capsys.readouterr().out
+
+
+def test_a_mark_goes_into_pictures_that_were_drawn_and_not_into_given_ones() -> None:
+    from viewfold.pipeline.generation import _mark
+
+    made = record(model="toybox", weights_sha256="0" * 64, prompt="a mug", seed=0, watermark=True)
+    rgb = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    marked = _mark(rgb, {**made, "given": [1]})
+    assert torch.equal(marked[1], rgb[1])
+    assert not torch.equal(marked[0], rgb[0]) and not torch.equal(marked[2], rgb[2])

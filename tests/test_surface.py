@@ -231,3 +231,17 @@ def test_arguments_out_of_range_are_refused() -> None:
         extract_surface(field, renders=render_volume(field, Cameras.orbit(1), size=4))
     with pytest.raises(FitError, match="`threshold`"):
         extract_surface(GridField(), resolution=16, threshold=1e6)
+
+
+def test_a_pieces_share_is_of_all_that_is_seen_and_not_of_the_largest() -> None:
+    import trimesh
+
+    from viewfold.scene.surface import _keep_components
+
+    boxes = [trimesh.creation.box(extents=[edge] * 3) for edge in (10**0.5, 3**0.5, 3**0.5)]  # areas as 10, 3, 3
+    for place, box in enumerate(boxes):
+        box.apply_translation([8 * place, 0, 0])
+    joined = trimesh.util.concatenate(boxes)
+    vertices, faces = np.asarray(joined.vertices), np.asarray(joined.faces)
+    assert _keep_components(vertices, faces, 0.18)[1:] == (3, 3)  # 3 of 16 are 0.1875
+    assert _keep_components(vertices, faces, 0.20)[1:] == (3, 1)  # 3 of 10 would be 0.3
