@@ -22,6 +22,7 @@ from viewfold.train import parallel
 from viewfold.train.loop import fit
 from viewfold.train.optimizer import Optimizer
 from viewfold.train.ranks import Ranks
+from viewfold.train.run import Checked
 from viewfold.train.settings import LoopSettings
 
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -104,6 +105,35 @@ def fsdp(out: Path) -> dict[str, Any]:
 
 def fsdp_whole(out: Path) -> dict[str, Any]:
     return train(out / "fsdp-whole", settings=replace(SETTINGS, optimizer="adamw", parallel="fsdp"))
+
+
+def fsdp_checked(out: Path) -> dict[str, Any]:
+    """The averages are looked at, by all processes and by a forward pass, and go away again."""
+    settings = replace(SETTINGS, optimizer="adamw", parallel="fsdp", check_steps=2, precision="fp32")
+    net = network()
+    looked: list[Tensor] = []
+
+    def look(done: int) -> Checked:
+        looked.append(net(torch.ones(2, 5)).detach().clone())
+        return Checked()
+
+    with mock.patch.dict(globals(), network=lambda: net):
+        result = train(out / "fsdp-checked", settings=settings, check=look)
+    final = network_of(result["result"])(torch.ones(2, 5)).detach()
+    return result | {"last_look": looked[-1], "final": final, "looks": len(looked)}
+
+
+def network_of(weights: dict[str, Tensor]) -> Blocks:
+    net = Blocks()
+    net.load_state_dict(weights)
+    return net
+
+
+def apart(out: Path) -> dict[str, Any]:
+    """The processes see different folders, and only the first one's has a checkpoint."""
+    folder = out / f"apart-{RANK}"
+    train(folder, settings=replace(SETTINGS, steps=2))
+    return train(folder)
 
 
 def fsdp_bf16(out: Path) -> dict[str, Any]:

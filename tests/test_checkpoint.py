@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_loop import FAST, line, run, stored
 from torch import nn
 
-from viewfold.errors import InputError, WeightsError
+from viewfold.errors import InputError, OutputError, WeightsError
 
 SHORT = replace(FAST, steps=4, weight_decay=0.1)
 
@@ -135,7 +135,6 @@ def test_nothing_in_a_checkpoint_is_a_pickle(out: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.errors import OutputError
     from viewfold.train import checkpoint
 
     def full(*args: Any, **options: Any) -> None:
@@ -145,3 +144,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(out: Path, mo
     with pytest.raises(OutputError, match="no space left"):
         resume(out)
     assert [path.name for path in out.glob("*checkpoint-*")] == ["checkpoint-00000004"]
+
+
+def test_a_full_disk_ends_the_run_with_the_checkpoint_before_and_nothing_half_written(out: Path) -> None:
+    """A real limit on the size of files, which safetensors and DCP meet in their own way."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            resume(out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in out.glob("*checkpoint-*")] == ["checkpoint-00000004"]
+    resume(out)

@@ -54,3 +54,20 @@ def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
     there = batch.to("meta")
     assert there.latents.device.type == "meta" and there.cameras is not None and there.cameras.device.type == "meta"
     assert there.captions == batch.captions and batch.latents.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"captions": "a red mug"}, "a list of texts"), ({"captions": [3]}, "a list of texts"), ({}, "a list of texts"),
+        ({"captions": ["a"], "views": [{"fov_deg": 40.0}]}, "poses and lenses"),
+        ({"captions": ["a"], "views": [{"world_from_camera": [1.0] * 7, "fov_deg": 40.0}]}, "poses and lenses"),
+        ({"captions": ["a"], "views": 3}, "poses and lenses"),
+    ],
+)  # fmt: skip
+def test_captions_are_texts_and_cameras_are_cameras_or_the_sample_is_named(
+    meta: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    (sample, *_) = open_shards(write_shards(tmp_path, meta=meta))
+    with pytest.raises(AssetError, match=f"`asset0.json` must hold.*{says}"):
+        LatentSet([sample], views=4)

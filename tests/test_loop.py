@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from viewfold.errors import AssetError, FitError, InputError, Stopped, WeightsError
+from viewfold.errors import AssetError, FitError, InputError, WeightsError
 from viewfold.train.average import Ema
 from viewfold.train.loop import fit
 from viewfold.train.optimizer import Optimizer
@@ -146,47 +144,6 @@ def test_weights_that_cannot_be_trained_are_refused(spoil: str, tmp_path: Path) 
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """Signals as in a terminal; a suite that a shell starts in the background would ignore some."""
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    for kind in kinds:
-        signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for kind, handler in before.items():
-        signal.signal(kind, handler)
-
-
-@pytest.mark.usefixtures("terminal")
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_after_the_step_and_the_run_continues_exactly(kind: signal.Signals, tmp_path: Path) -> None:
-    before = signal.getsignal(kind)
-
-    def interrupted(step: int, generator: torch.Generator) -> Tensor:
-        if step == 10:
-            signal.raise_signal(kind)
-        return draw(step, generator)
-
-    with pytest.raises(Stopped) as stop:
-        run(tmp_path / "parts", draw=interrupted)
-    assert stop.value.exit_code == 128 + kind
-    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000011"]
-    assert signal.getsignal(kind) is before
-    assert torch.equal(run(tmp_path / "whole").weight, run(tmp_path / "parts").weight)  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("terminal")
-def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def interrupted(step: int, generator: torch.Generator) -> Tensor:
-        signal.raise_signal(signal.SIGHUP)
-        return draw(step, generator)
-
-    run(tmp_path, replace(FAST, steps=3), draw=interrupted)
-
-
 @pytest.mark.parametrize("failing", [0, 3])
 def test_what_a_step_cannot_use_keeps_the_steps_before_it(failing: int, tmp_path: Path) -> None:
     def damaged(step: int, generator: torch.Generator) -> Tensor:
@@ -224,6 +181,13 @@ def test_steps_without_a_finite_gradient_are_skipped_counted_and_forgiven(tmp_pa
 
     run(tmp_path, draw=spoilt)
     assert json.loads((tmp_path / "run.json").read_text())["steps_skipped"] == 57
+
+
+def test_a_short_run_without_one_finite_gradient_is_an_error_and_its_log_is_json(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match="none of the 3 steps had a finite gradient"):
+        run(tmp_path, replace(FAST, steps=3), draw=lambda step, generator: draw(step, generator) * math.nan)
+    (line, *_) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
 
 
 def test_nan_in_the_averages_never_reaches_a_checkpoint(tmp_path: Path) -> None:

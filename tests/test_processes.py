@@ -16,7 +16,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-TOGETHER = "ddp,adamw,four_parts,resumed,fsdp,fsdp_whole,fsdp_bf16,uneven,unet,unet_fsdp"
+TOGETHER = "ddp,adamw,four_parts,resumed,fsdp,fsdp_whole,fsdp_checked,fsdp_bf16,uneven,unet,unet_fsdp"
 
 
 def start(scenario: str, out: Path, *, world: int) -> list[subprocess.CompletedProcess[str]]:
@@ -142,3 +142,17 @@ def test_a_killed_process_ends_the_other_with_a_clear_line_and_a_checkpoint(tmp_
     lines = [line for line in first.stderr.splitlines() if line.startswith("viewfold:")]
     assert len(lines) == 1 and "another one has ended" in lines[0] and "Traceback" not in first.stderr
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-00000004"]
+
+
+def test_looking_at_the_averages_of_a_sharded_network_changes_nothing(out: Path) -> None:
+    checked, plain = seen(out, "fsdp_checked"), seen(out, "fsdp_whole")
+    assert checked["looks"] == 3
+    assert all(torch.equal(checked["result"][key], value) for key, value in plain["result"].items())
+    assert torch.allclose(checked["last_look"], checked["final"], atol=1e-6), "what was looked at is the result"
+
+
+def test_processes_that_see_different_folders_end_with_a_line_each(tmp_path: Path) -> None:
+    first, second = start("apart", tmp_path, world=2)
+    lines = [line for ended in (first, second) for line in ended.stderr.splitlines() if line.startswith("viewfold:")]
+    assert (first.returncode, second.returncode) == (5, 2), [first.stderr[-500:], second.stderr[-500:]]
+    assert "another one could not" in lines[0] and "one folder that all processes share" in lines[1]

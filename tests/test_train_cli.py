@@ -157,8 +157,18 @@ def test_a_network_of_nan_ends_with_an_error_and_leaves_nothing(
     assert "conv_out.bias holds NaN" in capsys.readouterr().err and not (place / "run" / "model").exists()
 
 
-def test_sheets_and_held_out_error_are_noted(place: Path) -> None:
-    flags = ["--held-out", str(place / "objects"), "--sheet", "a red mug", "a blue car", "--check-steps", "2"]
+@pytest.mark.parametrize("fold", [True, False])
+def test_sheets_and_held_out_error_are_noted(fold: bool, place: Path) -> None:
+    flags = [
+        *([] if fold else ["--no-fold"]),
+        "--held-out",
+        str(place / "objects"),
+        "--sheet",
+        "a red mug",
+        "a blue car",
+        "--check-steps",
+        "2",
+    ]
     assert main(command(place, *flags)) == 0
     assert sorted(path.name for path in (place / "run" / "samples").iterdir()) == [
         f"0000000{step}-{name}.png" for step in (2, 3) for name in ("a-blue-car", "a-red-mug")
@@ -167,6 +177,14 @@ def test_sheets_and_held_out_error_are_noted(place: Path) -> None:
 
     with Image.open(place / "run" / "samples" / "00000003-a-red-mug.png") as sheet:
         assert sheet.size == (64, 16), "four views beside each other"
+
+
+@pytest.mark.parametrize("sheet", [["a red mug", "a red mug!"], [""]])
+def test_sheets_that_cannot_be_drawn_are_refused_before_the_first_step(
+    sheet: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place, "--sheet", *sheet)) == 2
+    assert not (place / "run" / "log.jsonl").exists() and "must" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--pictures", "--held-out"])

@@ -140,10 +140,11 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
         read_checkpoint(tmp_path / "vast.pt")
 
 
-def test_a_file_that_would_inflate_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_file_that_would_inflate_is_refused(method: int, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
-        with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        with zipfile.ZipFile(tmp_path / "packed.pt", "w", method) as packed:
             for name in plain.namelist():
                 packed.writestr(name, plain.read(name))
     with pytest.raises(WeightsError, match="compressed"):

@@ -19,10 +19,12 @@ SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
 def write_shards(
     folder: Path, *, samples: int = 6, orbits: int = 1, views: int = 8, posed: bool = True, encoder: str | None = None,
     caption: str | tuple[str, ...] = "a red mug", latents: dict[str, np.ndarray] | None = None,
+    meta: dict[str, object] | None = None,
 ) -> Path:  # fmt: skip
     """Write a shard; latents are noise but for channel 0, which holds the azimuth of the view's camera in turns.
 
-    `latents` replaces those of the samples that it names; of several captions each sample has one, in turn.
+    `latents` replaces those of the samples that it names; of several captions each sample has one, in turn;
+    `meta` stands for every sample's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -40,13 +42,14 @@ def write_shards(
             values[:, 0] = (cameras.azimuth_deg / 360).numpy()[:, None, None]
             values = (latents or {}).get(uid, values)
             said = caption if isinstance(caption, str) else caption[number % len(caption)]
-            meta = {"captions": [said], "views": None, "render": {"orbits": orbits}}
+            info: dict[str, object] = {"captions": [said], "views": None, "render": {"orbits": orbits}}
             if posed:
                 poses = cameras.world_from_camera.flatten(1).tolist()
-                meta["views"] = [{"world_from_camera": pose, "fov_deg": 40.0} for pose in poses]
+                info["views"] = [{"world_from_camera": pose, "fov_deg": 40.0} for pose in poses]
+            info = info if meta is None else meta
             buffer = io.BytesIO()
             np.save(buffer, values)
-            for suffix, content in (("json", json.dumps(meta).encode()), ("latents.npy", buffer.getvalue())):
+            for suffix, content in (("json", json.dumps(info).encode()), ("latents.npy", buffer.getvalue())):
                 member = tarfile.TarInfo(f"{uid}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))

@@ -71,9 +71,9 @@ class MissingExtraError(ViewfoldError):
 class Stopped(KeyboardInterrupt):
     """A signal asked long work to end, which it did cleanly; the same command goes on from there."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, saved: bool = False) -> None:
         super().__init__(signum)
-        self.signum = signum
+        self.signum, self.saved = signum, saved
 
     @property
     def exit_code(self) -> int:

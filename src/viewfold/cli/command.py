@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        return _fail("not enough memory. Ask for fewer --views or a smaller --size, or use another --device.", 1)
+        less = "a smaller --batch" if isinstance(verb, Train) else "fewer --views or a smaller --size"
+        return _fail(f"not enough memory. Ask for {less}, or use another --device.", 1)
     return 0
 
 

@@ -120,8 +120,8 @@ class Train:
         with Ranks.join(device or "cpu") as ranks:
             try:
                 self._train(device, loop, lead=ranks.lead)
-            except Stopped:
-                if ranks.lead:
+            except Stopped as stop:
+                if ranks.lead and stop.saved:
                     print(f"{self.out}: a checkpoint is saved; the same command goes on from there", file=sys.stderr)
                 raise
 
@@ -178,16 +178,24 @@ class Train:
         """Return what draws the prompts of --sheet with the network as it stands."""
         if not self.watch.sheet:
             return None
+        import torch
+
         from viewfold.cli.flow import slug
         from viewfold.pipeline.generation import orbit
 
         cameras = orbit(model.defaults, n_views=self.views or 4)
+        names = [slug(prompt) for prompt in self.watch.sheet]
+        if len(set(names)) < len(names):
+            raise InputError(f"`sheet` must be prompts of different words; got {', '.join(self.watch.sheet)}.")
+        for prompt in self.watch.sheet:
+            model.text.check(prompt)
+        looks = [cameras] if self.fold else [cameras[view] for view in range(len(cameras))]  # as it is trained
 
         def draw() -> dict[str, Any]:
             worded = [model.defaults.worded(prompt) for prompt in self.watch.sheet]
-            drawn = model(worded, cameras, negative_prompt=model.defaults.negative).cpu()
-            rows = [views.permute(1, 2, 0, 3).flatten(2) for views in drawn]  # v 3 h w -> 3 h (v w)
-            return {slug(prompt): row for prompt, row in zip(self.watch.sheet, rows, strict=True)}
+            drawn = [model(worded, look, negative_prompt=model.defaults.negative).cpu() for look in looks]
+            rows = [views.permute(1, 2, 0, 3).flatten(2) for views in torch.cat(drawn, dim=1)]  # v 3 h w -> 3 h (v w)
+            return dict(zip(names, rows, strict=True))
 
         return draw
 

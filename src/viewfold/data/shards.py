@@ -133,8 +133,9 @@ class Sample:
             meta = json.loads(self.read("json"))
         except ValueError as error:
             raise AssetError(f"`{self.uid}.json` cannot be read: {error}.") from error
-        if not isinstance(meta, dict) or not meta.get("captions"):
-            raise AssetError(f"`{self.uid}.json` must hold captions.")
+        captions = meta.get("captions") if isinstance(meta, dict) else None
+        if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+            raise AssetError(f"`{self.uid}.json` must hold captions, a list of texts.")
         return meta
 
     @cached_property
@@ -143,9 +144,12 @@ class Sample:
         stored = self.meta.get("views")
         if not stored:
             return None
-        poses = torch.tensor([camera["world_from_camera"] for camera in stored], dtype=torch.float32)
-        fov = torch.tensor([float(camera["fov_deg"]) for camera in stored])
-        return Cameras(world_from_camera=poses.reshape(-1, 4, 4), fov_deg=fov)
+        try:
+            poses = torch.tensor([camera["world_from_camera"] for camera in stored], dtype=torch.float32)
+            fov = torch.tensor([float(camera["fov_deg"]) for camera in stored])
+            return Cameras(world_from_camera=poses.reshape(-1, 4, 4), fov_deg=fov)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AssetError(f"`{self.uid}.json` must hold cameras, poses and lenses: {error!r}.") from error
 
     @property
     def orbits(self) -> int:

@@ -40,7 +40,7 @@ class Ema:
         try:
             yield
         finally:
-            self._copy(own, state)
+            self._copy(own, network.state_dict())  # asked again: FSDP lets go of what it had gathered of the averages
             network.train(training)
 
     @staticmethod

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor
 
-from viewfold.errors import InputError, ViewfoldError, WeightsError
+from viewfold.errors import InputError, OutputError, ViewfoldError, WeightsError
 from viewfold.store import atomic_write, read_json
-from viewfold.train.ranks import Ranks
+from viewfold.train.ranks import Ranks, lost_process
 
 RECORD = "record.json"
 _NAME = re.compile(r"checkpoint-(\d{8,12})")
@@ -52,18 +52,25 @@ class Checkpoints:
             )
         return found[-1] if found else None
 
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is, or would be."""
+        return self.out / f"checkpoint-{step:08d}"
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """Return the step of a checkpoint."""
+        return _step(path)
+
     def save(self, step: int, state: Mapping[str, Tensor], record: Mapping[str, Any], *, sharded: bool) -> None:
         """Write a checkpoint and remove the oldest ones beyond `keep`; sharded, every process must call it.
 
         Raises:
             OutputError: the disk is full or the place cannot be written.
         """
-        if not sharded and not self.ranks.lead:
-            return
-        path = self.out / f"checkpoint-{step:08d}"
+        path = self.path(step)
         if sharded:
             self._save_together(path, state, record)
-        elif not path.exists():
+        elif self.ranks.lead and not path.exists():
             with atomic_write(path) as folder:
                 _write(folder, state, together=False)
                 (folder / RECORD).write_text(json.dumps(record, indent=1))
@@ -74,19 +81,26 @@ class Checkpoints:
     def _save_together(self, path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Let every process write its file into one temporary folder, which rank 0 then renames."""
         temporary = self.out / f".{path.name}"
-        if self.ranks.lead:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        distributed.barrier()
-        _write(temporary, state, together=True)
-        distributed.barrier()
-        if self.ranks.lead:
-            (temporary / RECORD).write_text(json.dumps(record, indent=1))
-            temporary.replace(path)
-        distributed.barrier()  # nobody goes on, or reads it, before it stands
+        try:
+            with self.ranks.together(), _place(path):
+                if self.ranks.lead:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    temporary.mkdir(parents=True)
+            with self.ranks.together(), _place(path), lost_process():
+                _write(temporary, state, together=True)
+            with self.ranks.together(), _place(path):  # nobody goes on, or reads it, before it stands
+                if self.ranks.lead:
+                    (temporary / RECORD).write_text(json.dumps(record, indent=1))
+                    temporary.replace(path)
+        except BaseException:
+            if self.ranks.lead:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
-    def load(self, path: Path, state: Mapping[str, Tensor]) -> None:
+    def load(self, path: Path, state: Mapping[str, Tensor], *, sharded: bool) -> None:
         """Fill tensors, in place, with those of a checkpoint; names and shapes must be the same.
+
+        Sharded, every process must call it.
 
         Raises:
             WeightsError: it is another network's or optimiser's, or damaged.
@@ -106,14 +120,14 @@ class Checkpoints:
                 raise ValueError(_difference(held, wanted))
             targets = {name: _stored(value) for name, value in state.items()}
             with _quiet():
-                reader, alone = HuggingFaceStorageReader(str(path)), not distributed.is_initialized()
-                dcp.load(targets, storage_reader=reader, no_dist=alone)
+                reader = HuggingFaceStorageReader(str(path))
+                dcp.load(targets, storage_reader=reader, no_dist=not sharded)
             for name, value in state.items():
                 if value.ndim == 0:
                     value.copy_(targets[name][0])
         except ViewfoldError:
             raise
-        except Exception as error:  # damaged files raise anything, DCP wraps it in an exception of its own
+        except (Exception, dcp.CheckpointException) as error:  # damaged files raise anything; DCP's is no Exception
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise WeightsError(f"`{path}` does not fit this network: {reason}. {advice}") from error
 
@@ -122,7 +136,10 @@ class Checkpoints:
 
         Raises:
             WeightsError: it cannot be read.
+            InputError: it is not there, though another process sees it.
         """
+        if not path.is_dir():
+            raise InputError(f"`out` must be one folder that all processes share; {path} is not there for all.")
         try:
             record = read_json(path / RECORD)
             if record["step"] != _step(path):
@@ -165,15 +182,26 @@ def _stored(value: Tensor) -> Tensor:
 
 
 def _write(folder: Path, state: Mapping[str, Tensor], *, together: bool) -> None:
+    """Write the tensors; what goes wrong is raised as itself, and not in DCP's wrapping, which is no Exception."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=together)
-    with _quiet():
-        dcp.save(
-            {name: _stored(value).contiguous() for name, value in state.items()}, storage_writer=writer,
-            no_dist=not together,
-        )  # fmt: skip
+    tensors = {name: _stored(value).contiguous() for name, value in state.items()}
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=together)
+    try:
+        with _quiet():
+            dcp.save(tensors, storage_writer=writer, no_dist=not together)
+    except dcp.CheckpointException as error:
+        first, _ = next(iter(error.failures.values()))
+        raise first from error
+
+
+@contextmanager
+def _place(path: Path) -> Iterator[None]:
+    """Turn what a place does (a full disk, no permission) into an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}.") from error
 
 
 def _check_header(file: Path) -> None:

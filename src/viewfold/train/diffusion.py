@@ -19,6 +19,7 @@ from torch import Tensor
 from viewfold.data.batches import Batch, LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.errors import InputError
+from viewfold.model.digest import hash_tensors
 from viewfold.train.loop import fit
 from viewfold.train.monitor import Progress
 from viewfold.train.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
@@ -35,7 +36,7 @@ CAPTIONS_KEPT = 40_000
 """Text embeddings held in memory, in half precision (25 kB each for the shipped encoder)."""
 
 HELD_OUT_OBJECTS = 64
-"""At most so many held-out objects are predicted at each check, the same ones under the same noise."""
+"""About so many held-out objects are predicted at each check, the same ones under the same noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +140,14 @@ def train_diffusion(
     picture_set = None if pictures is None else LatentSet(open_shards(pictures), shape=shape)
     seen_less = None if held_out is None else LatentSet(open_shards(held_out), shape=shape, views=settings.views)
     if vae is not None:
-        for latents in (object_set, picture_set, seen_less):
-            _check_encoder(latents, vae)
+        for name, latents in (("objects", object_set), ("pictures", picture_set), ("held_out", seen_less)):
+            _check_encoder(name, latents, vae)
     n_flat = n_pictures(settings.batch, objective.share_2d)
+    if picture_set is not None and n_flat == 0:
+        raise InputError(
+            f"`batch` must be large enough for {objective.share_2d:.0%} of pictures; got {settings.batch}, beside "
+            "which there would be none. Raise it, or leave `pictures` out."
+        )
     device = unet.device
     alphas_cumprod = alphas_cumprod.to(device)
     unet.requires_grad_(True).train()
@@ -177,9 +183,11 @@ def train_diffusion(
         scalars = {}
         if seen_less is not None:
             generator = torch.Generator().manual_seed(0)
-            batch = seen_less.draw(min(HELD_OUT_OBJECTS, len(seen_less)), generator, views=settings.views).to(device)
-            error = term(batch, generator, objective=replace(objective, drop_text=0.0))
-            scalars["held_out"] = float(error)
+            errors = []
+            for _ in range(-(-min(HELD_OUT_OBJECTS, len(seen_less)) // settings.batch)):  # no more at once than a step
+                batch = seen_less.draw(settings.batch, generator, views=settings.views).to(device)
+                errors.append(term(batch, generator, objective=replace(objective, drop_text=0.0)))
+            scalars["held_out"] = float(torch.stack(errors).mean())
         return Checked(scalars=scalars, pictures={} if sheets is None else sheets())
 
     return fit(
@@ -194,6 +202,8 @@ def train_diffusion(
             "views": settings.views,
             "fold": settings.fold,
             "objective": asdict(objective),
+            "text_encoder": hash_tensors(sorted(encoder.network.state_dict().items())).hexdigest(),
+            "noise_schedule": hash_tensors([("alphas_cumprod", alphas_cumprod)]).hexdigest(),
             "objects": object_set.fingerprint,
             "pictures": None if picture_set is None else picture_set.fingerprint,
         },
@@ -204,13 +214,13 @@ def train_diffusion(
     )
 
 
-def _check_encoder(latents: LatentSet | None, vae: str) -> None:
+def _check_encoder(name: str, latents: LatentSet | None, vae: str) -> None:
     """Refuse latents that the model could not decode; warn of those that do not say what they are of."""
     for encoder in [] if latents is None else latents.encoders:
         if encoder == "unknown":
             warnings.warn("some shards do not say which autoencoder their latents are of; pack them anew", stacklevel=3)
         elif encoder != vae:
             raise InputError(
-                f"`objects` must hold latents of the model's own autoencoder ({vae[:12]}); got some of another one "
+                f"`{name}` must hold latents of the model's own autoencoder ({vae[:12]}); got some of another one "
                 f"({encoder[:12]}). Run `viewfold pack` with --latents and this model."
             )

@@ -15,17 +15,20 @@ def alone(out: Path, ranks: Ranks) -> Iterator[None]:
     """Hold the folder of a run; a second run in it is refused."""
     import filelock
 
-    lock, refusal = None, None
-    if ranks.lead:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(str(out / ".lock"))
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            refusal = InputError(f"`out` must be the folder of one run at a time; another one is training in {out}.")
-        except OSError as error:
-            refusal = OutputError(f"`{out}` cannot be written: {(error.strerror or str(error)).lower()}.")
-    ranks.refuse_together(refusal)
+    lock = None
+    with ranks.together():
+        if ranks.lead:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                lock = filelock.FileLock(str(out / ".lock"))
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                lock = None
+                raise InputError(
+                    f"`out` must be the folder of one run at a time; another one is training in {out}."
+                ) from None
+            except OSError as error:
+                raise OutputError(f"`{out}` cannot be written: {(error.strerror or str(error)).lower()}.") from error
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from viewfold.train.ranks import Ranks
 from viewfold.train.run import Check, Draw, Run, Trained
 from viewfold.train.settings import LoopSettings
 from viewfold.train.stopping import listening
-from viewfold.train.writers import WriterName, open_writers
+from viewfold.train.writers import Writer, WriterName, open_writers
 
 
 def fit(
@@ -69,7 +69,9 @@ def fit(
         check_trainable(network)
         run = Run(network, draw, loss, out, settings, ranks, samples=samples, record=record or {})
         first = done = run.resume(override=override)
-        writers = open_writers(log, out, run.record(first)) if ranks.lead else []
+        writers: list[Writer] = []
+        with ranks.together():
+            writers = open_writers(log, out, run.record(first)) if ranks.lead else []
         try:
             for step in range(first, settings.steps):
                 figures = run.step(step)
@@ -85,14 +87,14 @@ def fit(
                 if due or stopped or over:
                     run.save(done)
                 if stopped:
-                    raise Stopped(stopped)
+                    raise Stopped(stopped, saved=True)
                 if over:
                     break
         except (OutputError, Stopped):
             raise
         except Exception:
-            if done > first and not run.spread.sharded:
-                run.save(done)
+            if done > first and not run.spread.sharded and not run.moving:
+                run.save_alone(done)
             raise
         finally:
             for writer in writers:

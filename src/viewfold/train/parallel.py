@@ -50,11 +50,11 @@ class Spread:
         self.network, self.sharded = network, settings.parallel == "fsdp" and ranks.world > 1
         if settings.parallel == "fsdp" and settings.optimizer == "muon":
             raise InputError("`optimizer` must be adamw with FSDP; muon needs whole matrices. Use DDP for muon.")
-        self._plain = copy.deepcopy(network).to("meta") if self.sharded else network
+        self._plain = _without_storage(network) if self.sharded else network
         self._ddp: Any = None
         self._objective: nn.Module = Objective(network, loss)
         if self.sharded:
-            _shard(network, bf16=settings.precision == "bf16")
+            _shard(network)
         elif ranks.world > 1:
             # Buckets of gradients are averaged while the backward pass still computes the others.
             self._objective = self._ddp = nn.parallel.DistributedDataParallel(
@@ -75,7 +75,8 @@ class Spread:
 
     def clip(self, largest: float) -> Tensor:
         """Scale the gradients down to a norm of at most `largest`; return the norm before, the same everywhere."""
-        return whole(nn.utils.clip_grad_norm_(self.network.parameters(), largest).detach())
+        with lost_process():
+            return whole(nn.utils.clip_grad_norm_(self.network.parameters(), largest).detach())
 
     def gather(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return whole tensors of weights that may be sharded; every process must call it and holds them all."""
@@ -87,17 +88,25 @@ class Spread:
         return self._plain
 
 
-def _shard(network: nn.Module, *, bf16: bool) -> None:
+def _without_storage(network: nn.Module) -> nn.Module:
+    """Return a copy on the device "meta", made without holding the weights twice."""
+    tensors = [*network.parameters(), *network.buffers()]
+    memo: dict[int, Any] = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(memo[id(parameter)], requires_grad=parameter.requires_grad)
+    return copy.deepcopy(network, memo)
+
+
+def _shard(network: nn.Module) -> None:
     """Shard in place, the large modules of module lists first, so that one at a time is gathered."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     device = next(network.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    # Autocast casts what the layers compute with; gathering in bfloat16 as well would halve the traffic, but norms that
-    # meet float32 inputs refuse bfloat16 weights on a CPU.  Gradients are averaged in float32 either way.
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 and device.type == "cuda" else None,
-                                  reduce_dtype=torch.float32, cast_forward_inputs=False)  # fmt: skip
+    # Weights are gathered in float32 and cast by autocast, as everywhere: bfloat16 would halve the traffic, but norms
+    # that meet float32 inputs refuse it, and so do forward passes without autocast (the checks).
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     listed = {id(entry) for holder in network.modules() if isinstance(holder, nn.ModuleList) for entry in holder}
     taken: set[int] = set()
     for module in reversed(list(network.modules())):  # children come after their parents

@@ -7,8 +7,9 @@ parameters are (NCCL on CUDA).
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -65,13 +66,23 @@ class Ranks:
         """Raise what any process found wrong on all of them, so that none waits for one that has stopped.
 
         Raises:
-            Exception: this process's `refusal`; InputError where only another process has one.
+            Exception: this process's `refusal`; FitError where only another process has one.
         """
         refused = self.total([float(refusal is not None)])[0]
         if refusal is not None:
             raise refusal
         if refused:
-            raise InputError("`torchrun` must start processes that can all begin; another one could not, and says why.")
+            raise FitError("all processes must be able to go on; another one could not, and says why.")
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Share what goes wrong in a block with all processes, each of which must enter it; see `refuse_together`."""
+        refusal: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            refusal = error
+        self.refuse_together(refusal)
 
     def share(self, network: nn.Module) -> None:
         """Give every process rank 0's weights, in place."""
@@ -81,20 +92,22 @@ class Ranks:
                     distributed.broadcast(tensor, 0)
 
 
-class lost_process:  # noqa: N801 - a context manager
+_SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "aborted", "timed out")
+
+
+@contextlib.contextmanager
+def lost_process() -> Iterator[None]:
     """Turn what the backends raise when another process is gone into one clear line."""
-
-    SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "aborted", "timed out")
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in self.SIGNS):
+    try:
+        yield
+    except RuntimeError as error:
+        if distributed.is_initialized() and any(sign in str(error) for sign in _SIGNS):
+            said = str(error).strip().split("\n")[0][:200]
             raise FitError(
-                "the run must keep all of its processes; another one has ended (its own output says why). "
-                "Start the same command again: it goes on from the last checkpoint."
+                "the run must keep all of its processes; another one has ended (its own output says why), or cannot be "
+                f"reached: {said}. Start the same command again: it goes on from the last checkpoint."
             ) from error
+        raise
 
 
 def local_device(device: torch.device | str | None) -> torch.device | str | None:

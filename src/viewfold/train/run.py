@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,8 @@ class Run:
         self.meter = Meter(settings, samples=samples * self.parts, device=self.device)
         self.flops = 0
         self.skipped = self.failures = 0
+        self.moving = False
+        """In the midst of an update: weights and averages that belong to no step."""
         self._counted = False
         self._saved, self._saved_s = -1, self.meter.elapsed_s
         self._given = {"start": start, **record}
@@ -124,18 +127,24 @@ class Run:
 
     def resume(self, *, override: bool) -> int:
         """Take over the newest checkpoint; return the steps it has behind it."""
-        path = self.checkpoints.newest()
-        if path is None:
+        newest: Path | None = None
+        with self.ranks.together():
+            newest = self.checkpoints.newest() if self.ranks.lead else None
+        chosen = -1 if newest is None else self.checkpoints.step_of(newest)
+        done = round(self.ranks.total([float(chosen if self.ranks.lead else 0)])[0])  # rank 0 decides for all
+        if done < 0:
             return 0
-        record = self.checkpoints.record(path)
-        done = int(record["step"])
-        if not override:
-            self._check_record(path, record, done)
-            flops = record.get("flops")
-            self.flops = flops if isinstance(flops, int) else 0
-            self._counted = self.flops > 0  # counting takes layers apart, which rounds otherwise: not in a later step
-        self.checkpoints.load(path, self.state())
-        check_finite(self.state(), f"`{path}` must hold finite weights", WeightsError)
+        path = self.checkpoints.path(done)
+        with self.ranks.together():
+            record = self.checkpoints.record(path)
+            if not override:
+                self._check_record(path, record, done)
+                flops = record.get("flops")
+                self.flops = flops if isinstance(flops, int) else 0
+                self._counted = self.flops > 0  # it takes layers apart, which rounds otherwise: not in a later step
+        with self.ranks.together():
+            self.checkpoints.load(path, self.state(), sharded=self.spread.sharded)
+            check_finite(self.state(), f"`{path}` must hold finite weights", WeightsError)
         self._saved = done
         return done
 
@@ -148,7 +157,10 @@ class Run:
             former = LoopSettings(**{k: v for k, v in record["settings"].items() if k in known})
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise WeightsError(f"`{path}` must say with which settings it was made: {error}.") from error
-        if not differ and any(learning_rate(s, former) != learning_rate(s, self.settings) for s in range(done)):
+        if done > former.steps:
+            raise WeightsError(f"`{path}` must be a step of its run, which had {former.steps}; got {done}.")
+        last = max(done - 1, 0)  # schedules that differ anywhere before it differ there
+        if not differ and done and learning_rate(last, former) != learning_rate(last, self.settings):
             differ = [f"steps was {former.steps}, is {self.settings.steps}, which changes the rates of steps made"]
         if differ:
             raise InputError(
@@ -163,7 +175,8 @@ class Run:
         for micro in range(self.settings.accumulate):
             generator = step_generator(self.settings.seed, step, self.ranks.rank * self.settings.accumulate + micro)
             with self.meter.waiting():
-                batch = self.draw(step, generator).to(self.device)
+                batch = self.draw(step, generator)
+            batch = batch.to(self.device)
             with self.spread.exchanging(micro == self.settings.accumulate - 1), self._counting():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                     terms = self.spread.terms(batch, generator)
@@ -173,8 +186,10 @@ class Run:
         *means, size = torch.stack([*(total / self.settings.accumulate for total in totals.values()), norm]).tolist()
         rate = learning_rate(step, self.settings)
         if size < float("inf"):  # false for NaN
+            self.moving = True
             self.optimizer.step(rate)
             self.ema.update(self.network, step)
+            self.moving = False
             self.failures = 0
         else:
             self.skipped += 1
@@ -210,9 +225,16 @@ class Run:
         self.meter.pause()
 
     def save(self, done: int) -> None:
-        """Write a checkpoint, of finite numbers only."""
+        """Write a checkpoint, of finite numbers only; every process must call it."""
         if done == self._saved:
             return
+        with self.ranks.together():
+            check_finite(self.state(), "the weights and averages must be finite", FitError)
+        with contextlib.nullcontext() if self.spread.sharded else self.ranks.together():
+            self.save_alone(done)
+
+    def save_alone(self, done: int) -> None:
+        """Write a checkpoint without asking the other processes, one of which may be gone."""
         state = self.state()
         check_finite(state, "the weights and averages must be finite", FitError)
         self.checkpoints.save(done, state, self.record(done), sharded=self.spread.sharded)
@@ -220,7 +242,13 @@ class Run:
         self.meter.pause()
 
     def finish(self, done: int) -> Trained:
-        """Put the averages into an ordinary network and write run.json."""
+        """Put the averages into an ordinary network and write run.json.
+
+        Raises:
+            FitError: no step of this run had a finite gradient.
+        """
+        if self.meter.steps and self.skipped == self.meter.steps:
+            raise FitError(f"none of the {self.skipped} steps had a finite gradient; lower `lr` and resume.")
         network = self.spread.plain(self.spread.gather(self.ema.weights))
         path = self.out / "run.json"
         if self.meter.steps == 0 and path.is_file():  # it was finished before; keep what that cost
@@ -232,7 +260,7 @@ class Run:
         return Trained(network=network, report=report)
 
     def _costs(self) -> dict[str, Any]:
-        """Return what the steps of this process cost, beside what its device could have done."""
+        """Return what the steps cost, beside what as many devices as this process's could have done."""
         meter, seconds = self.meter, self.meter.seconds_a_step
         costs: dict[str, Any] = {
             "seconds": round(meter.elapsed_s, 2),
@@ -245,10 +273,10 @@ class Run:
         }
         if self.flops and seconds:
             half = self.settings.precision == "bf16"
-            reached = self.flops * self.settings.accumulate / seconds
-            best = matmul_flops(self.device, torch.bfloat16 if half else torch.float32)
-            costs |= {"flops_a_step": self.flops * self.settings.accumulate, "flops_per_s": round(reached),
-                      "matmul_flops_per_s": round(best), "utilisation": round(reached / best, 3)}  # fmt: skip
+            made = self.flops * self.parts
+            best = matmul_flops(self.device, torch.bfloat16 if half else torch.float32) * self.ranks.world
+            costs |= {"flops_a_step": made, "flops_per_s": round(made / seconds),
+                      "matmul_flops_per_s": round(best), "utilisation": round(made / seconds / best, 3)}  # fmt: skip
         return costs
 
     @contextmanager

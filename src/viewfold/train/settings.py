@@ -92,9 +92,9 @@ def learning_rate(step: int, settings: LoopSettings) -> float:
     left = settings.steps - step  # `steps` at the first step, 1 at the last
     match settings.schedule:
         case "linear":
-            fall = left / settings.steps
+            fall = left / max(settings.steps, 1)
         case "cosine":
-            fall = 0.5 * (1 - math.cos(math.pi * left / settings.steps))
+            fall = 0.5 * (1 - math.cos(math.pi * left / max(settings.steps, 1)))
         case _:
             fall = min(1.0, left / settings.cooldown) if settings.cooldown else 1.0
     return settings.lr * min(rise, fall)

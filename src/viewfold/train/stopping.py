@@ -25,9 +25,10 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Yield what the first signal sets, so that no step is cut in half; a second signal acts as it did before.
+    """Yield what a signal sets, so that no step is cut in half; a second Ctrl-C acts as it did before.
 
-    Signals that are ignored (SIGHUP under nohup) stay ignored.  Only the main thread can listen.
+    SIGTERM often comes twice (from SLURM and, passed on, from torchrun), so that a second one changes nothing.  Signals
+    that are ignored (SIGHUP under nohup) stay ignored.  Only the main thread can listen.
     """
     request, before = StopRequest(), {}
     if threading.current_thread() is threading.main_thread():
@@ -35,7 +36,8 @@ def listening() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: Any) -> None:
         request.signum = number
-        restore()
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     def restore() -> None:
         for number, handler in before.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -43,7 +44,10 @@ class JsonLines:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line."""
         with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {
+                name: value if math.isfinite(value) else None for name, value in values.items()
+            }  # JSON has no NaN
+            log.write(json.dumps({"step": step, **finite}) + "\n")
 
     def picture(self, step: int, name: str, rgb: Float[Tensor, "3 h w"]) -> None:
         """Write a file."""
