@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 import warnings
 from pathlib import Path
 
@@ -67,5 +68,8 @@ def test_weights_and_biases_keeps_a_run_of_its_own(tmp_path: Path, monkeypatch: 
         warnings.simplefilter("ignore")
         write(open_writers(["wandb"], tmp_path, {"seed": 3}))
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    content = next(run.glob("*.wandb")).read_bytes()
+    until, content = time.monotonic() + 60, b""  # a process of its own writes them
+    while not (b"loss" in content and b"seed" in content) and time.monotonic() < until:
+        time.sleep(0.1)
+        content = next(run.glob("*.wandb")).read_bytes()
     assert b"loss" in content and b"seed" in content and next((run / "files" / "media" / "images").glob("mug*.png"))
