@@ -48,7 +48,9 @@ class Blocks(nn.Module):
 
 def network() -> Blocks:
     torch.manual_seed(RANK)  # each process its own: what a run without a seed would do
-    return Blocks()
+    made = Blocks()
+    made.scale += RANK  # and its own buffers
+    return made
 
 
 def draw(step: int, generator: torch.Generator) -> Tensor:

@@ -138,3 +138,12 @@ def test_an_autoencoder_is_not_sharded(tmp_path: Path) -> None:
     loop = replace(LOOP, parallel="fsdp")
     with pytest.raises(InputError, match="`parallel` must be ddp"):
         train_autoencoder(pictures(), tmp_path, settings=SMALL, loop=loop)
+
+
+def test_a_stopped_training_goes_on_exactly_whatever_was_drawn_elsewhere(tmp_path: Path) -> None:
+    loop = replace(LOOP, steps=4)
+    whole = train_autoencoder(pictures(), tmp_path / "whole", settings=SMALL, loop=loop)
+    train_autoencoder(pictures(), tmp_path / "parts", settings=SMALL, loop=replace(loop, steps=2))
+    torch.rand(17)
+    resumed = train_autoencoder(pictures(), tmp_path / "parts", settings=SMALL, loop=loop)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())

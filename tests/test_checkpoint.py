@@ -159,3 +159,21 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_and_nothing_half_wr
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert [path.name for path in out.glob("*checkpoint-*")] == ["checkpoint-00000004"]
     resume(out)
+
+
+def test_a_checkpoint_under_another_steps_name_is_refused(out: Path) -> None:
+    (out / "checkpoint-00000004").rename(out / "checkpoint-00000005")
+    with pytest.raises(WeightsError, match="checkpoint-00000005.*it says step 4"):
+        resume(out)
+
+
+def test_a_copy_without_storage_keeps_what_is_frozen_and_leaves_the_network() -> None:
+    from viewfold.train.parallel import _without_storage
+
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    network[0].bias.requires_grad_(False)
+    copy = _without_storage(network)
+    flags = [parameter.requires_grad for parameter in copy.parameters()]
+    assert flags == [parameter.requires_grad for parameter in network.parameters()] == [True, False, True, True]
+    assert {t.device.type for t in copy.state_dict().values()} == {"meta"}
+    assert {t.device.type for t in network.state_dict().values()} == {"cpu"}

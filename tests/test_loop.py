@@ -128,7 +128,22 @@ def test_the_precision_is_what_layers_compute_in_and_weights_stay_float32(
     assert kinds == {dtype} and network.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("spoil", ["half", "frozen", "nan"])
+def test_an_update_that_was_cut_in_half_is_not_saved_as_the_step_before(tmp_path: Path) -> None:
+    original = Ema.update
+
+    def update(self: Ema, network: nn.Module, step: int) -> None:
+        if step == 5:
+            raise MemoryError("in the midst of it")
+        original(self, network, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ema, "update", update)
+        with pytest.raises(MemoryError):
+            run(tmp_path)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("spoil", ["half", "frozen", "nan", "frozen nan", "buffer nan"])
 def test_weights_that_cannot_be_trained_are_refused(spoil: str, tmp_path: Path) -> None:
     network = line()
     match spoil:
@@ -138,7 +153,17 @@ def test_weights_that_cannot_be_trained_are_refused(spoil: str, tmp_path: Path) 
             network.requires_grad_(False)
         case "nan":
             nn.init.constant_(network.bias, math.nan)
-    words = {"half": "float32 weights.*bfloat16", "frozen": "all are frozen", "nan": "bias holds NaN"}
+        case "frozen nan":
+            nn.init.constant_(network.bias.requires_grad_(False), math.nan)
+        case "buffer nan":
+            network.register_buffer("scale", torch.tensor(math.nan))
+    words = {
+        "frozen nan": "bias holds NaN",
+        "buffer nan": "scale holds NaN",
+        "half": "float32 weights.*bfloat16",
+        "frozen": "all are frozen",
+        "nan": "bias holds NaN",
+    }
     with pytest.raises((InputError, WeightsError), match=words[spoil]):
         run(tmp_path, network=network)
     assert not list(tmp_path.glob("checkpoint-*"))
@@ -265,6 +290,8 @@ def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
     run(tmp_path, samples=16)
     report = json.loads((tmp_path / "run.json").read_text())
     assert report["flops_a_step"] == 3 * 2 * 16 * 3 - 2 * 16 * 3  # forward, and the weights' gradient: no input's
+    run(tmp_path / "twice", replace(FAST, steps=2, accumulate=2), samples=16)
+    assert json.loads((tmp_path / "twice" / "run.json").read_text())["flops_a_step"] == 2 * report["flops_a_step"]
     assert report["steps_made"] == 60 and 0 <= report["waiting_for_data"] <= 1 and report["samples_per_s"] > 0
     assert report["utilisation"] == pytest.approx(report["flops_per_s"] / report["matmul_flops_per_s"], abs=1e-3)
 

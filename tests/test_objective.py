@@ -112,3 +112,18 @@ def test_the_terms_are_the_papers_and_min_snrs() -> None:
 def test_which_texts_are_dropped_depends_on_the_generator_alone() -> None:
     first, second = (drop(64, 0.5, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second) and not torch.equal(first, drop(64, 0.5, torch.Generator().manual_seed(4)))
+
+
+def test_the_time_steps_are_all_those_of_the_schedule_one_a_stratum() -> None:
+    seen: list[Tensor] = []
+
+    def record(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+        seen.append(t)
+        return x
+
+    for seed in range(20):
+        diffusion_loss(
+            record, torch.zeros(4, 1, 1, 2, 2), torch.zeros(4, 1, 1), None, alphas_cumprod=torch.rand(4),
+            settings=ObjectiveSettings(), generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+    assert all(t.tolist() == [0, 1, 2, 3] for t in seen)

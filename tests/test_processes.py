@@ -154,5 +154,5 @@ def test_looking_at_the_averages_of_a_sharded_network_changes_nothing(out: Path)
 def test_processes_that_see_different_folders_end_with_a_line_each(tmp_path: Path) -> None:
     first, second = start("apart", tmp_path, world=2)
     lines = [line for ended in (first, second) for line in ended.stderr.splitlines() if line.startswith("viewfold:")]
-    assert (first.returncode, second.returncode) == (5, 2), [first.stderr[-500:], second.stderr[-500:]]
+    assert first.returncode == 5 and second.returncode != 0, [first.stderr[-500:], second.stderr[-500:]]
     assert "another one could not" in lines[0] and "one folder that all processes share" in lines[1]

@@ -179,6 +179,14 @@ def test_sheets_and_held_out_error_are_noted(fold: bool, place: Path) -> None:
         assert sheet.size == (64, 16), "four views beside each other"
 
 
+def test_a_sheet_has_the_views_that_are_trained(place: Path) -> None:
+    assert main(command(place, "--views", "2", "--sheet", "a red mug")) == 0
+    from PIL import Image
+
+    with Image.open(place / "run" / "samples" / "00000003-a-red-mug.png") as sheet:
+        assert sheet.size == (32, 16)
+
+
 @pytest.mark.parametrize("sheet", [["a red mug", "a red mug!"], [""]])
 def test_sheets_that_cannot_be_drawn_are_refused_before_the_first_step(
     sheet: list[str], place: Path, capsys: pytest.CaptureFixture[str]

@@ -300,3 +300,12 @@ def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
     train(tmp_path, settings, network, objects=objects, pictures=None)
     first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
     assert first["loss"] < 1e-9
+
+
+def test_objects_and_pictures_count_as_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from viewfold.train import diffusion
+
+    told, original = {}, diffusion.fit
+    monkeypatch.setattr(diffusion, "fit", lambda *args, **given: told.update(given) or original(*args, **given))
+    train(tmp_path, replace(SETTINGS, batch=7, objective=replace(SETTINGS.objective, share_2d=0.3)))
+    assert told["samples"] == 7 + 3

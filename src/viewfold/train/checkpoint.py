@@ -122,9 +122,6 @@ class Checkpoints:
             with _quiet():
                 reader = HuggingFaceStorageReader(str(path))
                 dcp.load(targets, storage_reader=reader, no_dist=not sharded)
-            for name, value in state.items():
-                if value.ndim == 0:
-                    value.copy_(targets[name][0])
         except ViewfoldError:
             raise
         except (Exception, dcp.CheckpointException) as error:  # damaged files raise anything; DCP's is no Exception
@@ -177,7 +174,7 @@ def _step(path: Path) -> int:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """Return a tensor as it lies in the file, where a single number is a list of one."""
+    """Return a tensor as it lies in the file, where a single number is a list of one; it shares the memory."""
     return value.detach().reshape(1) if value.ndim == 0 else value.detach()
 
 
