@@ -36,7 +36,7 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """Return them, oldest first."""
         found = self.out.glob("checkpoint-*") if self.out.is_dir() else ()
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_step)
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=step_of)
 
     def newest(self) -> Path | None:
         """Return the one to go on from, if there is any.
@@ -55,11 +55,6 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step is, or would be."""
         return self.out / f"checkpoint-{step:08d}"
-
-    @staticmethod
-    def step_of(path: Path) -> int:
-        """Return the step of a checkpoint."""
-        return _step(path)
 
     def save(self, step: int, state: Mapping[str, Tensor], record: Mapping[str, Any], *, sharded: bool) -> None:
         """Write a checkpoint and remove the oldest ones beyond `keep`; sharded, every process must call it.
@@ -139,7 +134,7 @@ class Checkpoints:
             raise InputError(f"`out` must be one folder that all processes share; {path} is not there for all.")
         try:
             record = read_json(path / RECORD)
-            if record["step"] != _step(path):
+            if record["step"] != step_of(path):
                 raise ValueError(f"it says step {record['step']!r}")
         except (ViewfoldError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(
@@ -167,7 +162,8 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint, which is in its name."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])

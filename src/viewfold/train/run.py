@@ -21,7 +21,7 @@ from viewfold.errors import FitError, InputError, WeightsError
 from viewfold.model.digest import hash_tensors
 from viewfold.store import atomic_write, read_json
 from viewfold.train.average import Ema
-from viewfold.train.checkpoint import Checkpoints, contradictions
+from viewfold.train.checkpoint import Checkpoints, contradictions, step_of
 from viewfold.train.health import check_finite
 from viewfold.train.monitor import Meter
 from viewfold.train.optimizer import Optimizer
@@ -130,7 +130,7 @@ class Run:
         newest: Path | None = None
         with self.ranks.together():
             newest = self.checkpoints.newest() if self.ranks.lead else None
-        chosen = -1 if newest is None else self.checkpoints.step_of(newest)
+        chosen = -1 if newest is None else step_of(newest)
         done = round(self.ranks.total([float(chosen if self.ranks.lead else 0)])[0])  # rank 0 decides for all
         if done < 0:
             return 0
@@ -229,15 +229,20 @@ class Run:
         if done == self._saved:
             return
         with self.ranks.together():
-            check_finite(self.state(), "the weights and averages must be finite", FitError)
-        with contextlib.nullcontext() if self.spread.sharded else self.ranks.together():
-            self.save_alone(done)
+            self._check_state()
+        with contextlib.nullcontext() if self.spread.sharded else self.ranks.together():  # sharded, it asks by itself
+            self._write(done)
 
     def save_alone(self, done: int) -> None:
-        """Write a checkpoint without asking the other processes, one of which may be gone."""
-        state = self.state()
-        check_finite(state, "the weights and averages must be finite", FitError)
-        self.checkpoints.save(done, state, self.record(done), sharded=self.spread.sharded)
+        """Write a checkpoint without asking the other processes, one of which may be gone; not of a sharded network."""
+        self._check_state()
+        self._write(done)
+
+    def _check_state(self) -> None:
+        check_finite(self.state(), "the weights and averages must be finite", FitError)
+
+    def _write(self, done: int) -> None:
+        self.checkpoints.save(done, self.state(), self.record(done), sharded=self.spread.sharded)
         self._saved, self._saved_s = done, self.meter.elapsed_s
         self.meter.pause()
 
