@@ -19,10 +19,10 @@ from torch.nn.functional import avg_pool2d
 
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset, sample_asset
-from viewfold.evaluate.consistency import measure_consistency
-from viewfold.evaluate.interval import ratio
-from viewfold.evaluate.judge import load_judge
-from viewfold.evaluate.report import markdown_table
+from viewfold.evaluation.consistency import measure_consistency
+from viewfold.evaluation.interval import ratio
+from viewfold.evaluation.judge import load_judge
+from viewfold.evaluation.report import markdown_table
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write
 

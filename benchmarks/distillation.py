@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import viewfold as vf
-from viewfold.lift.distill import reconstruction_loss
+from viewfold.lifting.distill import reconstruction_loss
 from viewfold.scene.field import GridField
 from viewfold.scene.volume import OccupancyGrid, render_volume
 

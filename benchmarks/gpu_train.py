@@ -56,7 +56,7 @@ def run_step(bench: Bench) -> None:
 
 
 class _Trainer:
-    """A run of `viewfold.train` whose batches are random and of any size."""
+    """A run of `viewfold.training` whose batches are random and of any size."""
 
     def __init__(self, bench: Bench) -> None:
         import torch
@@ -65,10 +65,10 @@ class _Trainer:
         from viewfold.camera import Cameras
         from viewfold.data.batches import Batch
         from viewfold.model.presets import toybox_scheduler
-        from viewfold.train.objective import ObjectiveSettings, diffusion_loss
-        from viewfold.train.ranks import Ranks
-        from viewfold.train.run import Run
-        from viewfold.train.settings import LoopSettings
+        from viewfold.training.objective import ObjectiveSettings, diffusion_loss
+        from viewfold.training.ranks import Ranks
+        from viewfold.training.run import Run
+        from viewfold.training.settings import LoopSettings
 
         self.bench, self.objects, self.steps = bench, 1, 0
         self.network = unet = bench.unet().requires_grad_(True).train()
@@ -154,7 +154,7 @@ def held_out_error(bench: Bench, name: str) -> float:
     from viewfold.data.batches import LatentSet
     from viewfold.data.shards import open_shards
     from viewfold.pipeline import load
-    from viewfold.train.objective import ObjectiveSettings, diffusion_loss
+    from viewfold.training.objective import ObjectiveSettings, diffusion_loss
 
     model = load(name, device=bench.device, dtype=torch.float32)
     size = model.unet.config["sample_size"]

@@ -22,11 +22,11 @@ from toybox_subjects import FIRST_SEED, GENERATED, SIZE, held_out_toys, world_of
 
 from viewfold.data.toybox import Asset, World, sample_asset
 from viewfold.errors import ViewfoldError
-from viewfold.evaluate.consistency import find_coverage
-from viewfold.evaluate.diversity import CHANCE, find_near_copies, measure_spread
-from viewfold.evaluate.interval import mean, share
-from viewfold.evaluate.judge import load_judge
-from viewfold.evaluate.report import markdown_table
+from viewfold.evaluation.consistency import find_coverage
+from viewfold.evaluation.diversity import CHANCE, find_near_copies, measure_spread
+from viewfold.evaluation.interval import mean, share
+from viewfold.evaluation.judge import load_judge
+from viewfold.evaluation.report import markdown_table
 from viewfold.image import Views, to_pil
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write

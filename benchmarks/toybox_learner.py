@@ -23,12 +23,12 @@ from toybox_subjects import GENERATED, held_out_toys, true_views
 
 from viewfold.data.toybox import World
 from viewfold.errors import ViewfoldError
-from viewfold.evaluate.report import markdown_table
+from viewfold.evaluation.report import markdown_table
 from viewfold.guidance import compose, decompose, velocity
 from viewfold.store import atomic_write, read_json
-from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-from viewfold.train.objective import ObjectiveSettings, loss_weight
-from viewfold.train.settings import LoopSettings
+from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+from viewfold.training.objective import ObjectiveSettings, loss_weight
+from viewfold.training.settings import LoopSettings
 
 TIMESTEPS = (60, 190, 320, 450, 580, 700, 820, 930, 995)
 """Levels of noise at which held-out toys are predicted, of 1000."""

@@ -36,11 +36,11 @@ from toybox_subjects import (
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset
 from viewfold.errors import InputError, OutputError, ViewfoldError
-from viewfold.evaluate.fidelity import Expected, Outcome, assess, shows_two_sides
-from viewfold.evaluate.interval import mean
-from viewfold.evaluate.judge import Judge, load_judge
-from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
-from viewfold.evaluate.summary import compare, measure_judge, summarise
+from viewfold.evaluation.fidelity import Expected, Outcome, assess, shows_two_sides
+from viewfold.evaluation.interval import mean
+from viewfold.evaluation.judge import Judge, load_judge
+from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
+from viewfold.evaluation.summary import compare, measure_judge, summarise
 from viewfold.image import Views
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize

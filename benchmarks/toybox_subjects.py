@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from viewfold.camera import Cameras
 from viewfold.data.toybox import UNSEEN_WORDING_PROMPTS, Asset, World, is_held_out, sample_asset
 from viewfold.data.toybox.captions import article
-from viewfold.evaluate.fidelity import Expected
-from viewfold.evaluate.judge import Judge
+from viewfold.evaluation.fidelity import Expected
+from viewfold.evaluation.judge import Judge
 from viewfold.image import Views
 from viewfold.scene.rasterize import rasterize
 

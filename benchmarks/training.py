@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from viewfold.evaluate.report import markdown_table
+from viewfold.evaluation.report import markdown_table
 
 SKIP = 3
 """First steps that are not counted: they allocate, and the first one counts operations."""
@@ -80,8 +80,8 @@ def bare(options: argparse.Namespace) -> float:
     from viewfold.data.batches import LatentSet
     from viewfold.data.shards import open_shards
     from viewfold.pipeline import load
-    from viewfold.train.objective import ObjectiveSettings, diffusion_loss
-    from viewfold.train.optimizer import Optimizer
+    from viewfold.training.objective import ObjectiveSettings, diffusion_loss
+    from viewfold.training.optimizer import Optimizer
 
     model = load(options.model, device="cpu", dtype=torch.float32)
     unet, latents = model.unet.requires_grad_(True).train(), LatentSet(open_shards(options.objects))

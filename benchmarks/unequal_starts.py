@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, distributed
 
 from viewfold.data.shards import open_shards
-from viewfold.evaluate.report import markdown_table
-from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, reconstruction_loss
-from viewfold.train.optimizer import Optimizer
-from viewfold.train.ranks import Ranks
-from viewfold.train.settings import LoopSettings, learning_rate
+from viewfold.evaluation.report import markdown_table
+from viewfold.training.autoencoder import AutoencoderSettings, make_autoencoder, reconstruction_loss
+from viewfold.training.optimizer import Optimizer
+from viewfold.training.ranks import Ranks
+from viewfold.training.settings import LoopSettings, learning_rate
 
 HELD_OUT = 320
 

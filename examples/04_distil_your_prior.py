@@ -1,7 +1,7 @@
 """`lift` takes any prior: here one without a network, which believes that every latent is grey. Needs no model.
 
-It shows what a prior answers (viewfold.lift.prior).  Distillation pulls the object towards what the prior believes, so
-the toy turns greyer the more steps it takes.
+It shows what a prior answers (viewfold.lifting.prior).  Distillation pulls the object towards what the prior believes,
+so the toy turns greyer the more steps it takes.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from viewfold import Cameras, LiftSettings, Views
 from viewfold.data.toybox import sample_asset
-from viewfold.lift.optimize import DistilSettings, lift
+from viewfold.lifting.optimize import DistilSettings, lift
 from viewfold.scene.rasterize import rasterize
 
 

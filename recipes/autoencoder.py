@@ -22,7 +22,7 @@ import torch
 def main() -> int:
     """Read the arguments, join the other processes, train."""
     from viewfold.errors import Stopped
-    from viewfold.train.ranks import Ranks, local_device
+    from viewfold.training.ranks import Ranks, local_device
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="named twice counts twice")
@@ -59,8 +59,8 @@ def train(options: Any, *, device: torch.device, lead: bool) -> None:
     from viewfold.pipeline import MultiViewPipeline, load
     from viewfold.pipeline.components import read_text
     from viewfold.store import atomic_write
-    from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
-    from viewfold.train.settings import LoopSettings
+    from viewfold.training.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
+    from viewfold.training.settings import LoopSettings
 
     pictures = [(sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)]
     stacked = torch.cat(pictures)

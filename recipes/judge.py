@@ -21,10 +21,10 @@ from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sam
 
 from viewfold.camera import Cameras
 from viewfold.data.toybox import COLORS, Asset, World, is_held_out, sample_asset
-from viewfold.evaluate.judge import Judge, JudgeConfig, load_judge, save_judge
+from viewfold.evaluation.judge import Judge, JudgeConfig, load_judge, save_judge
 from viewfold.scene.rasterize import rasterize
-from viewfold.train.optimizer import Optimizer
-from viewfold.train.settings import LoopSettings, learning_rate
+from viewfold.training.optimizer import Optimizer
+from viewfold.training.settings import LoopSettings, learning_rate
 
 TRAIN_SEED = 50_000_000
 """Toys from here on are the judge's own; the generator is trained on seeds below."""

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from viewfold.errors import ViewfoldError
-from viewfold.train import parallel
-from viewfold.train.loop import fit
-from viewfold.train.optimizer import Optimizer
-from viewfold.train.ranks import Ranks
-from viewfold.train.run import Checked
-from viewfold.train.settings import LoopSettings
+from viewfold.training import parallel
+from viewfold.training.loop import fit
+from viewfold.training.optimizer import Optimizer
+from viewfold.training.ranks import Ranks
+from viewfold.training.run import Checked
+from viewfold.training.settings import LoopSettings
 
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 RANK = int(os.environ.get("RANK", "0"))
@@ -165,8 +165,8 @@ def unet(out: Path, name: str = "unet", **loop: Any) -> dict[str, Any]:
     from fakes import tiny_model, tiny_unet
     from tiny_shards import write_shards
 
-    from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-    from viewfold.train.objective import ObjectiveSettings
+    from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+    from viewfold.training.objective import ObjectiveSettings
 
     objects, pictures = out / f"objects-{RANK}", out / f"pictures-{RANK}"
     write_shards(objects)

@@ -10,8 +10,8 @@ from lift_fakes import ball
 
 from viewfold.camera import Cameras
 from viewfold.image import GROUND, Views, read_image
-from viewfold.lift.foreground import find_foreground
-from viewfold.lift.reconstruct import Target
+from viewfold.lifting.foreground import find_foreground
+from viewfold.lifting.reconstruct import Target
 from viewfold.pipeline.known import around
 
 CAMERAS = Cameras.orbit(4, elevation_deg=15)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.train.autoencoder import (
+from viewfold.training.autoencoder import (
     FIRST_LOGVAR,
     AutoencoderSettings,
     make_autoencoder,
@@ -18,7 +18,7 @@ from viewfold.train.autoencoder import (
     reconstruction_loss,
     train_autoencoder,
 )
-from viewfold.train.settings import LoopSettings
+from viewfold.training.settings import LoopSettings
 
 SMALL = AutoencoderSettings(channels=(8, 16), latent_channels=3, batch=4)
 LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, optimizer="adamw")

@@ -135,7 +135,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(out: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.train import checkpoint
+    from viewfold.training import checkpoint
 
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -168,7 +168,7 @@ def test_a_checkpoint_under_another_steps_name_is_refused(out: Path) -> None:
 
 
 def test_a_copy_without_storage_keeps_what_is_frozen_and_leaves_the_network() -> None:
-    from viewfold.train.parallel import _without_storage
+    from viewfold.training.parallel import _without_storage
 
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     network[0].bias.requires_grad_(False)

@@ -25,9 +25,9 @@ from viewfold.camera import Cameras
 from viewfold.flow import lift
 from viewfold.pipeline.generation import generate
 from viewfold.scene.volume import render_volume
-from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-from viewfold.train.objective import ObjectiveSettings
-from viewfold.train.settings import LoopSettings
+from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+from viewfold.training.objective import ObjectiveSettings
+from viewfold.training.settings import LoopSettings
 
 DEVICE = os.environ.get("VIEWFOLD_TEST_DEVICE", "cuda")
 ROOT = Path(__file__).parents[1]

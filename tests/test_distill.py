@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.lift.distill import reconstruction_loss, sds_loss
-from viewfold.lift.prior import Prior
-from viewfold.lift.schedule import MVDREAM, Anneal, NoiseRange
+from viewfold.lifting.distill import reconstruction_loss, sds_loss
+from viewfold.lifting.prior import Prior
+from viewfold.lifting.schedule import MVDREAM, Anneal, NoiseRange
 from viewfold.model.weights import build_unet
 
 PARITY = Path(__file__).parent / "parity"

@@ -9,7 +9,7 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset
 from viewfold.errors import InputError
-from viewfold.evaluate.diversity import CHANCE, find_near_copies, measure_spread, shape_distance
+from viewfold.evaluation.diversity import CHANCE, find_near_copies, measure_spread, shape_distance
 from viewfold.scene.rasterize import rasterize
 
 

@@ -17,11 +17,11 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.data.toybox import COLORS, FINISHES, KINDS, UNSEEN_WORDING_PROMPTS, Asset, World
 from viewfold.errors import InputError, WeightsError
-from viewfold.evaluate.consistency import find_coverage, measure_consistency
-from viewfold.evaluate.fidelity import measure_opposites, shows_two_sides
-from viewfold.evaluate.interval import mean, paired_difference, ratio, share
-from viewfold.evaluate.judge import SHIPPED, Judge, JudgeConfig, load_judge, save_judge
-from viewfold.evaluate.report import Entry, captioned_sheet, markdown_table
+from viewfold.evaluation.consistency import find_coverage, measure_consistency
+from viewfold.evaluation.fidelity import measure_opposites, shows_two_sides
+from viewfold.evaluation.interval import mean, paired_difference, ratio, share
+from viewfold.evaluation.judge import SHIPPED, Judge, JudgeConfig, load_judge, save_judge
+from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
 from viewfold.image import Views
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.rasterize import rasterize

@@ -34,9 +34,9 @@ def test_every_option_has_a_line_of_help() -> None:
 
 def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     """Where the model or the library chooses, the line of help says what; nowhere does it say None."""
-    from viewfold.lift.optimize import LiftSettings
+    from viewfold.lifting.optimize import LiftSettings
     from viewfold.model.defaults import T2I, TOYBOX
-    from viewfold.train.diffusion import DiffusionSettings
+    from viewfold.training.diffusion import DiffusionSettings
 
     lift, train = LiftSettings(), DiffusionSettings()
     told = {

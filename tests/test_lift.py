@@ -14,13 +14,13 @@ from lift_fakes import PerfectPrior, ball, ball_views
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError, PromptError
 from viewfold.image import Views
-from viewfold.lift import foreground as fg
-from viewfold.lift.asset import Asset3D, measure_export
-from viewfold.lift.guard import MAX_ROLLBACKS, Guard
-from viewfold.lift.optimize import LiftSettings, MeshSettings, lift
-from viewfold.lift.reconstruct import FitSettings, Reconstruction, hull_field, reconstruct
-from viewfold.lift.refine import DistilSettings, refine
-from viewfold.lift.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.lifting import foreground as fg
+from viewfold.lifting.asset import Asset3D, measure_export
+from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
+from viewfold.lifting.optimize import LiftSettings, MeshSettings, lift
+from viewfold.lifting.reconstruct import FitSettings, Reconstruction, hull_field, reconstruct
+from viewfold.lifting.refine import DistilSettings, refine
+from viewfold.lifting.regularize import binary_entropy, orientation, sparsity, total_variation
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField, lattice
 from viewfold.scene.interchange import load_mesh
@@ -291,7 +291,7 @@ def test_a_writer_that_breaks_the_file_shows_in_the_report(asset: Asset3D, monke
         dark = tuple(replace(m, color=(0.2, 0.2, 0.2)) for m in mesh.materials)
         return save_mesh(replace(mesh, materials=dark) if change == "dark" else mesh, path)
 
-    monkeypatch.setattr("viewfold.lift.asset.save_mesh", write)
+    monkeypatch.setattr("viewfold.lifting.asset.save_mesh", write)
     ground = torch.full((3, 1, 1), 0.5)
     measured = measure_export(asset.mesh, asset.field, ground=ground, like=ball_views().cameras)
     assert (measured["rerender_psnr_db"] > 18) == (change == "nothing")

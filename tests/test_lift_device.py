@@ -13,9 +13,9 @@ from second_device import move, on, second_device
 
 import viewfold
 from viewfold.camera import Cameras
-from viewfold.lift.optimize import Asset3D, LiftSettings, MeshSettings, lift
-from viewfold.lift.reconstruct import FitSettings, Reconstruction, reconstruct
-from viewfold.lift.refine import DistilSettings, refine
+from viewfold.lifting.optimize import Asset3D, LiftSettings, MeshSettings, lift
+from viewfold.lifting.reconstruct import FitSettings, Reconstruction, reconstruct
+from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.pipeline import MultiViewPipeline, fingerprint, generate
 from viewfold.pipeline.sampler import SCHEDULERS, named_scheduler
 from viewfold.scene.field import GridField
@@ -124,7 +124,7 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
         places.extend([fitted.field.grid.device, fitted.foreground.alpha.device, fitted.views.rgb.device])
         return fitted
 
-    monkeypatch.setattr("viewfold.lift.optimize.reconstruct", recorded)
+    monkeypatch.setattr("viewfold.lifting.optimize.reconstruct", recorded)
     with second_device() as device:
         lift(PriorOn(device), "a red ball", views=ball_views(), settings=SETTINGS)
         assert places == [device] * 3

@@ -10,10 +10,10 @@ import torch
 
 from viewfold.camera import framing_distance
 from viewfold.errors import InputError
-from viewfold.lift.guard import Guard, collapse_limits, largest_coverage
-from viewfold.lift.optimize import LiftSettings
-from viewfold.lift.refine import DistilSettings
-from viewfold.lift.schedule import MVDREAM
+from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
+from viewfold.lifting.optimize import LiftSettings
+from viewfold.lifting.refine import DistilSettings
+from viewfold.lifting.schedule import MVDREAM
 from viewfold.scene.field import GridField
 
 AS_RELEASED = DistilSettings(

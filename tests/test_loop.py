@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from viewfold.errors import AssetError, FitError, InputError, WeightsError
-from viewfold.train.average import Ema
-from viewfold.train.loop import fit
-from viewfold.train.optimizer import Optimizer
-from viewfold.train.run import Checked, step_generator
-from viewfold.train.settings import LoopSettings, learning_rate
+from viewfold.training.average import Ema
+from viewfold.training.loop import fit
+from viewfold.training.optimizer import Optimizer
+from viewfold.training.run import Checked, step_generator
+from viewfold.training.settings import LoopSettings, learning_rate
 
 FAST = LoopSettings(steps=60, lr=0.05, warmup=5, precision="fp32", weight_decay=0.0, ema=0.9)
 
@@ -297,7 +297,7 @@ def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
 
 
 def test_writers_take_every_step_and_are_closed(tmp_path: Path) -> None:
-    from viewfold.train import loop
+    from viewfold.training import loop
 
     closed: list[str] = []
 

@@ -7,8 +7,8 @@ import torch
 from test_loop import line, squared_error
 from torch import nn
 
-from viewfold.train.average import Ema
-from viewfold.train.optimizer import Optimizer
+from viewfold.training.average import Ema
+from viewfold.training.optimizer import Optimizer
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

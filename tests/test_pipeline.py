@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, PromptError
-from viewfold.lift.prior import Prior
+from viewfold.lifting.prior import Prior
 from viewfold.model.weights import build_unet
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.pipeline.sampler import SCHEDULERS as NAMED

@@ -11,9 +11,9 @@ from lift_fakes import PriorOn, ball_views
 
 import viewfold
 from viewfold.errors import FitError, InputError
-from viewfold.lift.optimize import LiftSettings, MeshSettings, lift
-from viewfold.lift.reconstruct import FitSettings, reconstruct
-from viewfold.lift.refine import DistilSettings, refine
+from viewfold.lifting.optimize import LiftSettings, MeshSettings, lift
+from viewfold.lifting.reconstruct import FitSettings, reconstruct
+from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.pipeline import MultiViewPipeline, generate
 
 FIT = FitSettings(resolution=16, steps=12, samples=16)

@@ -19,7 +19,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import AssetError, InputError
 from viewfold.image import Views, read_image, write_turntable
-from viewfold.lift.asset import Asset3D
+from viewfold.lifting.asset import Asset3D
 from viewfold.pipeline import generate, generate_batch
 from viewfold.provenance import TRAINED_ALGORITHMIC_MEDIA, payload, picture_fields, read_provenance, record
 from viewfold.scene.export import save_mesh

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from viewfold.errors import InputError
-from viewfold.train.settings import LoopSettings, learning_rate
+from viewfold.training.settings import LoopSettings, learning_rate
 
 
 @pytest.mark.parametrize(

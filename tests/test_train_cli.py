@@ -23,8 +23,8 @@ from viewfold.cli import main
 from viewfold.cli.command import VERBS
 from viewfold.errors import InputError
 from viewfold.model.digest import hash_tensors
-from viewfold.train.ranks import local_device
-from viewfold.train.settings import LoopSettings
+from viewfold.training.ranks import local_device
+from viewfold.training.settings import LoopSettings
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from fakes import tiny_model, tiny_unet
 from second_device import move, on, second_device
 from tiny_shards import write_shards
 
-from viewfold.train import loop as training
-from viewfold.train.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
-from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-from viewfold.train.objective import ObjectiveSettings
-from viewfold.train.run import Run
-from viewfold.train.settings import LoopSettings
+from viewfold.training import loop as training
+from viewfold.training.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
+from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+from viewfold.training.objective import ObjectiveSettings
+from viewfold.training.run import Run
+from viewfold.training.settings import LoopSettings
 
 LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, lr=1e-3, ema=0.5)
 

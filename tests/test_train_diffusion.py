@@ -20,9 +20,9 @@ from viewfold.data.shards import open_shards
 from viewfold.errors import AssetError, InputError
 from viewfold.guidance import decompose
 from viewfold.model.unet import MultiViewUNet
-from viewfold.train.diffusion import DiffusionSettings, train_diffusion
-from viewfold.train.objective import ObjectiveSettings
-from viewfold.train.settings import LoopSettings
+from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+from viewfold.training.objective import ObjectiveSettings
+from viewfold.training.settings import LoopSettings
 
 LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, optimizer="adamw", lr=1e-3)
 SETTINGS = DiffusionSettings(batch=4, loop=LOOP, objective=ObjectiveSettings(share_2d=0.5))
@@ -117,7 +117,7 @@ def test_captions_are_read_as_sampling_reads_them_not_in_half_precision(tmp_path
 
 
 def test_a_caption_is_read_once_new_ones_together_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.train import diffusion
+    from viewfold.training import diffusion
 
     encoder, read = tiny_model().text, []
     original = type(encoder).encode
@@ -303,7 +303,7 @@ def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
 
 
 def test_objects_and_pictures_count_as_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.train import diffusion
+    from viewfold.training import diffusion
 
     told, original = {}, diffusion.fit
     monkeypatch.setattr(diffusion, "fit", lambda *args, **given: told.update(given) or original(*args, **given))

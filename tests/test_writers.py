@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from viewfold.errors import InputError, MissingExtraError
-from viewfold.train.writers import Writer, open_writers
+from viewfold.training.writers import Writer, open_writers
 
 
 def write(writers: list[Writer]) -> None:

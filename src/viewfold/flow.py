@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from viewfold.image import Views
-from viewfold.lift.optimize import Asset3D, LiftSettings
-from viewfold.lift.optimize import lift as lift_views
+from viewfold.lifting.optimize import Asset3D, LiftSettings
+from viewfold.lifting.optimize import lift as lift_views
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.generation import describe_origin
 from viewfold.provenance import cleaned

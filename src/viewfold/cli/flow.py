@@ -208,7 +208,7 @@ class Lift:
         check_source(self.source)
         from viewfold.flow import lift
         from viewfold.image import Views
-        from viewfold.lift.optimize import LiftSettings
+        from viewfold.lifting.optimize import LiftSettings
         from viewfold.store import check_output
 
         started = time.perf_counter()

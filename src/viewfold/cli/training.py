@@ -113,7 +113,7 @@ class Train:
         loop = self._loop()
         from viewfold.pipeline.components import PARTS
         from viewfold.store import check_output
-        from viewfold.train.ranks import Ranks, local_device
+        from viewfold.training.ranks import Ranks, local_device
 
         check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
         device = local_device(chosen(self.device))
@@ -131,7 +131,7 @@ class Train:
         from viewfold.model.digest import hash_tensors
         from viewfold.pipeline import load
         from viewfold.store import atomic_write
-        from viewfold.train.diffusion import train_diffusion
+        from viewfold.training.diffusion import train_diffusion
 
         model = load(self.model, device=device, dtype=torch.float32)  # whatever its size: small steps need it
         self._prepare(model)
@@ -200,7 +200,7 @@ class Train:
         return draw
 
     def _loop(self) -> Any:
-        from viewfold.train.settings import LoopSettings
+        from viewfold.training.settings import LoopSettings
 
         asked = {f.name: getattr(flags, f.name) for flags in (self, self.rate, self.processes, self.watch)
                  for f in fields(flags)}  # fmt: skip
@@ -208,7 +208,7 @@ class Train:
         return LoopSettings(**given({name: value for name, value in asked.items() if name in known}))
 
     def _settings(self, prediction: str, loop: Any) -> Any:
-        from viewfold.train.diffusion import DiffusionSettings
+        from viewfold.training.diffusion import DiffusionSettings
 
         base = DiffusionSettings()
         share = base.objective.share_2d if self.pictures is not None else 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from viewfold.train.settings import OptimizerName
+from viewfold.training.settings import OptimizerName
 
 
 class Optimizer:

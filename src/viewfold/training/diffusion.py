@@ -20,12 +20,12 @@ from viewfold.data.batches import Batch, LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.errors import InputError
 from viewfold.model.digest import hash_tensors
-from viewfold.train.loop import fit
-from viewfold.train.monitor import Progress
-from viewfold.train.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
-from viewfold.train.run import Checked, Trained
-from viewfold.train.settings import LoopSettings
-from viewfold.train.writers import WriterName
+from viewfold.training.loop import fit
+from viewfold.training.monitor import Progress
+from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
+from viewfold.training.run import Checked, Trained
+from viewfold.training.settings import LoopSettings
+from viewfold.training.writers import WriterName
 
 if TYPE_CHECKING:
     from viewfold.model.text import TextEncoder

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from viewfold.errors import InputError, OutputError
-from viewfold.train.ranks import Ranks
+from viewfold.training.ranks import Ranks
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from viewfold.device import peak_memory_mib
-from viewfold.train.settings import LoopSettings
+from viewfold.training.settings import LoopSettings
 
 HALF_LIFE_STEPS = 20
 """Speeds are averaged over about this many of the last steps."""

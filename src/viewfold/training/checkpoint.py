@@ -20,7 +20,7 @@ from torch import Tensor
 
 from viewfold.errors import InputError, OutputError, ViewfoldError, WeightsError
 from viewfold.store import atomic_write, read_json
-from viewfold.train.ranks import Ranks, lost_process
+from viewfold.training.ranks import Ranks, lost_process
 
 RECORD = "record.json"
 _NAME = re.compile(r"checkpoint-(\d{8,12})")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from viewfold.errors import InputError
-from viewfold.train.ranks import Ranks, lost_process, whole
-from viewfold.train.settings import LoopSettings
+from viewfold.training.ranks import Ranks, lost_process, whole
+from viewfold.training.settings import LoopSettings
 
 Loss = Callable[[Any, torch.Generator], dict[str, Tensor]]
 """(batch, generator) -> named scalars; "loss" is minimised, the others are logged."""

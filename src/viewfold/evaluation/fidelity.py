@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.evaluate.consistency import find_coverage, measure_consistency
-from viewfold.evaluate.judge import Judge, Verdict
+from viewfold.evaluation.consistency import find_coverage, measure_consistency
+from viewfold.evaluation.judge import Judge, Verdict
 
 RECOGNISED_SHARE = 5 / 8
 """An asset is recognisable if this share of its sides is taken for the right kind, each seen alone."""

@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from viewfold.errors import InputError
-from viewfold.train.loop import fit
-from viewfold.train.monitor import Progress
-from viewfold.train.settings import LoopSettings
+from viewfold.training.loop import fit
+from viewfold.training.monitor import Progress
+from viewfold.training.settings import LoopSettings
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -14,15 +14,15 @@ from typing import Any
 from torch import nn
 
 from viewfold.errors import OutputError, Stopped
-from viewfold.train.health import check_trainable
-from viewfold.train.lock import alone
-from viewfold.train.monitor import Progress
-from viewfold.train.parallel import Loss
-from viewfold.train.ranks import Ranks
-from viewfold.train.run import Check, Draw, Run, Trained
-from viewfold.train.settings import LoopSettings
-from viewfold.train.stopping import listening
-from viewfold.train.writers import Writer, WriterName, open_writers
+from viewfold.training.health import check_trainable
+from viewfold.training.lock import alone
+from viewfold.training.monitor import Progress
+from viewfold.training.parallel import Loss
+from viewfold.training.ranks import Ranks
+from viewfold.training.run import Check, Draw, Run, Trained
+from viewfold.training.settings import LoopSettings
+from viewfold.training.stopping import listening
+from viewfold.training.writers import Writer, WriterName, open_writers
 
 
 def fit(

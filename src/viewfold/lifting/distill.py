@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewfold.guidance import compose, decompose, guide
 from viewfold.guidance import rescale as contrast
-from viewfold.lift.prior import Prior
+from viewfold.lifting.prior import Prior
 
 
 def reconstruction_loss(

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
 from viewfold.image import Views
-from viewfold.lift.foreground import Foreground, estimate_cameras, find_foreground, sample_pictures, visual_hull
-from viewfold.lift.regularize import total_variation
+from viewfold.lifting.foreground import Foreground, estimate_cameras, find_foreground, sample_pictures, visual_hull
+from viewfold.lifting.regularize import total_variation
 from viewfold.scene.field import DENSITY_SCALE, GridField, lattice
 from viewfold.scene.volume import OccupancyGrid, render_volume
 

@@ -1,7 +1,7 @@
 """Distil a fitted field against the prior, from cameras that the views did not have.
 
 Four views leave corners that no silhouette cuts and sides that no picture shows; the prior knows what belongs there.
-Every third step is held to the pictures, so that the object stays the one that was sampled; a guard (lift/guard.py)
+Every third step is held to the pictures, so that the object stays the one that was sampled; a guard (lifting/guard.py)
 goes back to the last good state when the field fills, empties or turns to NaN.
 """
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
-from viewfold.lift.distill import reconstruction_loss
-from viewfold.lift.guard import MAX_ROLLBACKS, Guard, largest_coverage
-from viewfold.lift.prior import Prior
-from viewfold.lift.reconstruct import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
-from viewfold.lift.schedule import Anneal, NoiseRange
+from viewfold.lifting.distill import reconstruction_loss
+from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
+from viewfold.lifting.prior import Prior
+from viewfold.lifting.reconstruct import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
+from viewfold.lifting.schedule import Anneal, NoiseRange
 from viewfold.scene.volume import OccupancyGrid, render_volume
 
 PHOTOMETRIC_EVERY = 3

@@ -20,16 +20,16 @@ from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
 from viewfold.model.digest import hash_tensors
 from viewfold.store import atomic_write, read_json
-from viewfold.train.average import Ema
-from viewfold.train.checkpoint import Checkpoints, contradictions, step_of
-from viewfold.train.health import check_finite
-from viewfold.train.monitor import Meter
-from viewfold.train.optimizer import Optimizer
-from viewfold.train.parallel import Loss, Spread
-from viewfold.train.ranks import Ranks
-from viewfold.train.settings import LoopSettings, learning_rate
-from viewfold.train.stopping import SIGNALS, StopRequest
-from viewfold.train.writers import Writer
+from viewfold.training.average import Ema
+from viewfold.training.checkpoint import Checkpoints, contradictions, step_of
+from viewfold.training.health import check_finite
+from viewfold.training.monitor import Meter
+from viewfold.training.optimizer import Optimizer
+from viewfold.training.parallel import Loss, Spread
+from viewfold.training.ranks import Ranks
+from viewfold.training.settings import LoopSettings, learning_rate
+from viewfold.training.stopping import SIGNALS, StopRequest
+from viewfold.training.writers import Writer
 
 MAX_FAILURES = 20
 """So many steps on end whose gradient is not finite end the run."""

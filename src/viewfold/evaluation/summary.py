@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from viewfold.evaluate.fidelity import Outcome
-from viewfold.evaluate.interval import Figure, mean, paired_difference, ratio, share
+from viewfold.evaluation.fidelity import Outcome
+from viewfold.evaluation.interval import Figure, mean, paired_difference, ratio, share
 
 CONSISTENT_QUANTILE = 0.05
 """Views count as consistent if they score above this share of true renders."""
