@@ -22,9 +22,9 @@ from torch import Tensor
 from toybox_subjects import GENERATED, held_out_toys, true_views
 
 from viewfold.data.toybox import World
+from viewfold.diffusion.guidance import compose, decompose, velocity
 from viewfold.errors import ViewfoldError
 from viewfold.evaluation.report import markdown_table
-from viewfold.guidance import compose, decompose, velocity
 from viewfold.store import atomic_write, read_json
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings, loss_weight

@@ -272,7 +272,6 @@ def model_sampler(
 
 def model_lifter(model: Any) -> Lifter:
     """Return the callable that lifts with a model's defaults."""
-    from viewfold import flow
 
     def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
         flow.lift(model, prompt, views=views, seed=seed).save(path, turntable=False)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from viewfold import watermark
+from viewfold.origin import watermark
 
 DOCS = Path(__file__).parents[1] / "docs" / "pictures"
 SIZES = (64, 128, 256, 512)

@@ -33,7 +33,7 @@ ALSO = {
     "model.defaults": ("record", "released"),
     "image": ("pixels",),
     "pipeline.multiview": ("pipeline", "known", "generation"),
-    "pipeline.sampler": ("pipeline", "steps", "known"),
+    "diffusion.sampler": ("pipeline", "steps", "known"),
     "pipeline.generation": ("generation", "record", "known", "provenance", "safety"),
     "pipeline.batch": ("batch", "generation", "safety"),
     "pipeline.components": ("generation", "hostile", "unet"),

@@ -22,7 +22,7 @@ from test_lift import SMALL
 from tiny_shards import write_shards
 
 from viewfold.camera import Cameras
-from viewfold.flow import lift
+from viewfold.make import lift
 from viewfold.pipeline.generation import generate
 from viewfold.scene.volume import render_volume
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.schedule import MVDREAM, Anneal, NoiseRange
 from viewfold.errors import InputError
 from viewfold.lifting.distill import reconstruction_loss, sds_loss
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.schedule import MVDREAM, Anneal, NoiseRange
 from viewfold.model.weights import build_unet
 
 PARITY = Path(__file__).parent / "parity"

@@ -12,13 +12,13 @@ from fakes import tiny_model
 from safetensors.torch import load_file, save_file
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.sampler import named_scheduler
 from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.batch import folder_name, read_prompts
 from viewfold.pipeline.components import read_components
 from viewfold.pipeline.generation import weights_hash
-from viewfold.pipeline.sampler import named_scheduler
 
 CAMERAS = Cameras.orbit(4)
 

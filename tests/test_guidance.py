@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from viewfold.diffusion.guidance import compose, decompose, guide, rescale, velocity
 from viewfold.errors import InputError
-from viewfold.guidance import compose, decompose, guide, rescale, velocity
 
 SHAPE = (2, 4, 3, 5, 5)
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]

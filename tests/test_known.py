@@ -112,7 +112,7 @@ def test_pictures_are_laid_on_grey_by_their_coverage_and_shrunk_smoothly(model):
 
 
 def test_at_each_step_the_given_views_have_that_steps_noise_and_the_others_are_left(model):
-    from viewfold.pipeline.sampler import draw, sampler_for
+    from viewfold.diffusion.sampler import draw, sampler_for
 
     fixed = known(torch.full((2, 4, 4, 4), 3.0), (3, 1))
     sampler = sampler_for(model.scheduler, steps=4, timesteps=None, eta=0.0, device="cpu")

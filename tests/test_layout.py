@@ -21,27 +21,25 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "device", "store", "camera", "image", "provenance", "watermark"}
+EVERYWHERE = {"errors", "device", "store", "camera", "image", "origin"}
 ARROWS = {
     "errors": set(),
     "device": set(),
     "store": set(),
     "camera": set(),
     "image": set(),
-    "guidance": set(),
-    "provenance": set(),
-    "watermark": set(),
-    "safety": set(),
+    "origin": set(),
+    "diffusion": set(),
     "model": set(),
     "scene": set(),
-    "pipeline": {"model", "guidance", "safety"},
-    "lifting": {"scene", "guidance"},
+    "pipeline": {"model", "diffusion"},
+    "lifting": {"scene", "diffusion"},
     "data": {"scene"},
-    "training": {"model", "data", "guidance"},  # guidance holds the conversions between noise, v and clean latents
+    "training": {"model", "data", "diffusion"},
     "evaluation": {"scene"},
     "select": {"pipeline", "lifting", "evaluation"},
-    "flow": {"pipeline", "lifting", "safety"},
-    "serve": {"pipeline", "lifting", "select", "flow"},
+    "make": {"pipeline", "lifting"},
+    "server": {"pipeline", "lifting", "select", "make"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.
 
@@ -49,7 +47,7 @@ ARROWS = {
 """
 
 FORBIDDEN = {
-    "guidance": {"diffusers", "transformers", "viewfold.camera", "viewfold.image"},
+    "diffusion": {"transformers", "viewfold.model", "viewfold.camera", "viewfold.image"},
     "model": {"viewfold.camera"},
     "scene": {"diffusers", "transformers"},
     "lifting": {"diffusers", "transformers"},

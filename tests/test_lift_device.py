@@ -13,11 +13,11 @@ from second_device import move, on, second_device
 
 import viewfold
 from viewfold.camera import Cameras
+from viewfold.diffusion.sampler import SCHEDULERS, named_scheduler
 from viewfold.lifting.optimize import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.lifting.reconstruct import FitSettings, Reconstruction, reconstruct
 from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.pipeline import MultiViewPipeline, fingerprint, generate
-from viewfold.pipeline.sampler import SCHEDULERS, named_scheduler
 from viewfold.scene.field import GridField
 from viewfold.scene.volume import OccupancyGrid, render_volume
 
@@ -90,7 +90,7 @@ def test_the_pictures_cross_to_the_host_once() -> None:
 
 
 def test_a_mark_is_put_into_pictures_that_were_drawn_there() -> None:
-    from viewfold.watermark import read
+    from viewfold.origin.watermark import read
 
     shipped = viewfold.load("toybox", device="cpu")
     with second_device() as device:

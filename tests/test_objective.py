@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from viewfold.guidance import velocity
+from viewfold.diffusion.guidance import velocity
 from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop, loss_weight, n_pictures
 
 ALPHAS = torch.linspace(0.999, 0.001, 1000)

@@ -11,9 +11,9 @@ from test_parity import facts, numbers, unet, vae
 from torch import Tensor
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.sampler import draw
 from viewfold.model.weights import write_scheduler
 from viewfold.pipeline import MultiViewPipeline
-from viewfold.pipeline.sampler import draw
 
 pytestmark = pytest.mark.parity
 

@@ -14,12 +14,12 @@ from fakes import OLD_NUMPY, SCHEDULERS, GaussianDenoiser, TinyTransformer, tiny
 from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.sampler import SCHEDULERS as NAMED
+from viewfold.diffusion.sampler import named_scheduler, sampler_for
 from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.prior import Prior
 from viewfold.model.weights import build_unet
 from viewfold.pipeline import MultiViewPipeline
-from viewfold.pipeline.sampler import SCHEDULERS as NAMED
-from viewfold.pipeline.sampler import named_scheduler, sampler_for
 
 CAMERAS = Cameras.orbit(4)
 

@@ -12,8 +12,8 @@ from fakes import tiny_model
 from torch import Tensor
 
 from viewfold.errors import MissingExtraError, PromptError
+from viewfold.origin.safety import PROMPT_GUARD, PictureGuard
 from viewfold.pipeline import generate, generate_batch
-from viewfold.safety import PROMPT_GUARD, PictureGuard
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from fakes import OLD_NUMPY, SCHEDULERS, tiny_model, tiny_scheduler
 from torch import Tensor
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.guidance import compose, guide, rescale
+from viewfold.diffusion.sampler import DDIMWalk, SchedulerWalk, draw, sampler_for
 from viewfold.errors import InputError
-from viewfold.guidance import compose, guide, rescale
 from viewfold.pipeline import MultiViewPipeline, multiview
-from viewfold.pipeline.sampler import DDIMWalk, SchedulerWalk, draw, sampler_for
 
 SHAPE = (2, 3, 4, 5, 5)
 

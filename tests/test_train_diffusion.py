@@ -17,8 +17,8 @@ from torch import Tensor
 
 from viewfold.data.batches import LatentSet
 from viewfold.data.shards import open_shards
+from viewfold.diffusion.guidance import decompose
 from viewfold.errors import AssetError, InputError
-from viewfold.guidance import decompose
 from viewfold.model.unet import MultiViewUNet
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings

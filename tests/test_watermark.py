@@ -14,7 +14,7 @@ from torch import Tensor
 
 from viewfold.errors import InputError
 from viewfold.image import read_image, to_pil
-from viewfold.watermark import DOUBTFUL, MIN_AGREEMENT, MIN_EDGE, embed, read
+from viewfold.origin.watermark import DOUBTFUL, MIN_AGREEMENT, MIN_EDGE, embed, read
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SIZES = (64, 256, 512)

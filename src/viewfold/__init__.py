@@ -33,9 +33,9 @@ if TYPE_CHECKING:
         ViewfoldError,
         WeightsError,
     )
-    from viewfold.flow import lift
     from viewfold.image import Views
     from viewfold.lifting.optimize import Asset3D, LiftSettings
+    from viewfold.make import lift
     from viewfold.model.weights import convert, load_unet
     from viewfold.pipeline import MultiViewPipeline, generate, load
 
@@ -71,7 +71,7 @@ _HOMES = {
     "Views": "image",
     "convert": "model.weights",
     "generate": "pipeline",
-    "lift": "flow",
+    "lift": "make",
     "load": "pipeline",
     "load_unet": "model.weights",
 }

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError
-from viewfold.provenance import given_places, payload, picture_fields
+from viewfold.origin.record import given_places, payload, picture_fields
+from viewfold.origin.watermark import MIN_EDGE, embed
 from viewfold.store import atomic_write, check_output, read_json
-from viewfold.watermark import MIN_EDGE, embed
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -206,9 +206,9 @@ class Lift:
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
         check_source(self.source)
-        from viewfold.flow import lift
         from viewfold.image import Views
         from viewfold.lifting.optimize import LiftSettings
+        from viewfold.make import lift
         from viewfold.store import check_output
 
         started = time.perf_counter()
@@ -243,8 +243,8 @@ def open_model(
     name: str, *, device: Device, light: LightFlags, lora: Iterable[str] = (), scheduler: str | None = None
 ) -> Any:
     """Load a model and change it as the command line asks: LoRA files with their scales, another scheduler."""
+    from viewfold.diffusion.sampler import named_scheduler
     from viewfold.pipeline import load
-    from viewfold.pipeline.sampler import named_scheduler
 
     model = load(name, device=chosen(device), **light.settings())
     for entry in lora:

@@ -25,7 +25,7 @@ class OriginFlags:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `generate` and `lift` that these flags stand for."""
-        from viewfold.safety import PROMPT_GUARD, PictureGuard
+        from viewfold.origin.safety import PROMPT_GUARD, PictureGuard
 
         safety = {"prompt": PROMPT_GUARD, "pictures": PictureGuard(), "off": None}[self.safety]
         return {"watermark": False if self.no_watermark else None, "safety": safety}
@@ -62,8 +62,8 @@ class Provenance:
 def look(path: Path) -> dict[str, Any]:
     """Return what a file says of its origin and, for a picture, the payload of its mark as eight hex digits or None."""
     from viewfold.image import read_image
-    from viewfold.provenance import PICTURES, read_provenance
-    from viewfold.watermark import read
+    from viewfold.origin.record import PICTURES, read_provenance
+    from viewfold.origin.watermark import read
 
     said = read_provenance(path)
     facts = {

@@ -14,7 +14,8 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.image import Views, write_turntable
-from viewfold.provenance import payload
+from viewfold.origin.record import payload
+from viewfold.origin.watermark import embed
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
 from viewfold.scene.interchange import load_mesh
@@ -23,7 +24,6 @@ from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.volume import OccupancyGrid, render_volume
 from viewfold.store import atomic_write
-from viewfold.watermark import embed
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 TURNTABLE_SUFFIXES = (".webp", ".gif", ".mp4")

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from viewfold.guidance import compose, decompose, guide
-from viewfold.guidance import rescale as contrast
+from viewfold.diffusion.guidance import compose, decompose, guide
+from viewfold.diffusion.guidance import rescale as contrast
 from viewfold.lifting.prior import Prior
 
 

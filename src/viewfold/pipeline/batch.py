@@ -16,9 +16,9 @@ from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
+from viewfold.origin.safety import PROMPT_GUARD, Safety
 from viewfold.pipeline.generation import describe, generate, orbit
 from viewfold.pipeline.multiview import MultiViewPipeline
-from viewfold.safety import PROMPT_GUARD, Safety
 from viewfold.store import read_json
 
 MAX_PROMPT_FILE_BYTES = 64 * 2**20

@@ -20,14 +20,14 @@ from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError, PromptError
 from viewfold.image import Views
 from viewfold.model.defaults import Defaults
+from viewfold.origin.record import given_places, payload, record
+from viewfold.origin.safety import PROMPT_GUARD, Safety
+from viewfold.origin.watermark import MIN_EDGE, embed
 from viewfold.pipeline.catalogue import find_model
 from viewfold.pipeline.fingerprint import weights_hash
 from viewfold.pipeline.known import FRESH_NOISE, around
 from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
 from viewfold.pipeline.multiview import MultiViewPipeline
-from viewfold.provenance import given_places, payload, record
-from viewfold.safety import PROMPT_GUARD, Safety
-from viewfold.watermark import MIN_EDGE, embed
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and of all steps."""

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.sampler import Sampler, draw
 from viewfold.errors import InputError
 from viewfold.image import GROUND, Views
-from viewfold.pipeline.sampler import Sampler, draw
 
 SAME_CAMERA = 1e-3
 """Largest difference of any number of two poses, and of two fields of view in degrees, that count as one camera."""

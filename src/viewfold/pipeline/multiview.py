@@ -20,9 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from viewfold.camera import Cameras
+from viewfold.diffusion.guidance import decompose, guide
+from viewfold.diffusion.guidance import rescale as rescale_contrast
+from viewfold.diffusion.sampler import draw, sampler_for
 from viewfold.errors import FitError, InputError
-from viewfold.guidance import decompose, guide
-from viewfold.guidance import rescale as rescale_contrast
 from viewfold.model.defaults import Defaults
 from viewfold.model.silence import quiet
 from viewfold.model.text import TextEncoder
@@ -31,7 +32,6 @@ from viewfold.pipeline.fingerprint import freeze_hash, frozen_networks
 from viewfold.pipeline.known import Known
 from viewfold.pipeline.lora import put_on, take_off
 from viewfold.pipeline.reader import Reader
-from viewfold.pipeline.sampler import draw, sampler_for
 
 MAX_VIEWS = 256
 PIXELS_AT_ONCE = 2**16

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.provenance import comment, glb_asset, picture_fields
+from viewfold.origin.record import comment, glb_asset, picture_fields
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
 from viewfold.store import atomic_write

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from viewfold.guidance import Prediction, compose, velocity
+from viewfold.diffusion.guidance import Prediction, compose, velocity
 
 Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(latents b v c h w, timesteps b, text b n d, cameras b v 16 or None) -> prediction b v c h w"""

@@ -20,8 +20,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold.diffusion.guidance import compose, decompose
 from viewfold.errors import InputError
-from viewfold.guidance import compose, decompose
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",

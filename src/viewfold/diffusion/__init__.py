@@ -1,0 +1,1 @@
+"""The arithmetic of diffusion: guidance, samplers, schedules.  Knows tensors and noise levels, and no network."""
