@@ -27,9 +27,10 @@ from viewfold.evaluation.diversity import CHANCE, find_near_copies, measure_spre
 from viewfold.evaluation.interval import mean, share
 from viewfold.evaluation.judge import load_judge
 from viewfold.evaluation.report import markdown_table
-from viewfold.image import Views, to_pil
+from viewfold.picture import to_pil
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write
+from viewfold.views import Views
 
 TRAINED_SEEDS = 9000
 """recipes/toybox.sh makes the toys of the seeds below."""

@@ -33,6 +33,7 @@ from toybox_subjects import (
     world_of,
 )
 
+from viewfold import make
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset
 from viewfold.errors import InputError, OutputError, ViewfoldError
@@ -41,10 +42,10 @@ from viewfold.evaluation.interval import mean
 from viewfold.evaluation.judge import Judge, load_judge
 from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
 from viewfold.evaluation.summary import compare, measure_judge, summarise
-from viewfold.image import Views
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, read_json
+from viewfold.views import Views
 
 Sampler = Callable[[str, Cameras, int], Views]
 """(prompt, cameras, seed) -> views."""
@@ -274,7 +275,7 @@ def model_lifter(model: Any) -> Lifter:
     """Return the callable that lifts with a model's defaults."""
 
     def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
-        flow.lift(model, prompt, views=views, seed=seed).save(path, turntable=False)
+        make.lift(model, prompt, views=views, seed=seed).save(path, turntable=False)
 
     return lift
 

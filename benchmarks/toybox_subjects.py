@@ -9,8 +9,8 @@ from viewfold.data.toybox import UNSEEN_WORDING_PROMPTS, Asset, World, is_held_o
 from viewfold.data.toybox.captions import article
 from viewfold.evaluation.fidelity import Expected
 from viewfold.evaluation.judge import Judge
-from viewfold.image import Views
 from viewfold.scene.rasterize import rasterize
+from viewfold.views import Views
 
 FIRST_SEED = 80_000_000
 """Held-out toys of run `seed` come from here + seed * SEEDS_PER_RUN on; nothing is trained on seeds this high."""

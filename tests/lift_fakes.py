@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from viewfold.camera import Cameras, framing_distance
-from viewfold.image import Views
+from viewfold.views import Views
 
 BETAS = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64).square()
 RADIUS = 0.35

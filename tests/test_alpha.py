@@ -9,10 +9,11 @@ import torch
 from lift_fakes import ball
 
 from viewfold.camera import Cameras
-from viewfold.image import GROUND, Views, read_image
 from viewfold.lifting.foreground import find_foreground
 from viewfold.lifting.reconstruct import Target
+from viewfold.picture import read_image
 from viewfold.pipeline.known import around
+from viewfold.views import GROUND, Views
 
 CAMERAS = Cameras.orbit(4, elevation_deg=15)
 

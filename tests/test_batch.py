@@ -12,9 +12,9 @@ from fakes import tiny_model
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError
-from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, batch, generate, generate_batch
 from viewfold.pipeline.batch import BatchReport, folder_name, read_prompts
+from viewfold.views import Views
 
 FOUR = Cameras.orbit(4)
 

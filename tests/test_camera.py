@@ -191,7 +191,7 @@ def test_gltf_has_y_up_and_the_front_towards_z() -> None:
 
 def test_nerfstudio_and_blender_take_the_pose_as_it_is(tmp_path: Path) -> None:
     """Their camera looks down -z with y up in a z-up world: a point ahead of the pose is -z in its frame."""
-    from viewfold.image import Views
+    from viewfold.views import Views
 
     cameras = spread(2)
     folder = Views(rgb=torch.zeros(2, 3, 4, 4), cameras=cameras).save(tmp_path / "views", turntable=False)

@@ -179,8 +179,8 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
 
     from viewfold.camera import Cameras
     from viewfold.data.toybox import Asset
-    from viewfold.image import Views
     from viewfold.scene.rasterize import rasterize
+    from viewfold.views import Views
 
     cameras = Cameras.orbit(4)
     rendering = rasterize(Asset.of("mug", "red", "blue").mesh().fit_sphere(), cameras, size=32)
@@ -259,12 +259,12 @@ def test_weights_that_would_run_code_are_refused_by_every_verb(
 def test_stopping_in_the_middle_leaves_nothing(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from viewfold import image
+    from viewfold import views
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(image, "contact_sheet", stopped)
+    monkeypatch.setattr(views, "contact_sheet", stopped)
     arguments = ["--model", model, "--steps", "1", "--views", "1", "--out", str(tmp_path / "out")]
     assert main(["generate", "a red mug", *arguments]) == 130
     assert "stopped" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from viewfold import camera, image, store
+from viewfold import camera, picture, store, views
 from viewfold.camera import Cameras
 from viewfold.data import assets, pictures, render, shards
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
@@ -38,9 +38,9 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mesh.Mesh.normals, {"crease_deg": 40.0}),
     (mesh.Material, {"color": (1.0, 1.0, 1.0), "texture": None, "roughness": 0.8, "metallic": 0.0}),
     (light.Light, {"sky": 0.80, "ground": 0.55, "key": 0.30, "direction": (0.4, -0.7, 0.6)}),
-    (image.contact_sheet, {"columns": None, "gap": 2, "mark": None}),
-    (image.write_turntable, {"frames_per_second": 15.0, "record": None}),
-    (image.Views.save, {"turntable": True}),
+    (picture.contact_sheet, {"columns": None, "gap": 2, "mark": None}),
+    (picture.write_turntable, {"frames_per_second": 15.0, "record": None}),
+    (views.Views.save, {"turntable": True}),
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
     (shards.pack, {"samples_per_shard": 512, "progress": None}),
     (shards.cache_latents, {"background": 0.5, "progress": None}),
@@ -113,7 +113,7 @@ def test_constants_with_a_unit_or_a_source() -> None:
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)
     assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, rasterize.NEAR) == (40.0, 0.7, 0.4, 0.01)
     assert (shards.SAMPLES_PER_SHARD, shards.MAX_MEMBER_BYTES) == (512, 64 * 2**20)
-    assert (image.MAX_PIXELS, store.MAX_JSON_BYTES) == (4096**2, 16 * 2**20)
+    assert (picture.MAX_PIXELS, store.MAX_JSON_BYTES) == (4096**2, 16 * 2**20)
     assert assets.LICENCE and assets.AUTHOR
 
 

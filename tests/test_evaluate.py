@@ -22,9 +22,9 @@ from viewfold.evaluation.fidelity import measure_opposites, shows_two_sides
 from viewfold.evaluation.interval import mean, paired_difference, ratio, share
 from viewfold.evaluation.judge import SHIPPED, Judge, JudgeConfig, load_judge, save_judge
 from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
-from viewfold.image import Views
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.rasterize import rasterize
+from viewfold.views import Views
 
 ORBIT = Cameras.orbit(4, elevation_deg=15)
 

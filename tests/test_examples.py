@@ -29,7 +29,7 @@ def test_an_example_runs(example: Path, tmp_path: Path) -> None:
 
 
 def check_views(folder: Path, *, n_views: int, size: int, prompt: str) -> None:
-    from viewfold.image import Views
+    from viewfold.views import Views
 
     views = Views.load(folder)
     assert views.rgb.shape == (n_views, 3, size, size) and prompt in views.prompt

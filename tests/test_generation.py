@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import named_scheduler
 from viewfold.errors import AssetError, InputError, WeightsError
-from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.batch import folder_name, read_prompts
 from viewfold.pipeline.components import read_components
 from viewfold.pipeline.generation import weights_hash
+from viewfold.views import Views
 
 CAMERAS = Cameras.orbit(4)
 

@@ -13,8 +13,9 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError
-from viewfold.image import Views, contact_sheet, read_image, write_turntable
+from viewfold.picture import contact_sheet, read_image, write_turntable
 from viewfold.store import atomic_write, check_output
+from viewfold.views import Views
 
 
 def make_views(*, alpha: bool = False) -> Views:

@@ -9,9 +9,9 @@ from fakes import OLD_NUMPY, SCHEDULERS, GaussianDenoiser, tiny_model, tiny_sche
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError
-from viewfold.image import Views
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.known import Known, around
+from viewfold.views import Views
 
 FOUR, EIGHT = Cameras.orbit(4), Cameras.orbit(8)
 

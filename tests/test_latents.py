@@ -13,7 +13,7 @@ from tiny_shards import SHAPE, write_shards
 from viewfold.data.batches import LatentSet
 from viewfold.data.shards import cache_latents, open_shards, pack
 from viewfold.errors import AssetError, FitError
-from viewfold.image import to_pil
+from viewfold.picture import to_pil
 
 
 def test_an_autoencoder_of_nan_ends_the_packing_and_the_shard_stays(tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "device", "store", "camera", "image", "origin"}
+EVERYWHERE = {"errors", "device", "store", "camera", "picture", "views", "origin"}
 ARROWS = {
     "errors": set(),
     "device": set(),
     "store": set(),
     "camera": set(),
-    "image": set(),
+    "picture": set(),
+    "views": set(),
     "origin": set(),
     "diffusion": set(),
     "model": set(),
@@ -47,7 +48,7 @@ ARROWS = {
 """
 
 FORBIDDEN = {
-    "diffusion": {"transformers", "viewfold.model", "viewfold.camera", "viewfold.image"},
+    "diffusion": {"transformers", "viewfold.model", "viewfold.camera", "viewfold.picture", "viewfold.views"},
     "model": {"viewfold.camera"},
     "scene": {"diffusers", "transformers"},
     "lifting": {"diffusers", "transformers"},

@@ -13,7 +13,6 @@ from lift_fakes import PerfectPrior, ball, ball_views
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError, PromptError
-from viewfold.image import Views
 from viewfold.lifting import foreground as fg
 from viewfold.lifting.asset import Asset3D, measure_export
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
@@ -27,6 +26,7 @@ from viewfold.scene.interchange import load_mesh
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import RaySamples
 from viewfold.scene.volume import render_volume
+from viewfold.views import Views
 
 SMALL_FIT = FitSettings(resolution=24, steps=24, samples=24)
 SMALL = LiftSettings(

@@ -11,7 +11,7 @@ import torch
 
 from viewfold.data.pictures import CAPTION_FORMS, emoji_name, import_emoji
 from viewfold.errors import InputError
-from viewfold.image import read_image, to_pil
+from viewfold.picture import read_image, to_pil
 
 TRAM, COFFEE = "1f68b", "2615"
 

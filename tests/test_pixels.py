@@ -16,19 +16,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from viewfold import image, store
+from viewfold import picture as pictures
+from viewfold import store
+from viewfold import views as module
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
-from viewfold.image import (
-    Views,
-    atomic_write,
-    check_output,
-    contact_sheet,
-    read_image,
-    read_json,
-    to_pil,
-    write_turntable,
-)
+from viewfold.picture import contact_sheet, read_image, to_pil, write_turntable
+from viewfold.views import Views, atomic_write, check_output, read_json
 
 
 def saved(picture: Image.Image, **options: Any) -> io.BytesIO:
@@ -105,7 +99,7 @@ def test_a_key_colour_and_cmyk_are_read() -> None:
 
 
 def test_the_number_of_pixels_is_bounded_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "MAX_PIXELS", 12)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 12)
     assert read_image(saved(Image.new("RGB", (4, 3)))).shape == (3, 3, 4)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(AssetError, match=r"at most 12 pixels; got \(4, 4\)"):
@@ -278,14 +272,14 @@ def test_a_folder_of_the_programs_own_files_may_be_replaced(tmp_path: Path) -> N
     folder.mkdir()
     for name in ("000.png", "contact.png", "turntable.webp", "transforms.json", "run.json", ".DS_Store"):
         (folder / name).write_text("")
-    check_output(folder, holds=image.VIEW_FILES)
+    check_output(folder, holds=module.VIEW_FILES)
     for index in range(4):
         (folder / f"own{index}.txt").write_text("")
     with pytest.raises(OutputError, match=r"own0\.txt, own1\.txt, own2\.txt, \.\.\."):
-        check_output(folder, holds=image.VIEW_FILES)
+        check_output(folder, holds=module.VIEW_FILES)
     (folder / "own3.txt").unlink()
     with pytest.raises(OutputError, match=r"own2\.txt\)"):
-        check_output(folder, holds=image.VIEW_FILES)
+        check_output(folder, holds=module.VIEW_FILES)
 
 
 def test_views_must_be_pictures_of_three_channels() -> None:

@@ -18,14 +18,15 @@ from test_export import cube, read_glb
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import AssetError, InputError
-from viewfold.image import Views, read_image, write_turntable
 from viewfold.lifting.asset import Asset3D
 from viewfold.origin.record import TRAINED_ALGORITHMIC_MEDIA, payload, picture_fields, read_provenance, record
 from viewfold.origin.watermark import embed, read
+from viewfold.picture import read_image, write_turntable
 from viewfold.pipeline import generate, generate_batch
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
 from viewfold.scene.interchange import load_mesh
+from viewfold.views import Views
 
 RECORD = record(model="folders/mvdream", weights_sha256="c0ffee00" * 8, prompt="a red mug", seed=7, watermark=True)
 MESH = cube((0.8, 0.1, 0.2), (0.0, 0.0, 0.0))

@@ -12,11 +12,11 @@ from fakes import tiny_model
 import viewfold
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.image import Views
 from viewfold.model.defaults import GRADIO, PORT, T2I, TOYBOX, Defaults, released_defaults
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21
 from viewfold.pipeline import MultiViewPipeline, generate, load
 from viewfold.pipeline.generation import orbit
+from viewfold.views import Views
 
 
 @pytest.fixture(scope="module")

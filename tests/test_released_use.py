@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.data.toybox import Asset
-from viewfold.image import Views
 from viewfold.pipeline import load
 from viewfold.scene.rasterize import rasterize
+from viewfold.views import Views
 
 QUICK = ["--steps", "1", "--texture", "32", "--faces", "300"]
 

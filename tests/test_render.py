@@ -17,7 +17,7 @@ from viewfold.camera import Cameras, framing_distance
 from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, find_assets, render_asset, render_assets
 from viewfold.errors import InputError, OutputError
-from viewfold.image import read_image
+from viewfold.picture import read_image
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
 

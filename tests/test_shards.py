@@ -17,7 +17,7 @@ from viewfold.data.batches import LatentSet
 from viewfold.data.pictures import emoji_name, import_emoji
 from viewfold.data.shards import cache_latents, open_shards, pack
 from viewfold.errors import AssetError, InputError, OutputError
-from viewfold.image import to_pil
+from viewfold.picture import to_pil
 
 ORBITS, VIEWS = 2, 4
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.image import read_image, to_pil
 from viewfold.origin.watermark import DOUBTFUL, MIN_AGREEMENT, MIN_EDGE, embed, read
+from viewfold.picture import read_image, to_pil
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SIZES = (64, 256, 512)

@@ -28,7 +28,7 @@ def test_figures_are_lines_and_pictures_are_files(tmp_path: Path) -> None:
     write(open_writers([], tmp_path / "run", {}))  # a resumed run adds to it
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines == 2 * [{"step": 0, "loss": 0.5, "norm": 2.0}, {"step": 1, "loss": 0.25, "norm": 2.0}]
-    from viewfold.image import read_image
+    from viewfold.picture import read_image
 
     assert read_image(tmp_path / "run" / "samples" / "00000001-mug.png").shape == (3, 4, 6)
 

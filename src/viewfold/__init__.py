@@ -33,11 +33,11 @@ if TYPE_CHECKING:
         ViewfoldError,
         WeightsError,
     )
-    from viewfold.image import Views
     from viewfold.lifting.optimize import Asset3D, LiftSettings
     from viewfold.make import lift
     from viewfold.model.weights import convert, load_unet
     from viewfold.pipeline import MultiViewPipeline, generate, load
+    from viewfold.views import Views
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ _HOMES = {
     "Cameras": "camera",
     "LiftSettings": "lifting.optimize",
     "MultiViewPipeline": "pipeline",
-    "Views": "image",
+    "Views": "views",
     "convert": "model.weights",
     "generate": "pipeline",
     "lift": "make",

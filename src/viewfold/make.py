@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from viewfold.image import Views
 from viewfold.lifting.optimize import Asset3D, LiftSettings
 from viewfold.lifting.optimize import lift as lift_views
 from viewfold.origin.record import cleaned
 from viewfold.origin.safety import PROMPT_GUARD, Safety
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.generation import describe_origin
+from viewfold.views import Views
 
 
 def lift(

@@ -127,9 +127,9 @@ class Generate:
         )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
-        from viewfold.image import VIEW_FILES, Views
         from viewfold.pipeline import generate
         from viewfold.store import check_output
+        from viewfold.views import VIEW_FILES, Views
 
         started = time.perf_counter()
         out = self.out or Path("out") / slug(self.prompt)
@@ -206,10 +206,10 @@ class Lift:
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
         check_source(self.source)
-        from viewfold.image import Views
         from viewfold.lifting.optimize import LiftSettings
         from viewfold.make import lift
         from viewfold.store import check_output
+        from viewfold.views import Views
 
         started = time.perf_counter()
         check_output(out)

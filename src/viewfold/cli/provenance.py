@@ -61,9 +61,9 @@ class Provenance:
 
 def look(path: Path) -> dict[str, Any]:
     """Return what a file says of its origin and, for a picture, the payload of its mark as eight hex digits or None."""
-    from viewfold.image import read_image
     from viewfold.origin.record import PICTURES, read_provenance
     from viewfold.origin.watermark import read
+    from viewfold.picture import read_image
 
     said = read_provenance(path)
     facts = {

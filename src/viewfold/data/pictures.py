@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from viewfold.errors import AssetError, InputError
-from viewfold.image import read_image, to_pil
+from viewfold.picture import read_image, to_pil
 from viewfold.store import atomic_write
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)

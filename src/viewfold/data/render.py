@@ -24,7 +24,7 @@ from torch import Tensor
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
-from viewfold.image import to_pil
+from viewfold.picture import to_pil
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, check_output, read_json

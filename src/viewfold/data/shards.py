@@ -24,7 +24,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, FitError, InputError
-from viewfold.image import read_image
+from viewfold.picture import read_image
 from viewfold.store import atomic_write, read_json
 
 SAMPLES_PER_SHARD = 512

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from viewfold.image import contact_sheet
+from viewfold.picture import contact_sheet
 
 if TYPE_CHECKING:
     from PIL import Image

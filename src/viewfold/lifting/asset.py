@@ -13,9 +13,9 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.image import Views, write_turntable
 from viewfold.origin.record import payload
 from viewfold.origin.watermark import embed
+from viewfold.picture import write_turntable
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField
 from viewfold.scene.interchange import load_mesh
@@ -24,6 +24,7 @@ from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.volume import OccupancyGrid, render_volume
 from viewfold.store import atomic_write
+from viewfold.views import Views
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 TURNTABLE_SUFFIXES = (".webp", ".gif", ".mp4")

@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample, max_pool2d
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.errors import FitError
-from viewfold.image import GROUND, Views
+from viewfold.views import GROUND, Views
 
 MIN_DISTANCE = 0.09
 """Colours nearer to the ground than this (Euclidean, sRGB) count as ground; a small VAE's noise is about 0.03."""

@@ -15,13 +15,13 @@ import torch
 
 from viewfold.device import peak_memory_mib
 from viewfold.errors import FitError, InputError, PromptError
-from viewfold.image import Views
 from viewfold.lifting.asset import Asset3D, measure_export
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.reconstruct import FitSettings, Progress, Reconstruction, reconstruct
 from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.scene.surface import extract_surface
 from viewfold.scene.texture import bake_texture
+from viewfold.views import Views
 
 __all__ = ["Asset3D", "DistilSettings", "FitSettings", "LiftSettings", "MeshSettings", "lift"]
 

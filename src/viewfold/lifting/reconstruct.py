@@ -17,11 +17,11 @@ from torch.nn.functional import interpolate
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
-from viewfold.image import Views
 from viewfold.lifting.foreground import Foreground, estimate_cameras, find_foreground, sample_pictures, visual_hull
 from viewfold.lifting.regularize import total_variation
 from viewfold.scene.field import DENSITY_SCALE, GridField, lattice
 from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.views import Views
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, step, total): called before each step and once at the end."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import MissingExtraError, PromptError
-from viewfold.image import to_pil
+from viewfold.picture import to_pil
 
 _NEVER = set("csam lolicon loli shota shotacon pedo pedophile paedophile pedophilia paedophilia toddlercon".split())
 _MINOR = set(

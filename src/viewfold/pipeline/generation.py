@@ -18,7 +18,6 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError, PromptError
-from viewfold.image import Views
 from viewfold.model.defaults import Defaults
 from viewfold.origin.record import given_places, payload, record
 from viewfold.origin.safety import PROMPT_GUARD, Safety
@@ -28,6 +27,7 @@ from viewfold.pipeline.fingerprint import weights_hash
 from viewfold.pipeline.known import FRESH_NOISE, around
 from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
 from viewfold.pipeline.multiview import MultiViewPipeline
+from viewfold.views import Views
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and of all steps."""

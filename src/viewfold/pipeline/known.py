@@ -17,7 +17,7 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import Sampler, draw
 from viewfold.errors import InputError
-from viewfold.image import GROUND, Views
+from viewfold.views import GROUND, Views
 
 SAME_CAMERA = 1e-3
 """Largest difference of any number of two poses, and of two fields of view in degrees, that count as one camera."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewfold.errors import AssetError
-from viewfold.image import FORMATS
+from viewfold.picture import FORMATS
 
 if TYPE_CHECKING:
     import trimesh

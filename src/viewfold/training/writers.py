@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError, MissingExtraError
-from viewfold.image import to_pil
+from viewfold.picture import to_pil
 from viewfold.store import atomic_write
 
 WriterName = Literal["tensorboard", "wandb"]
