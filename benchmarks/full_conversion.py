@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from viewfold.model.keymap import original_name, unet_modules, vae_modules
 from viewfold.model.presets import MVDREAM_SD21
-from viewfold.model.weights import convert
+from viewfold.weights.convert import convert
+from viewfold.weights.keymap import original_name, unet_modules, vae_modules
 
 WIDTH, N_BLOCKS, N_WORDS, LENGTH = 1024, 24, 49408, 77
 """OpenCLIP's ViT-H text tower."""

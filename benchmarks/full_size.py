@@ -93,7 +93,7 @@ def make_folder(folder: Path) -> None:
     """Write a model of the released size with random weights (norms: one), the same ones every time."""
     from safetensors.torch import save_file
 
-    from viewfold.model.weights import write_scheduler
+    from viewfold.weights.convert import write_scheduler
 
     with torch.device("meta"):
         networks = make_networks()

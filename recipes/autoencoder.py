@@ -57,10 +57,10 @@ def train(options: Any, *, device: torch.device, lead: bool) -> None:
     from viewfold.model import defaults
     from viewfold.model.presets import TOYBOX, toybox_scheduler
     from viewfold.pipeline import MultiViewPipeline, load
-    from viewfold.pipeline.components import read_text
     from viewfold.store import atomic_write
     from viewfold.training.autoencoder import AutoencoderSettings, make_autoencoder, train_autoencoder
     from viewfold.training.settings import LoopSettings
+    from viewfold.weights.components import read_text
 
     pictures = [(sample.pictures() * 255).round().byte() for folder in options.shards for sample in open_shards(folder)]
     stacked = torch.cat(pictures)

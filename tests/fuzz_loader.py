@@ -31,9 +31,9 @@ from fakes import tiny_model
 from safetensors.torch import load_file, save_file
 
 from viewfold.errors import ViewfoldError
-from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.weights import build_unet, split
 from viewfold.pipeline import MultiViewPipeline
+from viewfold.weights.checkpoint import read_checkpoint
+from viewfold.weights.convert import build_unet, split
 
 CPU_S, WALL_S, SPARE_BYTES, CASES_A_CHILD = 20, 180, 3 * 2**30, 400
 

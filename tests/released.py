@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from viewfold.model.keymap import original_name, unet_modules, vae_modules
 from viewfold.model.presets import UNetLayout
+from viewfold.weights.keymap import original_name, unet_modules, vae_modules
 
 WIDTH, N_TOKENS, LENGTH = 64, 49408, 77
 LAYOUTS = {

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig
 
 from viewfold.errors import WeightsError
-from viewfold.model.clip import read_text_config, text_sources
-from viewfold.model.network import build_text_encoder
 from viewfold.model.text import TextEncoder
-from viewfold.model.tokenizer import END_ID, START_ID, ZERO, clip_tokenizer
+from viewfold.weights.clip import read_text_config, text_sources
+from viewfold.weights.original import build_text_encoder
+from viewfold.weights.tokenizer import END_ID, START_ID, ZERO, clip_tokenizer
 
 IDS = torch.tensor([[START_ID, 320, 2368, END_ID] + [0] * 73, [START_ID] + list(range(300, 375)) + [END_ID]])
 

@@ -14,7 +14,7 @@ from viewfold.diffusion.schedule import MVDREAM, Anneal, NoiseRange
 from viewfold.errors import InputError
 from viewfold.lifting.distill import reconstruction_loss, sds_loss
 from viewfold.lifting.prior import Prior
-from viewfold.model.weights import build_unet
+from viewfold.weights.convert import build_unet
 
 PARITY = Path(__file__).parent / "parity"
 TABLE = json.loads((PARITY / "guidance.json").read_text())

@@ -12,8 +12,8 @@ import pytest
 from server import Mirror, serve
 
 from viewfold.errors import FileError, InputError, OutputError
-from viewfold.model import download as module
-from viewfold.model.download import Source, check_url, download, source
+from viewfold.weights import download as module
+from viewfold.weights.download import Source, check_url, download, source
 
 CONTENT = bytes(range(251)) * 40
 

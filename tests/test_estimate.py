@@ -108,7 +108,7 @@ def test_time_is_work_over_speed(monkeypatch):
 
 
 def test_the_doctor_estimates_a_model_and_reads_no_weights(folder, monkeypatch, capsys):
-    from viewfold.pipeline import components
+    from viewfold.weights import components
 
     monkeypatch.setattr(components, "_read_part", lambda *_: pytest.fail("weights are read"))
     monkeypatch.setattr(doctor, "examine", lambda: [])

@@ -16,9 +16,9 @@ from viewfold.diffusion.sampler import named_scheduler
 from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.batch import folder_name, read_prompts
-from viewfold.pipeline.components import read_components
 from viewfold.pipeline.generation import weights_hash
 from viewfold.views import Views
+from viewfold.weights.components import read_components
 
 CAMERAS = Cameras.orbit(4)
 

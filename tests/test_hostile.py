@@ -22,12 +22,12 @@ from fakes import tiny_model
 from safetensors.torch import save_file
 
 from viewfold.errors import WeightsError
-from viewfold.model import opcode
-from viewfold.model.checkpoint import MAX_HEADER_BYTES, read_checkpoint
-from viewfold.model.folder import MAX_TEXT_BYTES, check_folder
-from viewfold.model.opcode import check_pickle
-from viewfold.model.weights import load_unet
-from viewfold.pipeline.components import read_components
+from viewfold.weights import pickle_check
+from viewfold.weights.checkpoint import MAX_HEADER_BYTES, read_checkpoint
+from viewfold.weights.components import read_components
+from viewfold.weights.convert import load_unet
+from viewfold.weights.folder import MAX_TEXT_BYTES, check_folder
+from viewfold.weights.pickle_check import check_pickle
 
 SPARE_BYTES = 2 * 2**30
 
@@ -176,7 +176,7 @@ def test_a_pickle_that_does_more_than_hold_weights_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, packed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opcode, "MAX_OPCODES", 2000)
+    monkeypatch.setattr(pickle_check, "MAX_OPCODES", 2000)
     data = pickled(b"}" + text("state_dict"), BOMBS[says], b"s")
     path = tmp_path / "x.pt"
     archive(path, data) if packed else path.write_bytes(data)

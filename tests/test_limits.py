@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from viewfold.errors import WeightsError
-from viewfold.model import checkpoint, folder
-from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.folder import check_folder, read_object
+from viewfold.weights import checkpoint, folder
+from viewfold.weights.checkpoint import read_checkpoint
+from viewfold.weights.folder import check_folder, read_object
 
 
 def config(at: Path, **values: object) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.model.unet import MultiViewUNet
-from viewfold.model.weights import build_unet, build_vae, write_scheduler
+from viewfold.weights.convert import build_unet, build_vae, write_scheduler
 
 pytestmark = pytest.mark.parity
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import draw
-from viewfold.model.weights import write_scheduler
 from viewfold.pipeline import MultiViewPipeline
+from viewfold.weights.convert import write_scheduler
 
 pytestmark = pytest.mark.parity
 

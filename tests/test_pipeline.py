@@ -18,8 +18,8 @@ from viewfold.diffusion.sampler import SCHEDULERS as NAMED
 from viewfold.diffusion.sampler import named_scheduler, sampler_for
 from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.prior import Prior
-from viewfold.model.weights import build_unet
 from viewfold.pipeline import MultiViewPipeline
+from viewfold.weights.convert import build_unet
 
 CAMERAS = Cameras.orbit(4)
 

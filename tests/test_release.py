@@ -15,9 +15,9 @@ from server import Mirror, serve
 
 from viewfold.cli import main
 from viewfold.errors import FileError, InputError, WeightsError
-from viewfold.model import download, network, release
-from viewfold.model.release import RELEASES, fetch, installed, record
-from viewfold.model.weights import load_unet
+from viewfold.weights import download, original, release
+from viewfold.weights.convert import load_unet
+from viewfold.weights.release import RELEASES, fetch, installed, record
 
 NAME = "mvdream-sd21"
 
@@ -38,8 +38,8 @@ def checkpoint() -> bytes:
 def hub(checkpoint: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """A hub on this machine that offers it, and an empty home to install in."""
     monkeypatch.setitem(RELEASES, NAME, release.Release(file="small.pt", repository="MVDream/MVDream"))
-    layout = network.read_unet_layout
-    monkeypatch.setattr(network, "read_unet_layout", lambda shapes, **_: layout(shapes, heads=None, head_channels=8))
+    layout = original.read_unet_layout
+    monkeypatch.setattr(original, "read_unet_layout", lambda shapes, **_: layout(shapes, heads=None, head_channels=8))
     monkeypatch.setattr(download, "PAUSE_S", 0.0)
     monkeypatch.setenv("VIEWFOLD_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError, OutputError, WeightsError
-from viewfold.model import defaults, keymap
+from viewfold.model import defaults
 from viewfold.model.defaults import T2I, Defaults, released_defaults
-from viewfold.model.keymap import original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
-from viewfold.model.network import build_unet, build_vae
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, TOYBOX, UNetLayout
-from viewfold.model.tokenizer import END_ID, clip_tokenizer
-from viewfold.model.weights import convert, load_unet
 from viewfold.pipeline import MultiViewPipeline, generate, load
+from viewfold.weights import keymap
+from viewfold.weights.convert import convert, load_unet
+from viewfold.weights.keymap import original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
+from viewfold.weights.original import build_unet, build_vae
+from viewfold.weights.tokenizer import END_ID, clip_tokenizer
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
 
@@ -99,7 +100,7 @@ def test_the_type_of_the_weights_can_be_chosen(files: dict[str, Path], tmp_path:
 def test_large_networks_are_written_as_several_files(
     files: dict[str, Path], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("viewfold.model.weights.SHARD_BYTES", 400_000)
+    monkeypatch.setattr("viewfold.weights.convert.SHARD_BYTES", 400_000)
     convert(files["sd21"], to=tmp_path / "model", head_channels=16)
     assert len(list((tmp_path / "model" / "unet").glob("*.safetensors"))) > 1
     whole, sharded = load_unet(folders["sd21"]).state_dict(), load_unet(tmp_path / "model").state_dict()

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from viewfold.errors import InputError, OutputError, WeightsError
-from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.keymap import original_name, read_unet_layout, unet_modules
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
-from viewfold.model.weights import build_unet, convert, load_unet, split
+from viewfold.weights.checkpoint import read_checkpoint
+from viewfold.weights.convert import build_unet, convert, load_unet, split
+from viewfold.weights.keymap import original_name, read_unet_layout, unet_modules
 
 DATA = Path(__file__).parent / "parity"
 
@@ -254,7 +254,7 @@ def test_a_folder_in_the_originals_names_is_read(
 def test_the_written_noise_schedule_is_the_originals(tmp_path: Path) -> None:
     from diffusers import DDIMScheduler
 
-    from viewfold.model.weights import write_scheduler
+    from viewfold.weights.convert import write_scheduler
 
     write_scheduler(tmp_path / "scheduler")
     scheduler = DDIMScheduler.from_pretrained(tmp_path / "scheduler")
@@ -289,7 +289,7 @@ def test_tensors_are_sorted_by_network_and_what_is_of_the_schedule_or_averages_i
 
 @pytest.mark.parametrize("layers", [17, -1, 2.5, "many", [2, 17]])
 def test_layers_beyond_reason_are_refused_and_sixteen_are_not(tmp_path: Path, layers: object) -> None:
-    from viewfold.model.weights import _read_config
+    from viewfold.weights.convert import _read_config
 
     (tmp_path / "config.json").write_text(json.dumps({"layers_per_block": layers}))
     with pytest.raises(WeightsError, match="at most 16 layers a block"):

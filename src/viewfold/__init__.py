@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     )
     from viewfold.lifting.optimize import Asset3D, LiftSettings
     from viewfold.make import lift
-    from viewfold.model.weights import convert, load_unet
     from viewfold.pipeline import MultiViewPipeline, generate, load
     from viewfold.views import Views
+    from viewfold.weights.convert import convert, load_unet
 
 __version__ = "0.1.0"
 
@@ -69,11 +69,11 @@ _HOMES = {
     "LiftSettings": "lifting.optimize",
     "MultiViewPipeline": "pipeline",
     "Views": "views",
-    "convert": "model.weights",
+    "convert": "weights.convert",
     "generate": "pipeline",
     "lift": "make",
     "load": "pipeline",
-    "load_unet": "model.weights",
+    "load_unet": "weights.convert",
 }
 """The module that each public name comes from; the errors are the rest."""
 

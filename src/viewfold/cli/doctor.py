@@ -81,10 +81,10 @@ def examine_model(name: str) -> list[Finding]:
     """
     import torch
 
-    from viewfold.pipeline.catalogue import find_model
-    from viewfold.pipeline.components import read_defaults
     from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
     from viewfold.pipeline.light import Light, default_dtype, has_native_bfloat16
+    from viewfold.weights.components import read_defaults
+    from viewfold.weights.location import find_model
 
     if Path(name).is_file():
         raise InputError(f"`model` must be a name or a folder; got the file {name}. First: viewfold weights convert.")

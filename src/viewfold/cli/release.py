@@ -29,7 +29,7 @@ class Fetch:
 
     def run(self) -> None:
         """Fetch and say where the model is, and the hash of what it came from."""
-        from viewfold.model.release import fetch, record
+        from viewfold.weights.release import fetch, record
 
         try:
             with progress_bars(of_bytes=True) as report:
@@ -54,7 +54,7 @@ class List:
 
     def run(self) -> None:
         """Print one line per model."""
-        from viewfold.model.release import RELEASES, installed, record
+        from viewfold.weights.release import RELEASES, installed, record
 
         for name in RELEASES:
             folder, known = installed(name), record(name)

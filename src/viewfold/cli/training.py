@@ -111,9 +111,9 @@ class Train:
             if folder is not None and not folder.is_dir():
                 raise InputError(f"`{name}` must be a folder of shards; got '{folder}'. Make it with `viewfold pack`.")
         loop = self._loop()
-        from viewfold.pipeline.components import PARTS
         from viewfold.store import check_output
         from viewfold.training.ranks import Ranks, local_device
+        from viewfold.weights.components import PARTS
 
         check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
         device = local_device(chosen(self.device))

@@ -31,7 +31,7 @@ class Convert:
         """Convert and say which parts were written."""
         import torch
 
-        from viewfold.model.weights import PARTS, convert
+        from viewfold.weights.convert import PARTS, convert
 
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         parts = convert(
@@ -55,8 +55,8 @@ class Show:
 
     def run(self) -> None:
         """Print one line per network."""
-        from viewfold.model.checkpoint import read_checkpoint
-        from viewfold.model.weights import split
+        from viewfold.weights.checkpoint import read_checkpoint
+        from viewfold.weights.convert import split
 
         for name, tensors in sorted(split(read_checkpoint(self.file)).items()):
             n_parameters = sum(tensor.numel() for tensor in tensors.values())

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from viewfold.errors import WeightsError
-from viewfold.model.folder import build
-from viewfold.pipeline.components import read_classes
 from viewfold.pipeline.light import Light
 from viewfold.pipeline.multiview import PIXELS_AT_ONCE
+from viewfold.weights.components import read_classes
+from viewfold.weights.folder import build
 
 N_TOKENS = 77
 PROCESS_BYTES = 0.45 * 2**30

@@ -22,12 +22,12 @@ from viewfold.model.defaults import Defaults
 from viewfold.origin.record import given_places, payload, record
 from viewfold.origin.safety import PROMPT_GUARD, Safety
 from viewfold.origin.watermark import MIN_EDGE, embed
-from viewfold.pipeline.catalogue import find_model
 from viewfold.pipeline.fingerprint import weights_hash
 from viewfold.pipeline.known import FRESH_NOISE, around
 from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.views import Views
+from viewfold.weights.location import find_model
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and of all steps."""

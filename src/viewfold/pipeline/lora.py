@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from viewfold.errors import InputError, MissingExtraError, WeightsError
-from viewfold.model.checkpoint import read_checkpoint
 from viewfold.pipeline.fingerprint import hash_tensors
+from viewfold.weights.checkpoint import read_checkpoint
 
 MAX_BYTES = 4 * 2**30
 """Larger files are refused; LoRA files of Stable Diffusion have 1 to 300 MB."""

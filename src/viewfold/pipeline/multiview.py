@@ -25,13 +25,13 @@ from viewfold.diffusion.guidance import rescale as rescale_contrast
 from viewfold.diffusion.sampler import draw, sampler_for
 from viewfold.errors import FitError, InputError
 from viewfold.model.defaults import Defaults
-from viewfold.model.silence import quiet
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.components import read_components, read_defaults
 from viewfold.pipeline.fingerprint import freeze_hash, frozen_networks
 from viewfold.pipeline.known import Known
 from viewfold.pipeline.lora import put_on, take_off
 from viewfold.pipeline.reader import Reader
+from viewfold.weights.components import read_components, read_defaults
+from viewfold.weights.verbosity import quiet
 
 MAX_VIEWS = 256
 PIXELS_AT_ONCE = 2**16

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import InputError, WeightsError
-from viewfold.model.checkpoint import SUFFIXES, read_checkpoint
-from viewfold.model.clip import padding
 from viewfold.model.defaults import released_defaults
-from viewfold.model.folder import check_folder, check_size
-from viewfold.model.keymap import read_unet_layout, refuse_image_prompt, shapes_of
-from viewfold.model.network import build_text_encoder, build_unet, build_vae, listed
-from viewfold.model.silence import quiet
-from viewfold.model.tokenizer import clip_tokenizer
 from viewfold.store import atomic_write, check_output
+from viewfold.weights.checkpoint import SUFFIXES, read_checkpoint
+from viewfold.weights.clip import padding
+from viewfold.weights.folder import check_folder, check_size
+from viewfold.weights.keymap import read_unet_layout, refuse_image_prompt, shapes_of
+from viewfold.weights.original import build_text_encoder, build_unet, build_vae, listed
+from viewfold.weights.tokenizer import clip_tokenizer
+from viewfold.weights.verbosity import quiet
 
 if TYPE_CHECKING:
     from viewfold.model.unet import MultiViewUNet

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from typing import Any
 
 from viewfold.errors import WeightsError
-from viewfold.model.keymap import Shapes, Source, read_shape
-from viewfold.model.tokenizer import END, END_ID, N_TOKENS, START_ID, ZERO
+from viewfold.weights.keymap import Shapes, Source, read_shape
+from viewfold.weights.tokenizer import END, END_ID, N_TOKENS, START_ID, ZERO
 
 HEAD_CHANNELS = 64
 """Of every CLIP text tower; the shapes do not tell."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import InputError, WeightsError
-from viewfold.model.clip import read_text_config, text_sources
-from viewfold.model.keymap import (
+from viewfold.weights.clip import read_text_config, text_sources
+from viewfold.weights.keymap import (
     Source,
     original_name,
     read_unet_layout,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import WeightsError
-from viewfold.model.opcode import check_pickle
+from viewfold.weights.pickle_check import check_pickle
 
 MAX_BYTES = 32 * 2**30
 """Larger files are refused; the largest released MVDream checkpoint has 5.2 GB."""

@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 
 from viewfold.errors import InputError, WeightsError
-from viewfold.model.checkpoint import read_checkpoint
-from viewfold.model.release import RELEASES, installed, models_folder
-from viewfold.model.weights import PARTS, convert, split
+from viewfold.weights.checkpoint import read_checkpoint
+from viewfold.weights.convert import PARTS, convert, split
+from viewfold.weights.release import RELEASES, installed, models_folder
 
 SHIPPED = ("toybox",)
 """Models inside the package, under `viewfold/models`."""

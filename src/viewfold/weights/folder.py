@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from viewfold.errors import WeightsError
-from viewfold.model.checkpoint import check_header
+from viewfold.weights.checkpoint import check_header
 
 MAX_FILES = 256
 MAX_CONFIG_BYTES, MAX_TEXT_BYTES = 64 * 2**10, 32 * 2**20

@@ -17,10 +17,10 @@ import torch
 
 from viewfold.errors import InputError, ViewfoldError, WeightsError
 from viewfold.model.defaults import T2I, Defaults
-from viewfold.model.folder import check_folder, check_size, read_object
-from viewfold.model.silence import quiet
 from viewfold.model.unet import MultiViewUNet
-from viewfold.model.weights import INDEX, load_unet
+from viewfold.weights.convert import INDEX, load_unet
+from viewfold.weights.folder import check_folder, check_size, read_object
+from viewfold.weights.verbosity import quiet
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""

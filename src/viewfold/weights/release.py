@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfold.errors import FileError, InputError, WeightsError
-from viewfold.model.download import check_url, download, forget, source
+from viewfold.weights.download import check_url, download, forget, source
 
 HUB = "https://huggingface.co"
 """The first mirror, unless $HF_ENDPOINT names another one of the same layout."""
@@ -121,7 +121,7 @@ def fetch(
                 f"`{name}` must be on this machine to be used offline; {folder} is not. Fetch it once with a network, "
                 f"or put {release.file} into {folder.parent}."
             )
-        from viewfold.model.checkpoint import MAX_BYTES
+        from viewfold.weights.checkpoint import MAX_BYTES
 
         # as much room again for the converted folder
         at = partial(report, "download")
@@ -137,8 +137,8 @@ def is_offline() -> bool:
 
 
 def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: Report) -> None:
-    from viewfold.model.weights import convert
     from viewfold.store import atomic_write
+    from viewfold.weights.convert import convert
 
     release, origin = RELEASES[name], source(path)
     size, digest = path.stat().st_size, _digest(path, report)
