@@ -147,9 +147,9 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 def run_ours(folder: Path, latents_file: Path, *, whole: bool, int8: bool = False, dtype: torch.dtype) -> dict:
     """Run a case in this process."""
     import viewfold as vf
-    from viewfold.pipeline.light import Light
+    from viewfold.pipeline.placement import Placement
 
-    model = vf.load(folder, device="cpu", dtype=dtype, light=Light(int8=int8))
+    model = vf.load(folder, device="cpu", dtype=dtype, placement=Placement(int8=int8))
     model.release_text([PROMPT])
     cameras = vf.Cameras.orbit(N_VIEWS)
     text, codes = model.embed([PROMPT]), cameras.code()[None]

@@ -125,7 +125,7 @@ def make_tiny(work: Path) -> tuple[Path, str]:
     from fakes import tiny_model  # pyright: ignore[reportMissingImports]
     from tiny_shards import write_shards  # pyright: ignore[reportMissingImports]
 
-    from viewfold.model.digest import hash_tensors
+    from viewfold.model.weights_hash import hash_tensors
 
     model = tiny_model(work / "model")
     encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()

@@ -154,7 +154,7 @@ def keep_latents(renders: Path, target: Path) -> None:
     import torch
 
     from viewfold.data.shards import cache_latents, pack
-    from viewfold.model.digest import hash_tensors
+    from viewfold.model.weights_hash import hash_tensors
     from viewfold.pipeline import load
 
     model = load("toybox", device="cpu", dtype=torch.float32)

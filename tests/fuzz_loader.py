@@ -154,7 +154,7 @@ def main() -> int:
                     os._exit(1)
             os.close(writer)
             last = ""
-            for line in os.fdopen(reader, errors="replace"):
+            for line in os.fdopen(prompt_cache, errors="replace"):
                 if line.startswith("= "):
                     outcomes[line[2:].strip() if "FINDING" not in line else "FINDING"] += 1
                     if "FINDING" in line:

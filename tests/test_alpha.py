@@ -12,7 +12,7 @@ from viewfold.camera import Cameras
 from viewfold.lifting.foreground import find_foreground
 from viewfold.lifting.reconstruct import Target
 from viewfold.picture import read_image
-from viewfold.pipeline.known import around
+from viewfold.pipeline.anchors import around
 from viewfold.views import GROUND, Views
 
 CAMERAS = Cameras.orbit(4, elevation_deg=15)

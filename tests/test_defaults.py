@@ -16,7 +16,7 @@ from viewfold import camera, picture, store, views
 from viewfold.camera import Cameras
 from viewfold.data import assets, pictures, render, shards
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
-from viewfold.pipeline.light import Light
+from viewfold.pipeline.placement import Placement
 from viewfold.scene import field, light, mesh, rasterize, surface, texture, volume
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
@@ -46,8 +46,8 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (shards.cache_latents, {"background": 0.5, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
     (render.render_assets, {"settings": render.RenderSettings(), "workers": 1, "progress": None}),
-    (load, {"name": "toybox", "device": None, "dtype": None, "light": None}),
-    (Light, {"offload": "none", "int8": False, "compile": False, "channels_last": False, "tiling": False}),
+    (load, {"name": "toybox", "device": None, "dtype": None, "placement": None}),
+    (Placement, {"offload": "none", "int8": False, "compile": False, "channels_last": False, "tiling": False}),
     (MultiViewPipeline.load_lora_weights, {"scale": 1.0}),
     (
         surface.extract_surface,

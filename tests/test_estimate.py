@@ -24,7 +24,7 @@ from viewfold.pipeline.estimate import (
     estimate_gpu_bytes,
     estimate_seconds,
 )
-from viewfold.pipeline.light import Light
+from viewfold.pipeline.placement import Placement
 
 CPU = torch.device("cpu")
 WORK = Work(
@@ -84,11 +84,11 @@ def test_a_file_of_the_same_type_is_not_copied_and_one_of_another_is():
 
 def test_a_gpu_holds_what_is_not_offloaded():
     alive = SCRATCH * 2 * 50
-    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light()) == 2 * 1400
-    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(int8=True)) == 2 * 1400 - 400
-    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(offload="model")) == 2 * 1000 + alive
-    assert estimate_gpu_bytes(WORK, torch.bfloat16, Light(offload="sequential")) == 2 * 300
-    assert estimate_gpu_bytes(WORK, torch.float16, Light(offload="model")) == 2 * 1000 + SCRATCH * 4 * 50
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Placement()) == 2 * 1400
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Placement(int8=True)) == 2 * 1400 - 400
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Placement(offload="model")) == 2 * 1000 + alive
+    assert estimate_gpu_bytes(WORK, torch.bfloat16, Placement(offload="sequential")) == 2 * 300
+    assert estimate_gpu_bytes(WORK, torch.float16, Placement(offload="model")) == 2 * 1000 + SCRATCH * 4 * 50
 
 
 def test_the_doctor_lists_what_would_fit_on_a_gpu(folder, monkeypatch):

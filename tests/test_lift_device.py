@@ -17,7 +17,8 @@ from viewfold.diffusion.sampler import SCHEDULERS, named_scheduler
 from viewfold.lifting.optimize import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.lifting.reconstruct import FitSettings, Reconstruction, reconstruct
 from viewfold.lifting.refine import DistilSettings, refine
-from viewfold.pipeline import MultiViewPipeline, fingerprint, generate
+from viewfold.model import weights_hash
+from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.scene.field import GridField
 from viewfold.scene.volume import OccupancyGrid, render_volume
 
@@ -82,7 +83,7 @@ def test_the_pictures_cross_to_the_host_once() -> None:
     model = tiny_model()
     with second_device(waits) as device:
         move(model, device)
-        fingerprint.weights_hash(model)  # reads every weight on the host, once for all
+        weights_hash.weights_hash(model)  # reads every weight on the host, once for all
         generate(model, "a red mug", steps=2)
         waits.clear()
         generate(model, "a red mug", steps=2)
@@ -210,10 +211,10 @@ class PatientPrior(PriorOn):
 
 def test_weights_are_hashed_once_a_load(model: MultiViewPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[int] = []
-    original = fingerprint.hash_tensors
-    monkeypatch.setattr(fingerprint, "hash_tensors", lambda *args: hashed.append(1) or original(*args))
+    original = weights_hash.hash_tensors
+    monkeypatch.setattr(weights_hash, "hash_tensors", lambda *args: hashed.append(1) or original(*args))
     settings = replace(SETTINGS, distil=replace(DISTIL, steps=1))
     for _ in range(2):
         generate(model, "a red mug", steps=1)
     viewfold.lift(model, "a red mug", views=ball_views(size=16), settings=settings)
-    assert len(hashed) == len(fingerprint.NETWORKS)
+    assert len(hashed) == len(weights_hash.NETWORKS)

@@ -18,8 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError, MissingExtraError, WeightsError
+from viewfold.model.weights_hash import freeze_hash, weights_hash
 from viewfold.pipeline import generate
-from viewfold.pipeline.fingerprint import freeze_hash, weights_hash
 from viewfold.pipeline.lora import read_lora
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed (extra `lora`)")

@@ -52,7 +52,7 @@ def test_what_a_call_leaves_out_is_the_models_own(parts: dict[str, Any], asked: 
     (call,) = asked
     assert call["prompt"] == "a red mug, 3d" and call["negative_prompt"] == "a car"
     assert (call["steps"], call["guidance"], call["rescale"], call["seeds"], call["eta"]) == (2, 3.0, 0.0, 0, 0.0)
-    assert call["timesteps"] is None and call["known"] is None
+    assert call["timesteps"] is None and call["anchors"] is None
     torch.testing.assert_close(call["cameras"].code(), Cameras.orbit(4, elevation_deg=40, azimuth_deg=90).code())
     assert views.prompt == "a red mug" and torch.equal(views.cameras.code(), call["cameras"].code())
     assert views.run["settings"] == {
@@ -94,7 +94,7 @@ def test_what_a_call_says_wins(parts: dict[str, Any], asked: list[dict[str, Any]
 def test_around_given_views_noise_is_drawn_anew(parts: dict[str, Any], asked: list[dict[str, Any]]) -> None:
     given = Views(rgb=torch.rand(1, 3, 16, 16), cameras=Cameras.orbit(4)[2])
     views = generate(MultiViewPipeline(**parts), "a red mug", cameras=Cameras.orbit(4), given=given)
-    assert asked[0]["eta"] == 1.0 and asked[0]["known"].places == (2,)
+    assert asked[0]["eta"] == 1.0 and asked[0]["anchors"].places == (2,)
     assert views.run["settings"]["given"] == [2] and views.run["provenance"]["given"] == [2]
 
 
@@ -107,7 +107,7 @@ def test_the_record_tells_machine_versions_and_weights(parts: dict[str, Any], as
     assert set(run["versions"]) == {"python", "torch", "diffusers", "transformers", "viewfold"}
     assert 50 < run["peak_memory_mib"] < 100_000 and 0 <= run["seconds"] < 60
     assert run["provenance"]["weights_sha256"] == run["weights_sha256"] and "lora" not in run
-    assert run["light"] == {
+    assert run["placement"] == {
         "offload": "none",
         "int8": False,
         "compile": False,

@@ -22,7 +22,7 @@ from tiny_shards import write_shards
 from viewfold.cli import main
 from viewfold.cli.command import VERBS
 from viewfold.errors import InputError
-from viewfold.model.digest import hash_tensors
+from viewfold.model.weights_hash import hash_tensors
 from viewfold.training.ranks import local_device
 from viewfold.training.settings import LoopSettings
 
@@ -106,10 +106,10 @@ def test_a_plain_2d_network_gets_a_cameras_embedding_that_depends_on_the_seed_al
 
 
 def test_a_model_that_inference_would_halve_is_trained_in_float32(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.pipeline import light
+    from viewfold.pipeline import placement
 
-    monkeypatch.setattr(light, "LARGE_BYTES", 1)
-    monkeypatch.setattr(light, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(placement, "LARGE_BYTES", 1)
+    monkeypatch.setattr(placement, "has_native_bfloat16", lambda: True)
     assert main(command(place, "--lr", "1e-7", "--warmup", "0", "--optimizer", "adamw")) == 0
     before, after = (load_file(next((folder / "unet").glob("*.safetensors"))) for folder in
                      (place / "model", place / "run" / "model"))  # fmt: skip

@@ -116,7 +116,7 @@ class Pack:
             if self.latents is not None:
                 import torch
 
-                from viewfold.model.digest import hash_tensors
+                from viewfold.model.weights_hash import hash_tensors
                 from viewfold.pipeline import load
 
                 model = load(self.latents, dtype=torch.float32)  # a network learns from these; half precision stays in

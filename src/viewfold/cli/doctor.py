@@ -82,7 +82,7 @@ def examine_model(name: str) -> list[Finding]:
     import torch
 
     from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
-    from viewfold.pipeline.light import Light, default_dtype, has_native_bfloat16
+    from viewfold.pipeline.placement import Placement, default_dtype, has_native_bfloat16
     from viewfold.weights.components import read_defaults
     from viewfold.weights.location import find_model
 
@@ -100,9 +100,9 @@ def examine_model(name: str) -> list[Finding]:
         seconds = _duration(estimate_seconds(work, dtype, device=device, steps=steps))
         title = f"  {str(dtype).removeprefix('torch.')}"
         if device.type == "cuda":
-            sizes = {"": estimate_gpu_bytes(work, dtype, Light())}
-            for flag, light in (("--int8", Light(int8=True)), ("--offload model", Light(offload="model"))):
-                sizes[f" {flag}"] = estimate_gpu_bytes(work, dtype, light)
+            sizes = {"": estimate_gpu_bytes(work, dtype, Placement())}
+            for flag, placement in (("--int8", Placement(int8=True)), ("--offload model", Placement(offload="model"))):
+                sizes[f" {flag}"] = estimate_gpu_bytes(work, dtype, placement)
         else:
             sizes = {"": estimate_bytes(work, dtype)}
         for flag, size in sizes.items():

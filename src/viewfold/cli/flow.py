@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from viewfold.cli.light import LightFlags
 from viewfold.cli.option import unset
+from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.cli.provenance import OriginFlags
 from viewfold.errors import AssetError, InputError, PromptError
@@ -81,7 +81,7 @@ class Generate:
     """Where to compute."""
     camera: CameraFlags = CameraFlags()
     drawing: DrawingFlags = DrawingFlags()
-    memory: LightFlags = LightFlags()
+    memory: PlacementFlags = PlacementFlags()
     origin: OriginFlags = OriginFlags()
 
     def run(self) -> None:
@@ -123,7 +123,7 @@ class Generate:
     def _open(self) -> Any:
         drawing = self.drawing
         return open_model(
-            self.model, device=self.device, light=self.memory, lora=drawing.lora, scheduler=drawing.scheduler
+            self.model, device=self.device, placement=self.memory, lora=drawing.lora, scheduler=drawing.scheduler
         )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ class Lift:
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
     """Where to compute."""
-    memory: LightFlags = LightFlags()
+    memory: PlacementFlags = PlacementFlags()
     origin: OriginFlags = OriginFlags()
 
     def run(self) -> None:
@@ -218,7 +218,7 @@ class Lift:
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, light=self.memory, lora=self.lora)
+        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
@@ -240,13 +240,13 @@ class Lift:
 
 
 def open_model(
-    name: str, *, device: Device, light: LightFlags, lora: Iterable[str] = (), scheduler: str | None = None
+    name: str, *, device: Device, placement: PlacementFlags, lora: Iterable[str] = (), scheduler: str | None = None
 ) -> Any:
     """Load a model and change it as the command line asks: LoRA files with their scales, another scheduler."""
     from viewfold.diffusion.sampler import named_scheduler
     from viewfold.pipeline import load
 
-    model = load(name, device=chosen(device), **light.settings())
+    model = load(name, device=chosen(device), **placement.settings())
     for entry in lora:
         path, _, scale = entry.rpartition(":")
         is_scale = bool(path) and re.fullmatch(r"[-+]?\d*\.?\d+", scale) is not None

@@ -128,7 +128,7 @@ class Train:
     def _train(self, device: Any, loop: Any, *, lead: bool) -> None:
         import torch
 
-        from viewfold.model.digest import hash_tensors
+        from viewfold.model.weights_hash import hash_tensors
         from viewfold.pipeline import load
         from viewfold.store import atomic_write
         from viewfold.training.diffusion import train_diffusion

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from viewfold.errors import WeightsError
-from viewfold.pipeline.light import Light
 from viewfold.pipeline.multiview import PIXELS_AT_ONCE
+from viewfold.pipeline.placement import Placement
 from viewfold.weights.components import read_classes
 from viewfold.weights.folder import build
 
@@ -112,12 +112,12 @@ def estimate_bytes(work: Work, dtype: torch.dtype) -> float:
     return PROCESS_BYTES + max(loading, held["unet"] + held["vae"] + _alive(work, dtype))
 
 
-def estimate_gpu_bytes(work: Work, dtype: torch.dtype, light: Light) -> float:
+def estimate_gpu_bytes(work: Work, dtype: torch.dtype, placement: Placement) -> float:
     """Return the peak of a GPU's memory, which networks and what they make; never compared with a real one."""
     held = _held(work, dtype)
-    if light.int8:
+    if placement.int8:
         held["unet"] -= work.linear * (dtype.itemsize - 1)
-    match light.offload:
+    match placement.offload:
         case "none":
             return max(sum(held.values()), held["unet"] + held["vae"] + _alive(work, dtype))
         case "model":

@@ -19,13 +19,13 @@ from viewfold.camera import Cameras
 from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError, PromptError
 from viewfold.model.defaults import Defaults
+from viewfold.model.weights_hash import weights_hash
 from viewfold.origin.record import given_places, payload, record
 from viewfold.origin.safety import PROMPT_GUARD, Safety
 from viewfold.origin.watermark import MIN_EDGE, embed
-from viewfold.pipeline.fingerprint import weights_hash
-from viewfold.pipeline.known import FRESH_NOISE, around
-from viewfold.pipeline.light import Light, check_light, default_dtype, lighten, warn_of_slow
+from viewfold.pipeline.anchors import FRESH_NOISE, around
 from viewfold.pipeline.multiview import MultiViewPipeline
+from viewfold.pipeline.placement import Placement, check_placement, default_dtype, place, warn_of_slow
 from viewfold.views import Views
 from viewfold.weights.location import find_model
 
@@ -38,7 +38,7 @@ def load(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    light: Light | None = None,
+    placement: Placement | None = None,
 ) -> MultiViewPipeline:
     """Load a model: the shipped "toybox", a converted "mvdream-sd21" or "mvdream-sd15", a folder, or a released file.
 
@@ -47,20 +47,20 @@ def load(
             which is converted once and kept beside the installed models (docs/weights.md).
         device: None takes the GPU where there is one.
         dtype: of the networks; None is float32, and bfloat16 for large ones where the device computes in it.
-        light: settings that save memory or time; None for none.
+        placement: settings that save memory or time; None for none.
 
     Raises:
         WeightsError: an unknown name, or files that are missing, damaged or do not fit.
-        InputError: a device that this machine does not have, or `light` settings that it cannot follow.
-        MissingExtraError: a package or compiler that `light` needs.
+        InputError: a device that this machine does not have, or `placement` settings that it cannot follow.
+        MissingExtraError: a package or compiler that `placement` needs.
     """
-    device, light = _usable_device(device), light or Light()
-    check_light(light, device=device)
+    device, placement = _usable_device(device), placement or Placement()
+    check_placement(placement, device=device)
     folder = find_model(str(name))
     dtype = dtype or default_dtype(folder, device=device)
     warn_of_slow(dtype, device=device)
     pipeline = MultiViewPipeline.from_pretrained(folder, torch_dtype=dtype)
-    lighten(pipeline, light, device=device)
+    place(pipeline, placement, device=device)
     pipeline.register_to_config(_name_or_path=Path(name).name)
     return pipeline
 
@@ -132,12 +132,12 @@ def generate(
     guidance = defaults.guidance if guidance is None else guidance
     negative = defaults.negative if negative is None else negative
     suffix = defaults.suffix if suffix is None else suffix
-    known = None
+    anchors = None
     if given is not None:
-        known, cameras = around(given, cameras, encode=model.encode, size=model.image_size)
+        anchors, cameras = around(given, cameras, encode=model.encode, size=model.image_size)
     total = steps if timesteps is None else len(timesteps)
     settings = {
-        "given": None if known is None else list(known.places),
+        "given": None if anchors is None else list(anchors.places),
         "seed": seed,
         "steps": total,
         "timesteps": None if timesteps is None else list(timesteps),
@@ -161,8 +161,8 @@ def generate(
         guidance=guidance,
         rescale=rescale,
         seeds=seed,
-        known=known,
-        eta=0.0 if known is None else FRESH_NOISE,
+        anchors=anchors,
+        eta=0.0 if anchors is None else FRESH_NOISE,
         callback_on_step_end=report,
     )
     rgb = pictures[0].cpu() if safety is None else safety.check_pictures(pictures[0].cpu())
@@ -227,7 +227,7 @@ def describe(model: MultiViewPipeline) -> dict[str, Any]:
         **({"lora": list(model.loras)} if model.loras else {}),
         "device": str(model._execution_device),
         "dtype": str(model.unet.dtype).removeprefix("torch."),
-        "light": dataclasses.asdict(getattr(model, "light", Light())),
+        "placement": dataclasses.asdict(getattr(model, "placement", Placement())),
         "peak_memory_mib": peak_memory_mib(model._execution_device),
         "versions": {
             "python": platform.python_version(),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from viewfold.errors import InputError, MissingExtraError, WeightsError
-from viewfold.pipeline.fingerprint import hash_tensors
+from viewfold.model.weights_hash import hash_tensors
 from viewfold.weights.checkpoint import read_checkpoint
 
 MAX_BYTES = 4 * 2**30

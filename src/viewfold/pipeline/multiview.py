@@ -26,10 +26,10 @@ from viewfold.diffusion.sampler import draw, sampler_for
 from viewfold.errors import FitError, InputError
 from viewfold.model.defaults import Defaults
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.fingerprint import freeze_hash, frozen_networks
-from viewfold.pipeline.known import Known
+from viewfold.model.weights_hash import freeze_hash, frozen_networks
+from viewfold.pipeline.anchors import Anchors
 from viewfold.pipeline.lora import put_on, take_off
-from viewfold.pipeline.reader import Reader
+from viewfold.pipeline.prompt_cache import PromptCache
 from viewfold.weights.components import read_components, read_defaults
 from viewfold.weights.verbosity import quiet
 
@@ -73,7 +73,7 @@ class MultiViewPipeline(DiffusionPipeline):
         super().__init__()
         self.register_to_config(guidance=guidance, steps=steps, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg)
         self.register_to_config(suffix=suffix, negative=negative, watermark=watermark)
-        self._reader = Reader()
+        self._prompt_cache = PromptCache()
         self.loras: list[dict[str, Any]] = []
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
@@ -128,7 +128,7 @@ class MultiViewPipeline(DiffusionPipeline):
         rescale: float = 0.0,
         seeds: int | Sequence[int] = 0,
         latents: Float[Tensor, "b v c h w"] | None = None,
-        known: Known | None = None,
+        anchors: Anchors | None = None,
         eta: float = 0.0,
         callback_on_step_end: Callback | None = None,
         output_type: str = "pt",
@@ -145,7 +145,7 @@ class MultiViewPipeline(DiffusionPipeline):
             rescale: 0 to 1; how far the contrast is brought back to that without guidance.
             seeds: one per prompt, or the first of consecutive ones.  Sample i depends on seed i alone.
             latents: start from this noise (standard normal) instead of the seeds'.
-            known: views that are not drawn but kept, the same for all prompts; the others are drawn around them.
+            anchors: views that are not drawn but kept, the same for all prompts; the others are drawn around them.
             eta: 0 for a deterministic walk (DDIM); up to 1 adds fresh noise, drawn from the seeds as well.
             callback_on_step_end: as in diffusers; may replace the latents.
             output_type: "pt" for sRGB pictures "b v 3 h w" in [0, 1], "latent" for latents.
@@ -164,10 +164,10 @@ class MultiViewPipeline(DiffusionPipeline):
         device = self._execution_device
         sampler = sampler_for(self.scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
         x = self._start(latents, generators, n_views=1 if cameras is None else len(cameras)) * sampler.noise_level
-        if known is not None:
-            known.check(x.shape)
+        if anchors is not None:
+            anchors.check(x.shape)
         for index, timestep in enumerate(sampler.timesteps):
-            x = x if known is None else known.place(x, sampler, index, generators)
+            x = x if anchors is None else anchors.place(x, sampler, index, generators)
             predicted = self._predict(sampler.scale(x, index), timestep, text, codes, scale, rescale)
             x = sampler.step(predicted, index, x, generators)
             if callback_on_step_end is not None:
@@ -177,10 +177,10 @@ class MultiViewPipeline(DiffusionPipeline):
                     f"`unet` must lead to finite latents; got NaN or infinity at step {index} (t = {int(timestep)}). "
                     "Check the weights, lower `guidance`, use float32, or another scheduler (DDIM holds at any level)."
                 )
-        x = x if known is None else known.finish(x)
+        x = x if anchors is None else anchors.finish(x)
         pictures = x if output_type == "latent" else self.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        if known is not None and output_type != "latent":
-            pictures = known.show(pictures)
+        if anchors is not None and output_type != "latent":
+            pictures = anchors.show(pictures)
         self.maybe_free_model_hooks()
         return pictures
 
@@ -261,16 +261,16 @@ class MultiViewPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """The reader of prompts: tokens, warnings about words that it does not know."""
-        return self._reader.encoder(self.tokenizer, self.text_encoder)
+        return self._prompt_cache.encoder(self.tokenizer, self.text_encoder)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
         """Return the text tokens of each prompt (each different one is read once); "" is the unconditional text."""
-        return self._reader.read(self.text, prompts).to(self._execution_device, self.unet.dtype)
+        return self._prompt_cache.read(self.text, prompts).to(self._execution_device, self.unet.dtype)
 
     def release_text(self, prompts: Sequence[str]) -> None:
         """Read the prompts, negative ones too, and drop the text network: any other is a `PromptError` from then on."""
-        self._reader.release(self.text, [*prompts, ""])
+        self._prompt_cache.release(self.text, [*prompts, ""])
         if self.text_encoder is None:
             return
         freeze_hash(self, "text_encoder")

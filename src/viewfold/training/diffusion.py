@@ -19,7 +19,7 @@ from torch import Tensor
 from viewfold.data.batches import Batch, LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.errors import InputError
-from viewfold.model.digest import hash_tensors
+from viewfold.model.weights_hash import hash_tensors
 from viewfold.training.loop import fit
 from viewfold.training.monitor import Progress
 from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
@@ -120,7 +120,7 @@ def train_diffusion(
         pictures: shards of single pictures with cached latents; None trains on objects alone.
         held_out: shards of posed views that are not trained on; their error is noted at each check.
         sheets: draws pictures "3 h w" by name with `unet`, which holds the averages while it is called.
-        vae: hash of the autoencoder that will decode what the network draws (`digest.hash_tensors`); latents of another
+        vae: hash of the autoencoder that will decode what the network draws (`hash_tensors`); latents of another
             one are refused.  None takes whatever they are of.
         override, log, progress: see `fit`.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
-from viewfold.model.digest import hash_tensors
+from viewfold.model.weights_hash import hash_tensors
 from viewfold.store import atomic_write, read_json
 from viewfold.training.average import Ema
 from viewfold.training.checkpoint import Checkpoints, contradictions, step_of

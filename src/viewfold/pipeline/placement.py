@@ -17,14 +17,14 @@ from typing import Any, Literal
 import torch
 
 from viewfold.errors import InputError, MissingExtraError
-from viewfold.pipeline.fingerprint import freeze_hash
+from viewfold.model.weights_hash import freeze_hash
 
 LARGE_BYTES = 256 * 2**20
 """A network whose files are larger starts in half precision where the device computes in it; toybox has 18 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Light:
+class Placement:
     """How to trade time for memory, or a first slow call for faster ones; nothing here changes what is drawn much."""
 
     offload: Literal["none", "model", "sequential"] = "none"
@@ -40,23 +40,23 @@ class Light:
     """Decode and encode large pictures in overlapping tiles."""
 
 
-def lighten(model: Any, light: Light, *, device: torch.device) -> None:
+def place(model: Any, placement: Placement, *, device: torch.device) -> None:
     """Apply the settings to a pipeline on the CPU and place it on the device, in place.
 
     Raises:
         InputError: offloading without a GPU, or settings that exclude each other.
         MissingExtraError: int8 without its package, or compiling without a compiler.
     """
-    check_light(light, device=device)
-    if light.int8:
+    check_placement(placement, device=device)
+    if placement.int8:
         freeze_hash(model)
         _quantize(model)
-    if light.channels_last:
+    if placement.channels_last:
         for network in (model.unet, model.vae):
             network.to(memory_format=torch.channels_last)
-    if light.tiling:
+    if placement.tiling:
         model.vae.enable_tiling()
-    match light.offload:
+    match placement.offload:
         case "none":
             model.to(device)
         case "model":
@@ -64,26 +64,26 @@ def lighten(model: Any, light: Light, *, device: torch.device) -> None:
         case "sequential":
             freeze_hash(model)
             model.enable_sequential_cpu_offload(device=device)
-    if light.compile:
+    if placement.compile:
         model.unet.compile(dynamic=False)
-    model.__dict__["light"] = light
+    model.__dict__["placement"] = placement
 
 
-def check_light(light: Light, *, device: torch.device) -> None:
-    """Refuse what cannot work on this device, before anything is read; see `lighten`."""
-    if light.offload != "none" and device.type == "cpu":
+def check_placement(placement: Placement, *, device: torch.device) -> None:
+    """Refuse what cannot work on this device, before anything is read; see `place`."""
+    if placement.offload != "none" and device.type == "cpu":
         raise InputError(
-            f"`offload` must be none on a CPU, where there is no other memory to move to; got '{light.offload}'. "
+            f"`offload` must be none on a CPU, where there is no other memory to move to; got '{placement.offload}'. "
             "Leave it out, or use a `device` with memory of its own."
         )
-    if light.offload == "sequential" and (light.int8 or light.compile):
-        other = "int8" if light.int8 else "compile"
+    if placement.offload == "sequential" and (placement.int8 or placement.compile):
+        other = "int8" if placement.int8 else "compile"
         raise InputError(
             f"`offload` must be none or model together with {other}; got 'sequential', which takes the layers apart."
         )
-    if light.int8 and importlib.util.find_spec("torchao") is None:
+    if placement.int8 and importlib.util.find_spec("torchao") is None:
         raise MissingExtraError("`int8` must have the package torchao; it is absent. pip install 'viewfold[int8]'")
-    if light.compile and not _has_compiler(device):
+    if placement.compile and not _has_compiler(device):
         what = "triton (it comes with PyTorch for CUDA)" if device.type == "cuda" else "a C++ compiler (g++, or $CXX)"
         raise MissingExtraError(f"`compile` must have {what}; it is absent. Install it, or leave `compile` out.")
 

@@ -1,6 +1,6 @@
-"""Which weights a result came from: one number for the networks of a model.
+"""Which weights a result came from: one number for named tensors, and for all networks of a model.
 
-Below the pipeline; it knows networks and nothing of prompts, files or devices.
+The same however they are stored and wherever they lie.  Knows nothing of prompts, files or devices.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ from typing import Any
 
 from torch import Tensor
 
-from viewfold.model.digest import hash_tensors
-
 NETWORKS = ("text_encoder", "unet", "vae")
 """In the order in which they are hashed, one after the other."""
 
 _ADDED = re.compile(r"\.lora_[AB]\.lora_\d+\.weight$")
 """Tensors of the LoRA files in a model's list, which `lora.put_on` names and hashes; any others count as the network's.
 """
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]], sha: Any = None) -> Any:
+    """Return the SHA-256 of named tensors as float32, in their order; `sha` goes on with an earlier one."""
+    sha = hashlib.sha256() if sha is None else sha
+    for name, tensor in tensors:
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return sha
 
 
 class Stamp:

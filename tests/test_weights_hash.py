@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from viewfold.errors import InputError, PromptError
-from viewfold.pipeline import fingerprint
-from viewfold.pipeline.fingerprint import Stamp, freeze_hash, frozen_networks, hash_tensors, weights_hash
-from viewfold.pipeline.reader import Reader
+from viewfold.model import weights_hash as module
+from viewfold.model.weights_hash import Stamp, freeze_hash, frozen_networks, hash_tensors, weights_hash
+from viewfold.pipeline.prompt_cache import PromptCache
 
 
 def model(seed: int = 0) -> Any:
@@ -64,8 +64,8 @@ def test_buffers_count_and_every_network_does() -> None:
 
 def test_it_is_counted_again_only_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     made, counted = model(), []
-    real = fingerprint._hash
-    monkeypatch.setattr(fingerprint, "_hash", lambda *given: (counted.append(1), real(*given))[1])
+    real = module._hash
+    monkeypatch.setattr(module, "_hash", lambda *given: (counted.append(1), real(*given))[1])
     first = weights_hash(made)
     assert weights_hash(made) == first and len(counted) == 1
     with torch.no_grad():
@@ -168,7 +168,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_only_new_prompts_are_read_and_all_come_in_the_order_asked(encoder: Any) -> None:
-    reader = Reader()
+    reader = PromptCache()
     assert reader.read(encoder.real, ["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
     assert reader.read(encoder.real, ["ccc", "b"]).flatten().tolist() == [3, 1]
     assert encoder.asked == [["aa", "b"], ["ccc"]]
@@ -179,8 +179,8 @@ def test_only_new_prompts_are_read_and_all_come_in_the_order_asked(encoder: Any)
 
 
 def test_the_prompts_used_last_are_kept(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viewfold.pipeline.reader.MAX_PROMPTS", 2)
-    reader = Reader()
+    monkeypatch.setattr("viewfold.pipeline.prompt_cache.MAX_PROMPTS", 2)
+    reader = PromptCache()
     reader.read(encoder.real, ["a", "bb"])
     reader.read(encoder.real, ["a"])  # now the last used
     reader.read(encoder.real, ["ccc"])
@@ -192,7 +192,7 @@ def test_the_prompts_used_last_are_kept(encoder: Any, monkeypatch: pytest.Monkey
 
 
 def test_after_its_release_only_what_was_read_is_known(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader()
+    reader = PromptCache()
     reader.release(encoder.real, ["a", "bb"])
     assert reader.encoder(encoder.real.tokenizer, None).network.config == "configuration"
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_after_its_release_only_what_was_read_is_known(encoder: Any, monkeypatch
     assert encoder.asked == [["a", "bb"]]
     with pytest.raises(PromptError, match="got 'ccc'"):
         reader.read(encoder.real, ["a", "ccc"])
-    monkeypatch.setattr("viewfold.pipeline.reader.MAX_PROMPTS", 2)
-    Reader().release(encoder.real, ["a", "bb", "a"])
+    monkeypatch.setattr("viewfold.pipeline.prompt_cache.MAX_PROMPTS", 2)
+    PromptCache().release(encoder.real, ["a", "bb", "a"])
     with pytest.raises(InputError, match="at most 2, which are kept; got 3"):
-        Reader().release(encoder.real, ["a", "bb", "ccc"])
+        PromptCache().release(encoder.real, ["a", "bb", "ccc"])

@@ -18,11 +18,11 @@ from fakes import tiny_model
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
-from viewfold.cli.light import LightFlags
+from viewfold.cli.placement import PlacementFlags
 from viewfold.errors import InputError, MissingExtraError, PromptError
-from viewfold.pipeline import MultiViewPipeline, generate, light, load, reader
-from viewfold.pipeline.fingerprint import weights_hash
-from viewfold.pipeline.light import Light, lighten
+from viewfold.model.weights_hash import weights_hash
+from viewfold.pipeline import MultiViewPipeline, generate, load, placement, prompt_cache
+from viewfold.pipeline.placement import Placement, place
 
 CAMERAS = Cameras.orbit(2)
 PROMPT, NEGATIVE = "a red mug", "a blue car"
@@ -67,7 +67,7 @@ def test_a_prompt_is_read_once_until_a_weight_changes(model):
 
 
 def test_only_the_last_prompts_are_kept(model, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_PROMPTS", 2)
+    monkeypatch.setattr(prompt_cache, "MAX_PROMPTS", 2)
     reads = count_reads(model)
     assert len(model.embed(["red", "green", "blue"])) == 3
     model.embed(["green", "blue"])
@@ -78,9 +78,9 @@ def test_only_the_last_prompts_are_kept(model, monkeypatch):
 
 def test_prompts_are_kept_when_the_model_moves_and_no_more_than_fit_are_promised(model, monkeypatch):
     states = model.embed([PROMPT])
-    monkeypatch.setattr(reader.TextEncoder, "encode", lambda self, prompts: states.to("meta"))
-    assert model._reader.read(model.text, [PROMPT, NEGATIVE]).device.type == "meta"
-    monkeypatch.setattr(reader, "MAX_PROMPTS", 2)
+    monkeypatch.setattr(prompt_cache.TextEncoder, "encode", lambda self, prompts: states.to("meta"))
+    assert model._prompt_cache.read(model.text, [PROMPT, NEGATIVE]).device.type == "meta"
+    monkeypatch.setattr(prompt_cache, "MAX_PROMPTS", 2)
     with pytest.raises(InputError, match="at most 2, which are kept; got 3"):
         model.release_text([PROMPT, NEGATIVE])
     assert model.text_encoder is not None
@@ -129,13 +129,13 @@ def test_offloading_is_left_to_the_hooks_of_the_pipeline(model, monkeypatch, off
     called = []
     monkeypatch.setattr(model, f"enable_{hook}_cpu_offload", lambda device: called.append(device))
     monkeypatch.setattr(model, "to", lambda *_: pytest.fail("offloaded networks are placed by the hooks"))
-    lighten(model, Light(offload=offload), device=torch.device("cuda"))
+    place(model, Placement(offload=offload), device=torch.device("cuda"))
     assert called == [torch.device("cuda")]
 
 
 def test_layout_and_tiles_change_pictures_by_rounding_alone(model):
     expected = draw(model)
-    lighten(model, Light(channels_last=True, tiling=True), device=CPU)
+    place(model, Placement(channels_last=True, tiling=True), device=CPU)
     assert model.vae.use_tiling and model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(draw(model), expected, atol=1e-4, rtol=1e-4)
 
@@ -143,10 +143,10 @@ def test_layout_and_tiles_change_pictures_by_rounding_alone(model):
 COMPILED = """
 import torch
 from fakes import TinyTransformer
-from test_light import CPU, Light, draw, lighten, tiny_model
+from test_placement import CPU, Placement, draw, place, tiny_model
 model = tiny_model(unet=TinyTransformer().eval())
 expected = draw(model)
-lighten(model, Light(compile=True), device=CPU)
+place(model, Placement(compile=True), device=CPU)
 torch.testing.assert_close(draw(model), expected, atol=1e-4, rtol=1e-4)
 assert model.unet._compiled_call_impl and torch._dynamo.utils.counters["frames"]["ok"]
 """
@@ -164,15 +164,15 @@ def test_a_compiled_network_draws_what_it_did() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs the extra int8")
 def test_eight_bits_change_pictures_little_and_the_hash_not_at_all(model):
     expected, digest = draw(model), weights_hash(model)
-    lighten(model, Light(int8=True), device=CPU)
+    place(model, Placement(int8=True), device=CPU)
     error = (draw(model) - expected).abs().mean()
     assert 0 < error < 0.02 and weights_hash(model) == digest
 
 
 def test_a_record_says_how_the_model_was_made_light(folder):
-    chosen = Light(channels_last=True)
-    views = generate(load(folder, device="cpu", light=chosen), PROMPT, cameras=CAMERAS, steps=1)
-    assert views.run["light"] == dataclasses.asdict(chosen)
+    chosen = Placement(channels_last=True)
+    views = generate(load(folder, device="cpu", placement=chosen), PROMPT, cameras=CAMERAS, steps=1)
+    assert views.run["placement"] == dataclasses.asdict(chosen)
 
 
 # Types ----------------------------------------------------------------------------------------------------------------
@@ -180,9 +180,9 @@ def test_a_record_says_how_the_model_was_made_light(folder):
 
 def test_large_models_compute_in_half_precision_where_it_is_native_and_small_ones_in_float32(folder, monkeypatch):
     assert load(folder, device="cpu").unet.dtype == torch.float32
-    monkeypatch.setattr(light, "LARGE_BYTES", 1)
+    monkeypatch.setattr(placement, "LARGE_BYTES", 1)
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(light, "has_native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(placement, "has_native_bfloat16", lambda native=native: native)
         assert {part.dtype for part in networks(load(folder, device="cpu"))} == {dtype}
     assert load(folder, device="cpu", dtype=torch.float32).unet.dtype == torch.float32
 
@@ -204,33 +204,36 @@ def networks(model: MultiViewPipeline) -> list:
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offloading_without_a_gpu_is_refused_before_anything_is_read(offload):
     with pytest.raises(InputError, match="`offload` must be none on a CPU"):
-        load("no such model", device="cpu", light=Light(offload=offload))
+        load("no such model", device="cpu", placement=Placement(offload=offload))
 
 
 def test_missing_packages_and_compilers_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MissingExtraError, match="torchao; it is absent. pip install"):
-        light.check_light(Light(int8=True), device=CPU)
+        placement.check_placement(Placement(int8=True), device=CPU)
     with pytest.raises(MissingExtraError, match=r"a C\+\+ compiler"):
-        light.check_light(Light(compile=True), device=CPU)
+        placement.check_placement(Placement(compile=True), device=CPU)
     with pytest.raises(MissingExtraError, match="triton"):
-        light.check_light(Light(compile=True), device=torch.device("cuda"))
+        placement.check_placement(Placement(compile=True), device=torch.device("cuda"))
 
 
 @pytest.mark.parametrize("other", ["int8", "compile"])
 def test_layers_that_are_taken_apart_cannot_be_changed_as_well(other):
     with pytest.raises(InputError, match=f"together with {other}"):
-        light.check_light(Light(offload="sequential", **{other: True}), device=torch.device("cuda"))
+        placement.check_placement(Placement(offload="sequential", **{other: True}), device=torch.device("cuda"))
 
 
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
 def test_flags_become_settings_of_load(tmp_path):
-    flags = LightFlags(dtype="bf16", offload="model", int8=True, compile=True)
-    assert flags.settings() == {"dtype": torch.bfloat16, "light": Light(offload="model", int8=True, compile=True)}
-    assert LightFlags().settings() == {"dtype": None, "light": Light()}
+    flags = PlacementFlags(dtype="bf16", offload="model", int8=True, compile=True)
+    assert flags.settings() == {
+        "dtype": torch.bfloat16,
+        "placement": Placement(offload="model", int8=True, compile=True),
+    }
+    assert PlacementFlags().settings() == {"dtype": None, "placement": Placement()}
 
 
 def test_the_flag_that_cannot_work_is_named(tmp_path, capsys):

@@ -10,7 +10,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.pipeline.known import Known, around
+from viewfold.pipeline.anchors import Anchors, around
 from viewfold.views import Views
 
 FOUR, EIGHT = Cameras.orbit(4), Cameras.orbit(8)
@@ -26,8 +26,8 @@ def four(model) -> Views:
     return generate(model, "a red mug", cameras=FOUR, seed=1, steps=2)
 
 
-def known(latents: torch.Tensor, places: tuple[int, ...], size: int = 16) -> Known:
-    return Known(rgb=torch.zeros(len(places), 3, size, size), latents=latents, places=places)
+def anchors(latents: torch.Tensor, places: tuple[int, ...], size: int = 16) -> Anchors:
+    return Anchors(rgb=torch.zeros(len(places), 3, size, size), latents=latents, places=places)
 
 
 # What is kept ---------------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_given_views_in_another_order_keep_their_own_places_and_strangers_come_f
 
 
 def test_many_given_views_are_encoded_a_few_at_a_time(model, monkeypatch):
-    from viewfold.pipeline import known as module
+    from viewfold.pipeline import anchors as module
 
     monkeypatch.setattr(module, "VIEWS_AT_ONCE", 3)
     rgb, sizes = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
@@ -114,7 +114,7 @@ def test_pictures_are_laid_on_grey_by_their_coverage_and_shrunk_smoothly(model):
 def test_at_each_step_the_given_views_have_that_steps_noise_and_the_others_are_left(model):
     from viewfold.diffusion.sampler import draw, sampler_for
 
-    fixed = known(torch.full((2, 4, 4, 4), 3.0), (3, 1))
+    fixed = anchors(torch.full((2, 4, 4, 4), 3.0), (3, 1))
     sampler = sampler_for(model.scheduler, steps=4, timesteps=None, eta=0.0, device="cpu")
     x = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for index in range(4):
@@ -128,7 +128,7 @@ def test_at_each_step_the_given_views_have_that_steps_noise_and_the_others_are_l
 
 def test_latents_end_exact_whatever_the_scheduler_did(model):
     latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    final = model(["a mug", "a car"], FOUR, steps=2, known=known(latents, (3, 1)), output_type="latent")
+    final = model(["a mug", "a car"], FOUR, steps=2, anchors=anchors(latents, (3, 1)), output_type="latent")
     assert torch.equal(final[:, [3, 1]], latents.expand(2, -1, -1, -1, -1))
 
 
@@ -145,10 +145,10 @@ def test_pictures_with_alpha_or_of_another_size_are_laid_on_grey_and_resized(mod
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_sample_around_given_views_depends_on_its_seed_alone(model, eta):
-    fixed = known(torch.ones(1, 4, 4, 4), (2,))
-    together = model(["a red mug", "a car"], FOUR, steps=3, seeds=[3, 8], known=fixed, eta=eta)
-    torch.testing.assert_close(together[1:], model("a car", FOUR, steps=3, seeds=8, known=fixed, eta=eta))
-    other = model("a car", FOUR, steps=3, seeds=9, known=fixed, eta=eta)
+    fixed = anchors(torch.ones(1, 4, 4, 4), (2,))
+    together = model(["a red mug", "a car"], FOUR, steps=3, seeds=[3, 8], anchors=fixed, eta=eta)
+    torch.testing.assert_close(together[1:], model("a car", FOUR, steps=3, seeds=8, anchors=fixed, eta=eta))
+    other = model("a car", FOUR, steps=3, seeds=9, anchors=fixed, eta=eta)
     assert (together[1:] - other).abs().max() > 1e-2
 
 
@@ -168,7 +168,7 @@ def follow(scheduler, *, steps: int, **options) -> tuple[float, float, float]:
     given = MEAN + STD * (CORRELATION**0.5 * shared + (1 - CORRELATION) ** 0.5 * own)
     expected = CORRELATION / (1 + CORRELATION) * (given - MEAN).sum(dim=0)
     drawn = pipeline(
-        ["a mug"] * 4, FOUR, steps=steps, guidance=1.0, known=known(given, (0, 1)), output_type="latent", **options
+        ["a mug"] * 4, FOUR, steps=steps, guidance=1.0, anchors=anchors(given, (0, 1)), output_type="latent", **options
     )
     off = drawn[:, 2:] - MEAN
     share = (off * expected).sum() / expected.square().sum() / off[:, :, 0, 0, 0].numel()
@@ -226,12 +226,12 @@ def test_the_command_draws_around_a_folder_of_views(model, four, tmp_path, capsy
 @pytest.mark.parametrize("places", [(4,), (-1,), (1, 1)])
 def test_places_that_are_not_views_of_the_run_are_refused(model, places):
     with pytest.raises(InputError, match="different views from 0 to 3"):
-        model("a mug", FOUR, known=known(torch.zeros(len(places), 4, 4, 4), places))
+        model("a mug", FOUR, anchors=anchors(torch.zeros(len(places), 4, 4, 4), places))
 
 
 def test_latents_of_another_model_are_refused(model):
     with pytest.raises(InputError, match=r"\(1, 4, 4, 4\); got \(1, 8, 4, 4\)"):
-        model("a mug", FOUR, known=known(torch.zeros(1, 8, 4, 4), (0,)))
+        model("a mug", FOUR, anchors=anchors(torch.zeros(1, 8, 4, 4), (0,)))
 
 
 def test_pictures_that_are_not_square_are_refused(model):

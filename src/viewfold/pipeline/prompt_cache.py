@@ -15,13 +15,13 @@ from torch import Tensor
 
 from viewfold.errors import InputError, PromptError
 from viewfold.model.text import TextEncoder
-from viewfold.pipeline.fingerprint import Stamp
+from viewfold.model.weights_hash import Stamp
 
 MAX_PROMPTS = 256
 """Prompts whose token states are kept: at most 80 MB in float32 for SD 2.1 (77 tokens of 1024 features)."""
 
 
-class Reader:
+class PromptCache:
     """The token states of the last prompts, for as long as the text network and its weights stay what they are.
 
     What is remembered is replaced whole and never changed, so that threads may read at once.

@@ -24,14 +24,14 @@ SAME_CAMERA = 1e-3
 
 FRESH_NOISE = 1.0
 """DDIM's eta around known views.  Noise that is drawn anew lets the others follow: on correlated Gaussian views they go
-0.74 of the way that the known ones imply, 0.55 without it (`tests/test_known.py`)."""
+0.74 of the way that the known ones imply, 0.55 without it (`tests/test_anchors.py`)."""
 
 VIEWS_AT_ONCE = 16
 """Pictures that are encoded in one call; bounds memory, changes nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Known:
+class Anchors:
     """Some of the views of a run, the same for every prompt of it."""
 
     rgb: Float[Tensor, "n 3 s s"]
@@ -51,9 +51,9 @@ class Known:
         """
         if tuple(self.latents.shape) != (len(self.places), *shape[2:]):
             wanted = (len(self.places), *shape[2:])
-            raise InputError(f"`known` must hold latents of the shape {wanted}; got {tuple(self.latents.shape)}.")
+            raise InputError(f"`anchors` must hold latents of the shape {wanted}; got {tuple(self.latents.shape)}.")
         if len(set(self.places)) < len(self.places) or not all(0 <= place < shape[1] for place in self.places):
-            raise InputError(f"`known` must name different views from 0 to {shape[1] - 1}; got {self.places}.")
+            raise InputError(f"`anchors` must name different views from 0 to {shape[1] - 1}; got {self.places}.")
 
     def place(
         self, x: Float[Tensor, "b v c h w"], sampler: Sampler, index: int, generators: Sequence[torch.Generator]
@@ -74,7 +74,7 @@ class Known:
         return views.index_copy(1, torch.tensor(self.places, device=views.device), known)
 
 
-def around(given: Views, cameras: Cameras, *, encode: Callable[[Tensor], Tensor], size: int) -> tuple[Known, Cameras]:
+def around(given: Views, cameras: Cameras, *, encode: Callable[[Tensor], Tensor], size: int) -> tuple[Anchors, Cameras]:
     """Return what a run around given views needs: the views at their places, and all of its cameras.
 
     A given view that stands where one of `cameras` does takes its place; the others come first, in their order.
@@ -92,7 +92,7 @@ def around(given: Views, cameras: Cameras, *, encode: Callable[[Tensor], Tensor]
     cameras, places = _join(given.cameras, cameras)
     with torch.no_grad():
         latents = torch.cat([encode(some) for some in pictures.split(VIEWS_AT_ONCE)])
-    return Known(rgb=pictures, latents=latents, places=places), cameras
+    return Anchors(rgb=pictures, latents=latents, places=places), cameras
 
 
 def _join(given: Cameras, cameras: Cameras) -> tuple[Cameras, tuple[int, ...]]:

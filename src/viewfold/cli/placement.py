@@ -9,7 +9,7 @@ TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LightFlags:
+class PlacementFlags:
     """How to save memory or time; what `viewfold doctor --model` says may help to choose."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -25,7 +25,7 @@ class LightFlags:
         """Return the arguments of `load` that these flags stand for."""
         import torch
 
-        from viewfold.pipeline.light import Light
+        from viewfold.pipeline.placement import Placement
 
         dtype = None if self.dtype == "auto" else getattr(torch, TYPES[self.dtype])
-        return {"dtype": dtype, "light": Light(offload=self.offload, int8=self.int8, compile=self.compile)}
+        return {"dtype": dtype, "placement": Placement(offload=self.offload, int8=self.int8, compile=self.compile)}
