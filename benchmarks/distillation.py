@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import viewfold as vf
-from viewfold.lifting.distill import reconstruction_loss
+from viewfold.lifting.score import reconstruction_loss
 from viewfold.scene.field import GridField
 from viewfold.scene.volume import OccupancyGrid, render_volume
 
@@ -81,7 +81,7 @@ class Timed:
 
 
 def step(model: Any, field: GridField, text: Tensor, *, pixels: int, bfloat16: bool) -> dict[str, float]:
-    """Take one step of distillation as `refine` does, and return the seconds of its parts."""
+    """Take one step of distillation as `distil` does, and return the seconds of its parts."""
     device, timer = field.grid.device, Timer(field.grid.device)
     prior: Any = Timed(model, timer)
     generator = torch.Generator().manual_seed(0)

@@ -231,7 +231,7 @@ def run_distillation(bench: Bench) -> None:
 
 
 class DistillationStep:
-    """One step, its parts apart, as `viewfold.lifting.refine` puts them together."""
+    """One step, its parts apart, as `viewfold.lifting.distillation` puts them together."""
 
     def __init__(self, model: Any, bench: Bench) -> None:
         import torch
@@ -265,7 +265,7 @@ class DistillationStep:
         """Ask the network, with and without the prompt."""
         import torch
 
-        from viewfold.lifting.distill import reconstruction_loss
+        from viewfold.lifting.score import reconstruction_loss
 
         noise = torch.randn(self.latents.shape, generator=self.generator).to(self.latents)
         self.loss = reconstruction_loss(self.latents, prior=self.model, text=self.text[:1], negative=self.text[1:],

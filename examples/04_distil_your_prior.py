@@ -11,7 +11,7 @@ from torch import Tensor
 
 from viewfold import Cameras, LiftSettings, Views
 from viewfold.data.toybox import sample_asset
-from viewfold.lifting.optimize import DistilSettings, lift
+from viewfold.lifting.stages import DistilSettings, lift
 from viewfold.scene.rasterize import rasterize
 
 

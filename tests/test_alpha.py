@@ -9,8 +9,8 @@ import torch
 from lift_fakes import ball
 
 from viewfold.camera import Cameras
+from viewfold.lifting.fit import Target
 from viewfold.lifting.foreground import find_foreground
-from viewfold.lifting.reconstruct import Target
 from viewfold.picture import read_image
 from viewfold.pipeline.anchors import around
 from viewfold.views import GROUND, Views

@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from viewfold.data import assets as module
-from viewfold.data.assets import describe, write_asset, write_assets
+from viewfold.data.assets import asset_record, write_asset, write_assets
 from viewfold.data.toybox import COLORS, Asset, Group, sample_asset, sample_group, sample_toy
 from viewfold.errors import InputError, OutputError
 from viewfold.scene.interchange import linear_from_srgb, load_mesh
@@ -33,7 +33,7 @@ def test_the_card_says_all_that_is_needed_to_make_the_toy_again(tmp_path):
     asset = sample_asset(3, held_out=True)
     write_asset(asset, tmp_path)
     card = json.loads((tmp_path / f"{asset.uid}.json").read_text())
-    assert card == describe(asset)
+    assert card == asset_record(asset)
     assert Asset(card["kind"], tuple(tuple(pair) for pair in card["colors"]), card["seed"], card["finish"]) == asset
     assert card["licence"] == "CC0-1.0" and card["held_out"] is True and card["captions"][0] == asset.captions[0]
 
@@ -85,7 +85,7 @@ def test_an_interrupted_write_leaves_no_file_under_the_final_name(tmp_path, monk
     def interrupt(asset: Asset) -> dict[str, object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "describe", interrupt)
+    monkeypatch.setattr(module, "asset_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_assets(tmp_path, count=1)
     assert [f.suffix for f in tmp_path.iterdir()] == [".glb"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import dataset, doctor, flow, main, placement, provenance, training
+from viewfold.cli import dataset, doctor, flow, main, origin, placement, training
 
 
 @pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
@@ -19,7 +19,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    groups = (flow.CameraFlags, flow.DrawingFlags, placement.PlacementFlags, provenance.OriginFlags, training.RateFlags,
+    groups = (flow.CameraFlags, flow.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
               training.ProcessFlags, training.WatchFlags)  # fmt: skip
     verbs = (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
@@ -34,7 +34,7 @@ def test_every_option_has_a_line_of_help() -> None:
 
 def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     """Where the model or the library chooses, the line of help says what; nowhere does it say None."""
-    from viewfold.lifting.optimize import LiftSettings
+    from viewfold.lifting.stages import LiftSettings
     from viewfold.model.defaults import T2I, TOYBOX
     from viewfold.training.diffusion import DiffusionSettings
 

@@ -15,11 +15,11 @@ from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError, PromptError
 from viewfold.lifting import foreground as fg
 from viewfold.lifting.asset import Asset3D, measure_export
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.fit import FitSettings, Reconstruction, fit_views, hull_field
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
-from viewfold.lifting.optimize import LiftSettings, MeshSettings, lift
-from viewfold.lifting.reconstruct import FitSettings, Reconstruction, hull_field, reconstruct
-from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.lifting.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.export import save_mesh
 from viewfold.scene.field import GridField, lattice
 from viewfold.scene.interchange import load_mesh
@@ -54,7 +54,7 @@ def unseen_overlap(field: GridField) -> float:
 
 @pytest.fixture(scope="module")
 def fitted() -> Reconstruction:
-    return reconstruct(ball_views(), settings=SMALL_FIT, generator=torch.Generator().manual_seed(0))
+    return fit_views(ball_views(), settings=SMALL_FIT, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_views_that_share_no_volume_are_a_fit_error() -> None:
     alpha[0, :, :6, :6], alpha[1, :, -6:, -6:] = 1, 1
     views = Views(rgb=alpha.expand(-1, 3, -1, -1), alpha=alpha, cameras=Cameras.orbit(2, span_deg=20))
     with pytest.raises(FitError, match="share no volume"):
-        reconstruct(views, settings=SMALL_FIT)
+        fit_views(views, settings=SMALL_FIT)
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -226,7 +226,7 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_a_prior_that_knows_the_object_pulls_a_wrong_field_to_it(fitted: Reconstruction) -> None:
     wrong = replace(fitted, field=GridField(resolution=24, blob_radius=0.2))
     before = unseen_overlap(wrong.field)
-    rollbacks = refine(
+    rollbacks = distil(
         wrong,
         prior(),
         "a red ball",
@@ -244,7 +244,7 @@ def test_a_nan_from_the_prior_is_a_fit_error() -> None:
 
 def test_no_steps_of_distillation_leave_the_fit_as_it_is(fitted: Reconstruction) -> None:
     before = fitted.field.grid.detach().clone()
-    assert refine(fitted, prior(), "a red ball", settings=DistilSettings(steps=0)) == 0
+    assert distil(fitted, prior(), "a red ball", settings=DistilSettings(steps=0)) == 0
     assert torch.equal(before, fitted.field.grid)
 
 

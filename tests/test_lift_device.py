@@ -14,9 +14,9 @@ from second_device import move, on, second_device
 import viewfold
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import SCHEDULERS, named_scheduler
-from viewfold.lifting.optimize import Asset3D, LiftSettings, MeshSettings, lift
-from viewfold.lifting.reconstruct import FitSettings, Reconstruction, reconstruct
-from viewfold.lifting.refine import DistilSettings, refine
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.fit import FitSettings, Reconstruction, fit_views
+from viewfold.lifting.stages import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.model import weights_hash
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.scene.field import GridField
@@ -121,11 +121,11 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
     places: list[torch.device] = []
 
     def recorded(*args, **kwargs) -> Reconstruction:
-        fitted = reconstruct(*args, **kwargs)
+        fitted = fit_views(*args, **kwargs)
         places.extend([fitted.field.grid.device, fitted.foreground.alpha.device, fitted.views.rgb.device])
         return fitted
 
-    monkeypatch.setattr("viewfold.lifting.optimize.reconstruct", recorded)
+    monkeypatch.setattr("viewfold.lifting.stages.fit_views", recorded)
     with second_device() as device:
         lift(PriorOn(device), "a red ball", views=ball_views(), settings=SETTINGS)
         assert places == [device] * 3
@@ -138,7 +138,7 @@ def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
     settings = replace(FIT, estimate_cameras=estimate)
 
     def run(device: torch.device) -> torch.Tensor:
-        fitted = reconstruct(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
+        fitted = fit_views(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
         assert on(device, [fitted.field, fitted.foreground.alpha, fitted.views.cameras.fov_deg])
         return fitted.field.grid.detach().cpu()
 
@@ -185,7 +185,7 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
 
     def run(steps: int, device: torch.device) -> None:
         settings = replace(FIT, steps=steps)
-        reconstruct(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
+        fit_views(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
 
     assert waits_of_eight_steps(run, renders=8) == {}
 
@@ -193,9 +193,9 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
 @pytest.mark.slow
 def test_a_step_of_the_distillation_waits_once() -> None:
     def run(steps: int, device: torch.device) -> None:
-        fitted = reconstruct(ball_views().to(device), settings=FIT, generator=torch.Generator().manual_seed(0))
+        fitted = fit_views(ball_views().to(device), settings=FIT, generator=torch.Generator().manual_seed(0))
         settings = replace(DISTIL, steps=steps, learning_rate=1e-6)
-        refine(
+        distil(
             fitted, PatientPrior(device), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0)
         )
 
@@ -217,4 +217,4 @@ def test_weights_are_hashed_once_a_load(model: MultiViewPipeline, monkeypatch: p
     for _ in range(2):
         generate(model, "a red mug", steps=1)
     viewfold.lift(model, "a red mug", views=ball_views(size=16), settings=settings)
-    assert len(hashed) == len(weights_hash.NETWORKS)
+    assert len(hashed) == len(weights_hash.HASH_ORDER)

@@ -11,9 +11,9 @@ import torch
 from viewfold.camera import framing_distance
 from viewfold.diffusion.schedule import MVDREAM
 from viewfold.errors import InputError
+from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
-from viewfold.lifting.optimize import LiftSettings
-from viewfold.lifting.refine import DistilSettings
+from viewfold.lifting.stages import LiftSettings
 from viewfold.scene.field import GridField
 
 AS_RELEASED = DistilSettings(

@@ -11,9 +11,9 @@ from lift_fakes import PriorOn, ball_views
 
 import viewfold
 from viewfold.errors import FitError, InputError
-from viewfold.lifting.optimize import LiftSettings, MeshSettings, lift
-from viewfold.lifting.reconstruct import FitSettings, reconstruct
-from viewfold.lifting.refine import DistilSettings, refine
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.fit import FitSettings, fit_views
+from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.pipeline import MultiViewPipeline, generate
 
 FIT = FitSettings(resolution=16, steps=12, samples=16)
@@ -31,10 +31,10 @@ def test_a_loaded_prior_is_frozen_and_passes_gradients_to_pictures_alone(tmp_pat
     loaded = viewfold.load(tmp_path / "tiny", device="cpu")
     weights = [p for part in (loaded.unet, loaded.vae, loaded.text_encoder) for p in part.parameters()]
     assert weights and not any(p.requires_grad for p in weights)
-    fitted = reconstruct(ball_views(size=16), settings=FIT, generator=torch.Generator().manual_seed(0))
+    fitted = fit_views(ball_views(size=16), settings=FIT, generator=torch.Generator().manual_seed(0))
     before = fitted.field.grid.detach().clone()
     settings = DistilSettings(steps=1, samples=16, photometric_weight=0.0)
-    refine(fitted, loaded, "a red mug", settings=settings, fit=replace(FIT, area_weight=0.0, color_weight=0.0))
+    distil(fitted, loaded, "a red mug", settings=settings, fit=replace(FIT, area_weight=0.0, color_weight=0.0))
     assert all(p.grad is None for p in weights)
     assert not torch.equal(fitted.field.grid, before), "what the prior says reached the field through the VAE"
     pictures = torch.rand(1, 3, 16, 16, requires_grad=True)
@@ -55,9 +55,9 @@ def test_the_network_alone_computes_in_less(precision) -> None:
             seen.append(("network", torch.is_autocast_enabled("cpu"), x.dtype))
             return super().predict_noise(x, t, text, cameras)
 
-    fitted = reconstruct(ball_views(), settings=FIT, generator=torch.Generator().manual_seed(0))
+    fitted = fit_views(ball_views(), settings=FIT, generator=torch.Generator().manual_seed(0))
     settings = DistilSettings(steps=1, samples=16, precision=precision)
-    refine(fitted, Recorded(), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0))
+    distil(fitted, Recorded(), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0))
     assert seen[:2] == [("encode", False, torch.float32), ("network", precision == "bfloat16", torch.float32)]
     assert fitted.field.grid.dtype == torch.float32
     with pytest.raises(InputError, match="precision"):
@@ -134,7 +134,7 @@ def test_a_fit_that_diverges_is_noticed_though_not_at_every_step() -> None:
     """A field of NaN renders as nothing, which is finite: the area of its surface is not."""
     settings = replace(FIT, learning_rate=float("inf"))
     with pytest.raises(FitError, match="the fit must stay finite"):
-        reconstruct(ball_views(), settings=settings, generator=torch.Generator().manual_seed(0))
+        fit_views(ball_views(), settings=settings, generator=torch.Generator().manual_seed(0))
 
 
 # Prompts are read together --------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_the_picture_check_refuses_by_the_classifiers_score(monkeypatch: pytest.
 
 
 def test_the_command_line_passes_the_flags_on() -> None:
-    from viewfold.cli.provenance import OriginFlags
+    from viewfold.cli.origin import OriginFlags
 
     assert OriginFlags().arguments() == {"watermark": None, "safety": PROMPT_GUARD}
     assert OriginFlags(no_watermark=True, safety="off").arguments() == {"watermark": False, "safety": None}

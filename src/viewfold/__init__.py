@@ -1,7 +1,7 @@
 """viewfold: a text becomes consistent views of an object, and the views become a 3D asset.
 
     1 generate  prompt -> text tokens -> multi-view latents (cameras in) -> pictures + cameras    pipeline.py
-    2 lift      views -> fitted field -> distilled against the prior -> mesh -> texture -> files  lifting/optimize.py
+    2 lift      views -> fitted field -> distilled against the prior -> mesh -> texture -> files  lifting/stages.py
     3 train     assets -> posed renders -> shards -> mixed 2D/3D batches -> checkpoint            training/loop.py
 
 A session:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ViewfoldError,
         WeightsError,
     )
-    from viewfold.lifting.optimize import Asset3D, LiftSettings
+    from viewfold.lifting.stages import Asset3D, LiftSettings
     from viewfold.make import lift
     from viewfold.pipeline import MultiViewPipeline, generate, load
     from viewfold.views import Views
@@ -64,9 +64,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Asset3D": "lifting.optimize",
+    "Asset3D": "lifting.stages",
     "Cameras": "camera",
-    "LiftSettings": "lifting.optimize",
+    "LiftSettings": "lifting.stages",
     "MultiViewPipeline": "pipeline",
     "Views": "views",
     "convert": "weights.convert",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from viewfold.lifting.optimize import Asset3D, LiftSettings
-from viewfold.lifting.optimize import lift as lift_views
+from viewfold.lifting.stages import Asset3D, LiftSettings
+from viewfold.lifting.stages import lift as lift_views
 from viewfold.origin.record import cleaned
 from viewfold.origin.safety import PROMPT_GUARD, Safety
 from viewfold.pipeline import MultiViewPipeline, generate

@@ -21,7 +21,7 @@ import tyro
 from viewfold.cli.dataset import Assets, Pack, Render
 from viewfold.cli.doctor import Doctor
 from viewfold.cli.flow import Generate, Lift
-from viewfold.cli.provenance import Provenance
+from viewfold.cli.origin import Provenance
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, Stopped, ViewfoldError

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from viewfold.cli.option import unset
+from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
-from viewfold.cli.provenance import OriginFlags
 from viewfold.errors import AssetError, InputError, PromptError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -206,7 +206,7 @@ class Lift:
         if out.suffix.lower() not in MESH_SUFFIXES:
             raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
         check_source(self.source)
-        from viewfold.lifting.optimize import LiftSettings
+        from viewfold.lifting.stages import LiftSettings
         from viewfold.make import lift
         from viewfold.store import check_output
         from viewfold.views import Views

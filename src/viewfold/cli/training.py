@@ -113,9 +113,9 @@ class Train:
         loop = self._loop()
         from viewfold.store import check_output
         from viewfold.training.ranks import Ranks, local_device
-        from viewfold.weights.components import PARTS
+        from viewfold.weights.components import MODEL_PARTS
 
-        check_output(self.out / "model", holds=rf"{'|'.join(PARTS)}|model_index\.json")
+        check_output(self.out / "model", holds=rf"{'|'.join(MODEL_PARTS)}|model_index\.json")
         device = local_device(chosen(self.device))
         with Ranks.join(device or "cpu") as ranks:
             try:

@@ -31,7 +31,7 @@ class Convert:
         """Convert and say which parts were written."""
         import torch
 
-        from viewfold.weights.convert import PARTS, convert
+        from viewfold.weights.convert import ORIGINAL_PREFIXES, convert
 
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         parts = convert(
@@ -41,7 +41,7 @@ class Convert:
             heads=self.heads,
             dtype=None if self.dtype is None else types[self.dtype],
         )
-        missing = sorted(set(PARTS.values()) - parts.keys())
+        missing = sorted(set(ORIGINAL_PREFIXES.values()) - parts.keys())
         use = f"the file has no {', '.join(missing)}" if missing else f"use it with --model {self.to}"
         print(f"{self.to}: {', '.join(sorted(parts))}; {use}")
 

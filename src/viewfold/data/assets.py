@@ -101,11 +101,11 @@ def write_asset(asset: Asset | Group, folder: str | Path) -> bool:
     with atomic_write(glb) as temporary:
         temporary.write_bytes(content)
     with atomic_write(card) as temporary:
-        temporary.write_text(json.dumps(describe(asset), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asset_record(asset), indent=1) + "\n", encoding="utf-8")
     return True
 
 
-def describe(asset: Asset | Group) -> dict[str, object]:
+def asset_record(asset: Asset | Group) -> dict[str, object]:
     """Return what the JSON file beside a GLB says: captions, what it is, seed, licence, author."""
     return {
         "uid": asset.uid,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-NETWORKS = ("text_encoder", "unet", "vae")
+HASH_ORDER = ("text_encoder", "unet", "vae")
 """In the order in which they are hashed, one after the other."""
 
 _ADDED = re.compile(r"\.lora_[AB]\.lora_\d+\.weight$")
@@ -51,21 +51,21 @@ def weights_hash(model: Any) -> str:
     LoRA files that are on count by what they add, whether the networks can still be read or not.  It is computed again
     only after a tensor was changed or replaced; a network that is frozen counts as it was.
     """
-    stamp = Stamp(tensor for part in NETWORKS if part not in _frozen(model) for _, tensor in _tensors(model, part))
+    stamp = Stamp(tensor for part in HASH_ORDER if part not in _frozen(model) for _, tensor in _tensors(model, part))
     known, digest = model.__dict__.get("_weights_hash", (None, ""))
     if known != stamp:
-        digest = _hash(model, NETWORKS).hexdigest()
+        digest = _hash(model, HASH_ORDER).hexdigest()
         model.__dict__["_weights_hash"] = (stamp, digest)
     added = [bytes.fromhex(lora["sha256"]) for lora in getattr(model, "loras", ())]
     return hashlib.sha256(b"".join([bytes.fromhex(digest), *added])).hexdigest() if added else digest
 
 
-def freeze_hash(model: Any, last: str = NETWORKS[-1]) -> None:
+def freeze_hash(model: Any, last: str = HASH_ORDER[-1]) -> None:
     """Keep the hash of the networks up to `last`, before they go where they cannot be read.
 
     That is: dropped, kept in 8 bits, or offloaded layer by layer.
     """
-    parts = NETWORKS[: NETWORKS.index(last) + 1]
+    parts = HASH_ORDER[: HASH_ORDER.index(last) + 1]
     for n, part in enumerate(parts, start=1):
         _frozen(model)[part] = _hash(model, parts[:n])
 

@@ -60,7 +60,7 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
+class FileOrigin:
     """What a file's fields say of its origin."""
 
     record: Record | None
@@ -160,7 +160,7 @@ def comment(record: object) -> str:
     return _MARKER + json.dumps(known) if known else ""
 
 
-def read_provenance(path: str | Path) -> Provenance:
+def read_provenance(path: str | Path) -> FileOrigin:
     """Read what a picture (.png, .jpg, .webp, .gif) or a mesh (.glb, .obj, .ply) says of its origin.
 
     Only headers and text fields are read, never more than 16 MiB.
@@ -184,7 +184,7 @@ def read_provenance(path: str | Path) -> Provenance:
         raise AssetError(f"`{path}` cannot be read as {suffix[1:].upper()}: {reason}.") from error
 
 
-def _read_picture(path: Path, kind: str) -> Provenance:
+def _read_picture(path: Path, kind: str) -> FileOrigin:
     from PIL import Image
 
     with Image.open(path, formats=[kind]) as picture:
@@ -197,7 +197,7 @@ def _read_picture(path: Path, kind: str) -> Provenance:
     return _provenance(_parsed(said), tool, match[1].decode("utf-8", "replace").strip() if match else None)
 
 
-def _read_glb(path: Path) -> Provenance:
+def _read_glb(path: Path) -> FileOrigin:
     with path.open("rb") as file:
         head = file.read(20)
         if len(head) < 20 or head[:4] != b"glTF" or head[16:20] != b"JSON":
@@ -216,7 +216,7 @@ def _read_glb(path: Path) -> Provenance:
     return _provenance(extras.get("provenance") if isinstance(extras, dict) else None, asset.get("generator"), None)
 
 
-def _read_header(path: Path) -> Provenance:
+def _read_header(path: Path) -> FileOrigin:
     with path.open("rb") as file:
         head = file.read(MAX_HEADER_BYTES)
     if path.suffix.lower() == ".ply" and not head.startswith(b"ply"):
@@ -233,10 +233,10 @@ def _parsed(text: object) -> object:
         return None
 
 
-def _provenance(found: object, tool: object, kind: str | None) -> Provenance:
+def _provenance(found: object, tool: object, kind: str | None) -> FileOrigin:
     known = cleaned(found)
     named = known.get("software") if known else None
-    return Provenance(
+    return FileOrigin(
         record=known,
         software=str(tool).strip("\0 ")[:MAX_TEXT] if tool else named,
         digital_source_type=kind or (known.get("digital_source_type") if known else None),

@@ -17,7 +17,7 @@ from typing import Any
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
 from viewfold.origin.safety import PROMPT_GUARD, Safety
-from viewfold.pipeline.generation import describe, generate, orbit
+from viewfold.pipeline.generation import describe_run, generate, orbit
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.store import read_json
 
@@ -114,7 +114,7 @@ def generate_batch(
 
 def _check_same_run(finished: list[Path], model: MultiViewPipeline) -> None:
     """Refuse to go on with what was made in another way that the names of the folders do not tell."""
-    now = _maker({**describe(model), "scheduler": type(model.scheduler).__name__})
+    now = _maker({**describe_run(model), "scheduler": type(model.scheduler).__name__})
     for folder in finished:
         path = folder / "run.json"
         try:

@@ -23,7 +23,7 @@ from viewfold.pipeline.placement import Placement
 from viewfold.weights.components import read_classes
 from viewfold.weights.folder import build
 
-N_TOKENS = 77
+PROMPT_TOKENS = 77
 PROCESS_BYTES = 0.45 * 2**30
 """Python with torch, diffusers and transformers: 0.42 to 0.46 GiB (Linux, CPU build)."""
 
@@ -79,7 +79,7 @@ def count_work(folder: Path, *, n_views: int = 4) -> Work:
         if not isinstance(size, int):  # the community port's folders: the original's names, which say nothing here
             raise WeightsError(f"`{folder / 'unet'}` must give `sample_size` in its config.json; got {size!r}.")
         latents = torch.empty(2, n_views, channels, size, size)
-        text = torch.empty(2, N_TOKENS, unet.config["cross_attention_dim"])
+        text = torch.empty(2, PROMPT_TOKENS, unet.config["cross_attention_dim"])
         steps = torch.empty(2, dtype=torch.int64)
         cameras = None if unet.config["class_embed_type"] is None else torch.empty(2, n_views, 16)  # a 2D network
         step_flop, step_numbers, step_calls = _count(lambda: unet(latents, steps, text, cameras), unet)

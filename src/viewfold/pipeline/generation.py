@@ -174,7 +174,7 @@ def generate(
         "provenance": origin,
         "scheduler": type(model.scheduler).__name__,
         "seconds": round(time.perf_counter() - started, 3),
-        **describe(model),
+        **describe_run(model),
     }
     return Views(rgb=_mark(rgb, origin), cameras=cameras, prompt=prompt, run=run)
 
@@ -220,7 +220,7 @@ def _doubts(model: MultiViewPipeline, negative: str) -> list[str]:
         return ["the negative prompt says nothing to the model"]
 
 
-def describe(model: MultiViewPipeline) -> dict[str, Any]:
+def describe_run(model: MultiViewPipeline) -> dict[str, Any]:
     """Return what a result's record says about the model and the machine."""
     return {
         "weights_sha256": weights_hash(model),

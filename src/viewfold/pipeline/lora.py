@@ -23,7 +23,7 @@ from viewfold.weights.checkpoint import read_checkpoint
 MAX_BYTES = 4 * 2**30
 """Larger files are refused; LoRA files of Stable Diffusion have 1 to 300 MB."""
 
-PARTS = ("unet", "text_encoder")
+CHANGED_PARTS = ("unet", "text_encoder")
 
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Layers of a CLIP text encoder that diffusers changes; other text encoders take no LoRA."""
@@ -54,7 +54,7 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
     parts = read_lora(path, unet=pipeline.unet, text_encoder=pipeline.text_encoder, scale=scale)
-    digest = hash_tensors(pair for part in PARTS for pair in sorted(parts.get(part, {}).items())).hexdigest()
+    digest = hash_tensors(pair for part in CHANGED_PARTS for pair in sorted(parts.get(part, {}).items())).hexdigest()
     name = f"lora_{len(pipeline.loras)}"
     shared: dict[str, Any] = {"network_alphas": None, "adapter_name": name, "_pipeline": pipeline}
     try:
@@ -201,7 +201,7 @@ def _read_alphas(path: Path) -> dict[str, float]:
     try:
         settings = json.loads(header)
         special = [key for key, value in settings.items() if value and key.endswith(_SPECIAL)]
-        alphas = {p: float(settings[f"{p}.lora_alpha"]) for p in PARTS if f"{p}.lora_alpha" in settings}
+        alphas = {p: float(settings[f"{p}.lora_alpha"]) for p in CHANGED_PARTS if f"{p}.lora_alpha" in settings}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"`lora` must have a header that can be read; that of {path.name} cannot.") from error
     if special or not all(torch.isfinite(torch.tensor(alpha)) for alpha in alphas.values()):

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from typing import Any
 
 from viewfold.errors import WeightsError
-from viewfold.weights.keymap import Shapes, Source, read_shape
-from viewfold.weights.tokenizer import END, END_ID, N_TOKENS, START_ID, ZERO
+from viewfold.weights.keymap import Shapes, TensorSource, read_shape
+from viewfold.weights.tokenizer import END, END_ID, START_ID, VOCABULARY_SIZE, ZERO
 
 HEAD_CHANNELS = 64
 """Of every CLIP text tower; the shapes do not tell."""
@@ -59,9 +59,9 @@ def read_text_config(shapes: Shapes) -> dict[str, Any]:
         names = tuple(f"{_OPENAI}embeddings.{kind}_embedding.weight" for kind in ("token", "position"))
         inner, activation = f"{_OPENAI}encoder.layers.0.mlp.fc1.weight", "quick_gelu"
     n_tokens, width = read_shape(shapes, names[0], 2)
-    if n_tokens != N_TOKENS or width % HEAD_CHANNELS:
+    if n_tokens != VOCABULARY_SIZE or width % HEAD_CHANNELS:
         raise WeightsError(
-            f"`path` must hold a CLIP text tower: {N_TOKENS} tokens of a multiple of {HEAD_CHANNELS} features; "
+            f"`path` must hold a CLIP text tower: {VOCABULARY_SIZE} tokens of a multiple of {HEAD_CHANNELS} features; "
             f"'{names[0]}' is {(n_tokens, width)}. viewfold knows CLIP's vocabulary alone."
         )
     return {
@@ -79,7 +79,7 @@ def read_text_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def text_sources(shapes: Shapes, *, n_layers: int) -> tuple[dict[str, Source], set[str]]:
+def text_sources(shapes: Shapes, *, n_layers: int) -> tuple[dict[str, TensorSource], set[str]]:
     """Return where each tensor of a `CLIPTextModel` with `n_layers` comes from, and the names that are left unread."""
     unread = {name for name in shapes if name in _UNREAD}
     if not is_open_clip(shapes):
@@ -90,17 +90,17 @@ def text_sources(shapes: Shapes, *, n_layers: int) -> tuple[dict[str, Source], s
         names |= {
             f"encoder.layers.{i}.{m}.{kind}" for i in range(n_layers) for m in modules for kind in ("weight", "bias")
         }
-        return {name: Source(_OPENAI + name) for name in names}, unread
+        return {name: TensorSource(_OPENAI + name) for name in names}, unread
     sources = {
-        "embeddings.token_embedding.weight": Source("model.token_embedding.weight"),
-        "embeddings.position_embedding.weight": Source("model.positional_embedding"),
+        "embeddings.token_embedding.weight": TensorSource("model.token_embedding.weight"),
+        "embeddings.position_embedding.weight": TensorSource("model.positional_embedding"),
     }
     for kind in ("weight", "bias"):
-        sources[f"final_layer_norm.{kind}"] = Source(f"model.ln_final.{kind}")
+        sources[f"final_layer_norm.{kind}"] = TensorSource(f"model.ln_final.{kind}")
         for i in range(n_layers):
             ours, theirs = f"encoder.layers.{i}", f"model.transformer.resblocks.{i}"
-            sources |= {f"{ours}.{a}.{kind}": Source(f"{theirs}.{b}.{kind}") for a, b in _MODULES.items()}
+            sources |= {f"{ours}.{a}.{kind}": TensorSource(f"{theirs}.{b}.{kind}") for a, b in _MODULES.items()}
             for third, name in enumerate("qkv"):
-                sources[f"{ours}.self_attn.{name}_proj.{kind}"] = Source(f"{theirs}.attn.in_proj_{kind}", third)
+                sources[f"{ours}.self_attn.{name}_proj.{kind}"] = TensorSource(f"{theirs}.attn.in_proj_{kind}", third)
     last = f"model.transformer.resblocks.{n_layers}."
     return sources, unread | {name for name in shapes if name.startswith(last)}

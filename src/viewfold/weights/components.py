@@ -22,10 +22,10 @@ from viewfold.weights.convert import INDEX, load_unet
 from viewfold.weights.folder import check_folder, check_size, read_object
 from viewfold.weights.verbosity import quiet
 
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+MODEL_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
 
-NETWORKS = ("vae", "text_encoder", "unet")
+NETWORK_PARTS = ("vae", "text_encoder", "unet")
 """Those that hold weights."""
 
 PORT_PIPELINE, PORT_UNET = "MVDreamPipeline", "MultiViewUNetModel"
@@ -45,7 +45,7 @@ def read_components(
     """Read the parts of a model from the folder that `save_pretrained` wrote.
 
     Args:
-        folder: holds model_index.json and a folder for each of `PARTS`.
+        folder: holds model_index.json and a folder for each of `MODEL_PARTS`.
         dtype: of the networks, whatever their files hold; with float16 the VAE is in float32 all the same.
         given: parts that the caller has already; they are left out.
 
@@ -54,11 +54,11 @@ def read_components(
     """
     folder = Path(folder)
     index = _read_index(folder)
-    missing = [part for part in PARTS if part not in given and part not in index]
+    missing = [part for part in MODEL_PARTS if part not in given and part not in index]
     if missing:
-        raise WeightsError(f"`{folder / INDEX}` must name {', '.join(PARTS)}; missing: {', '.join(missing)}.")
+        raise WeightsError(f"`{folder / INDEX}` must name {', '.join(MODEL_PARTS)}; missing: {', '.join(missing)}.")
     with quiet():
-        return {part: _read_part(folder, part, index[part], dtype) for part in PARTS if part not in given}
+        return {part: _read_part(folder, part, index[part], dtype) for part in MODEL_PARTS if part not in given}
 
 
 def read_classes(folder: str | Path) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def read_classes(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     index = _read_index(folder)
-    for part in NETWORKS:
+    for part in NETWORK_PARTS:
         if not (folder / part).is_dir():
             raise WeightsError(f"`{folder}` must hold the folder {part}/; it does not. Is the download complete?")
         check_folder(folder / part)
-    return {part: _find_class(folder, part, index.get(part)) for part in NETWORKS}
+    return {part: _find_class(folder, part, index.get(part)) for part in NETWORK_PARTS}
 
 
 def read_defaults(folder: str | Path) -> Defaults:

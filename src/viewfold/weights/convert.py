@@ -29,7 +29,7 @@ from viewfold.weights.verbosity import quiet
 if TYPE_CHECKING:
     from viewfold.model.unet import MultiViewUNet
 
-PARTS = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "cond_stage_model.": "text_encoder"}
+ORIGINAL_PREFIXES = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "cond_stage_model.": "text_encoder"}
 """Where the original's one file keeps each network."""
 
 INDEX = "model_index.json"
@@ -114,9 +114,9 @@ def split(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for name, tensor in tensors.items():
-        prefix = next((prefix for prefix in PARTS if name.startswith(prefix)), None)
+        prefix = next((prefix for prefix in ORIGINAL_PREFIXES if name.startswith(prefix)), None)
         if prefix is not None:
-            parts.setdefault(PARTS[prefix], {})[name.removeprefix(prefix)] = tensor
+            parts.setdefault(ORIGINAL_PREFIXES[prefix], {})[name.removeprefix(prefix)] = tensor
         elif not name.startswith((*_SCHEDULE, "model_ema.")):
             strangers.append(name)
     if strangers and not parts:  # a bare network

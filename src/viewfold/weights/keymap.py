@@ -40,7 +40,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
     """Where a tensor comes from."""
 
     name: str

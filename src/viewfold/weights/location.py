@@ -11,7 +11,7 @@ from pathlib import Path
 
 from viewfold.errors import InputError, WeightsError
 from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.convert import PARTS, convert, split
+from viewfold.weights.convert import ORIGINAL_PREFIXES, convert, split
 from viewfold.weights.release import RELEASES, installed, models_folder
 
 SHIPPED = ("toybox",)
@@ -56,7 +56,7 @@ def _convert_once(path: Path) -> Path:
     folder = models_folder() / f"{path.stem}-{key}"
     if folder.is_dir():
         return folder
-    missing = sorted(set(PARTS.values()) - split(read_checkpoint(path)).keys())
+    missing = sorted(set(ORIGINAL_PREFIXES.values()) - split(read_checkpoint(path)).keys())
     if missing:
         raise WeightsError(
             f"`{path}` must hold UNet, VAE and text encoder to be loaded; missing: {', '.join(missing)}. "

@@ -14,7 +14,7 @@ from torch import Tensor
 from viewfold.errors import InputError, WeightsError
 from viewfold.weights.clip import read_text_config, text_sources
 from viewfold.weights.keymap import (
-    Source,
+    TensorSource,
     original_name,
     read_unet_layout,
     read_vae_config,
@@ -48,7 +48,7 @@ def build_unet(
     with torch.device("meta"):
         unet = layout.build()
     modules = unet_modules(layout)
-    _fill(unet, tensors, {name: Source(original_name(name, modules)) for name in unet.state_dict()})
+    _fill(unet, tensors, {name: TensorSource(original_name(name, modules)) for name in unet.state_dict()})
     return unet.eval()
 
 
@@ -64,7 +64,7 @@ def build_vae(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
     modules = vae_modules(config)
-    _fill(vae, tensors, {name: Source(original_name(name, modules)) for name in vae.state_dict()})
+    _fill(vae, tensors, {name: TensorSource(original_name(name, modules)) for name in vae.state_dict()})
     return vae.eval()
 
 
@@ -96,7 +96,7 @@ def listed(names: Iterable[str]) -> str:
 def _fill(
     network: torch.nn.Module,
     tensors: Mapping[str, Tensor],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, TensorSource],
     unread: Collection[str] = (),
 ) -> None:
     """Give a network without storage the tensors of a file; every name and shape must fit, in both directions."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-START_ID, END_ID, N_TOKENS = 49406, 49407, 49408
+START_ID, END_ID, VOCABULARY_SIZE = 49406, 49407, 49408
 
 LENGTH = 77
 """Tokens of every prompt, START, END and padding included."""

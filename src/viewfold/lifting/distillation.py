@@ -16,10 +16,10 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.diffusion.schedule import Anneal, NoiseRange
 from viewfold.errors import FitError, InputError
-from viewfold.lifting.distill import reconstruction_loss
+from viewfold.lifting.fit import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.reconstruct import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
+from viewfold.lifting.score import reconstruction_loss
 from viewfold.scene.volume import OccupancyGrid, render_volume
 
 PHOTOMETRIC_EVERY = 3
@@ -102,7 +102,7 @@ class DistilSettings:
         )
 
 
-def refine(
+def distil(
     reconstruction: Reconstruction,
     prior: Prior,
     prompt: str,

@@ -54,7 +54,7 @@ class Provenance:
                     raise
                 print(f"viewfold: {error}", file=sys.stderr)
                 continue
-            print(json.dumps(facts) if self.json else describe(facts))
+            print(json.dumps(facts) if self.json else origin_in_words(facts))
         if failed:
             raise AssetError(f"{len(failed)} of {len(self.files)} files could not be read.")
 
@@ -78,7 +78,7 @@ def look(path: Path) -> dict[str, Any]:
     return facts
 
 
-def describe(facts: dict[str, Any]) -> str:
+def origin_in_words(facts: dict[str, Any]) -> str:
     """Return the facts as a few lines for a person; what a stranger wrote is shown escaped."""
     record = facts["record"] or {}
     lines = [f"{facts['file']}:"]

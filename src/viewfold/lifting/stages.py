@@ -16,9 +16,9 @@ import torch
 from viewfold.device import peak_memory_mib
 from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.asset import Asset3D, measure_export
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.fit import FitSettings, Progress, Reconstruction, fit_views
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.reconstruct import FitSettings, Progress, Reconstruction, reconstruct
-from viewfold.lifting.refine import DistilSettings, refine
 from viewfold.scene.surface import extract_surface
 from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
@@ -98,7 +98,7 @@ def lift(
     generator = torch.Generator().manual_seed(seed)
     fitted, used_seed = _fit(views, sample, seed, settings, generator, report, clock, device=model.device)
     with clock.stage("distil"):
-        rollbacks = refine(
+        rollbacks = distil(
             fitted, model, prompt, settings=settings.distil, fit=settings.fit, generator=generator, progress=report
         )
     report("mesh", 0, 1)
@@ -167,7 +167,7 @@ def _fit(
         given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
             with clock.stage("fit"):
-                return reconstruct(given, settings=settings.fit, generator=generator, progress=report), attempt
+                return fit_views(given, settings=settings.fit, generator=generator, progress=report), attempt
         except FitError:
             if views is not None or attempt == seed + MAX_SEEDS - 1:
                 raise

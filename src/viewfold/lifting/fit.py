@@ -85,7 +85,7 @@ class Reconstruction:
     """The last step's photometric loss."""
 
 
-def reconstruct(
+def fit_views(
     views: Views,
     *,
     settings: FitSettings | None = None,

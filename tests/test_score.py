@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from viewfold.camera import Cameras
 from viewfold.diffusion.schedule import MVDREAM, Anneal, NoiseRange
 from viewfold.errors import InputError
-from viewfold.lifting.distill import reconstruction_loss, sds_loss
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.score import reconstruction_loss, sds_loss
 from viewfold.weights.convert import build_unet
 
 PARITY = Path(__file__).parent / "parity"
@@ -210,7 +210,7 @@ def test_gradient_descent_on_either_loss_reaches_what_the_prior_believes(loss_of
 
 @pytest.mark.parametrize("loss_of", [reconstruction_loss, sds_loss])
 def test_a_nan_from_the_prior_is_seen_in_the_loss(loss_of) -> None:
-    """Nobody waits for the device to look at the noise; `refine` looks at the loss (tests/test_lift_device.py)."""
+    """Nobody waits for the device to look at the noise; `distil` looks at the loss (tests/test_lift_device.py)."""
     x = torch.zeros(1, 2, 3, 8, 8)
     zeros, t = torch.zeros(1, 1, 4), torch.tensor([500])
     prior = KnownTarget(x, broken=True)
