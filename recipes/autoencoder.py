@@ -21,6 +21,7 @@ import torch
 
 def main() -> int:
     """Read the arguments, join the other processes, train."""
+    from viewfold.device import best_device
     from viewfold.errors import Stopped
     from viewfold.training.ranks import Ranks, local_device
 
@@ -42,7 +43,7 @@ def main() -> int:
         parser.error("--decoder needs --model: a new decoder alone would have nothing to read")
 
     torch.set_num_threads(1)
-    device = torch.device(local_device(None) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(local_device(None) or best_device())
     with Ranks.join(device) as ranks:
         try:
             train(options, device=device, lead=ranks.lead)

@@ -92,7 +92,7 @@ def test_a_gpu_holds_what_is_not_offloaded():
 
 
 def test_the_doctor_lists_what_would_fit_on_a_gpu(folder, monkeypatch):
-    monkeypatch.setattr(doctor, "best_device", lambda: "cuda")
+    monkeypatch.setattr("viewfold.device.best_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10, 10))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(estimate, "matrix_speed", lambda dtype, device: 1e9)

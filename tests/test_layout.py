@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "device", "store", "camera", "picture", "views", "origin"}
+EVERYWHERE = {"errors", "formats", "device", "store", "camera", "picture", "views", "origin"}
 ARROWS = {
     "errors": set(),
+    "formats": set(),
     "device": set(),
     "store": set(),
     "camera": set(),
@@ -70,7 +71,7 @@ LAZY = {
 }
 """Slow to import or optional: only inside the functions that use them."""
 
-LIGHT = ("__init__", "errors", "cli")
+LIGHT = ("__init__", "errors", "formats", "cli")
 """Loaded before the first word of help is shown: no torch, nothing that takes long."""
 
 SLOW = LAZY | {"torch", "numpy", "diffusers", "transformers", "webdataset", "jaxtyping", "accelerate", "PIL"}

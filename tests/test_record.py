@@ -162,19 +162,19 @@ def test_a_device_that_is_not_there_is_refused_before_reading(device: str, monke
 
 
 def test_the_best_device_is_taken_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.pipeline.generation import _usable_device
+    from viewfold.device import find_device
 
     for cuda, mps, best in ((2, True, "cuda"), (0, True, "mps"), (0, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert _usable_device(None).type == best
-        assert _usable_device("cpu").type == "cpu"
+        assert find_device(None).type == best
+        assert find_device("cpu").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert _usable_device("cuda:1").index == 1 and _usable_device("cuda").type == "cuda"
+    assert find_device("cuda:1").index == 1 and find_device("cuda").type == "cuda"
     with pytest.raises(InputError):
-        _usable_device("cuda:2")
+        find_device("cuda:2")
 
 
 # What each model's own script does -----------------------------------------------------------------------------------

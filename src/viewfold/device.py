@@ -1,4 +1,4 @@
-"""What a device tells of itself; knows no network."""
+"""Which devices there are, and what one tells of itself; knows no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ import sys
 import time
 
 import torch
+
+from viewfold.errors import InputError
+
+
+def best_device() -> torch.device:
+    """Return the device that the flows choose by themselves: the first GPU, Apple's, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def find_device(name: torch.device | str | None) -> torch.device:
+    """Return the device of that name, or the best one for None; one that is not there is refused.
+
+    Raises:
+        InputError: no such kind of device, or none of that number on this machine.
+    """
+    if name is None:
+        return best_device()
+    try:
+        wanted = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"`device` must be cpu, cuda, cuda:0, ... or mps; got '{name}'.") from error
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"cuda": (wanted.index or 0) < cuda, "mps": torch.backends.mps.is_available()}.get(wanted.type, True)
+    if not there:
+        raise InputError(
+            f"`device` must be one that PyTorch finds on this machine; got '{name}', which it does not. "
+            "Leave it out to take the best one, or install PyTorch for your GPU."
+        )
+    return wanted
 
 
 def peak_memory_mib(device: torch.device | str = "cpu") -> int | None:

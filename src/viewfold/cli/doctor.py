@@ -81,6 +81,7 @@ def examine_model(name: str) -> list[Finding]:
     """
     import torch
 
+    from viewfold.device import best_device
     from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
     from viewfold.pipeline.placement import Placement, default_dtype, has_native_bfloat16
     from viewfold.weights.components import read_defaults
@@ -88,7 +89,7 @@ def examine_model(name: str) -> list[Finding]:
 
     if Path(name).is_file():
         raise InputError(f"`model` must be a name or a folder; got the file {name}. First: viewfold weights convert.")
-    folder, device = find_model(name), torch.device(best_device())
+    folder, device = find_model(name), best_device()
     work, chosen = count_work(folder), default_dtype(folder, device=device)
     steps = read_defaults(folder).steps
     room = torch.cuda.mem_get_info()[0] / 2**30 if device.type == "cuda" else _memory_gib()
@@ -140,7 +141,9 @@ def _software() -> list[Finding]:
 def _hardware() -> list[Finding]:
     import torch
 
-    device = best_device()
+    from viewfold.device import best_device
+
+    device = best_device().type
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         name, gib = properties.name, properties.total_memory / 2**30
@@ -165,13 +168,6 @@ def _hardware() -> list[Finding]:
             advice="Little space: results may not fit." if disk < MIN_DISK_GIB else "",
         ),
     ]
-
-
-def best_device() -> str:
-    """Return the device that the flows choose by themselves."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _memory_gib() -> float | None:
@@ -227,7 +223,9 @@ def _extras() -> list[Finding]:
 
 
 def _slow() -> list[Finding]:
-    if best_device() != "cpu":
+    from viewfold.device import best_device
+
+    if best_device().type != "cpu":
         return [Finding(topic="speed", state="everything that ships runs well here")]
     state = "no GPU: `toybox` is made for this; networks of MVDream's size take minutes a picture, hours to lift"
     return [Finding(topic="speed", state=state)]

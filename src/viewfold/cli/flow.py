@@ -18,11 +18,10 @@ from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
+from viewfold.formats import MESHES
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Loras = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE[:SCALE]", help_behavior_hint="")]
-
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +202,8 @@ class Lift:
     def run(self) -> None:
         """Make the files and say where they are."""
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
-        if out.suffix.lower() not in MESH_SUFFIXES:
-            raise InputError(f"`out` must end in {', '.join(MESH_SUFFIXES)}; got '{out.name}'.")
+        if out.suffix.lower() not in MESHES:
+            raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
         check_source(self.source)
         from viewfold.lifting.stages import LiftSettings
         from viewfold.make import lift

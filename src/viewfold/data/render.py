@@ -24,13 +24,11 @@ from torch import Tensor
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
+from viewfold.formats import MESHES
 from viewfold.picture import to_pil
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, check_output, read_json
-
-SUFFIXES = (".glb", ".obj", ".ply")
-"""What counts as an asset; of two with one name the first kind is taken."""
 
 RENDER_FILES = r"\d{3,}\.webp|meta\.json|\.DS_Store"
 """Names in a folder of renders; a folder that holds anything else is never replaced."""
@@ -161,11 +159,11 @@ def find_assets(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"`folder` must be a folder of assets; `{folder}` is none.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in SUFFIXES, p.suffix.lower(), p.name)):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in MESHES, p.suffix.lower(), p.name)):
+        if path.suffix.lower() in MESHES and not path.name.startswith("."):
             found.setdefault(path.stem, path)
     if not found:
-        raise InputError(f"`folder` must hold {', '.join(SUFFIXES)} files; `{folder}` holds none.")
+        raise InputError(f"`folder` must hold {', '.join(MESHES)} files; `{folder}` holds none.")
     return [found[uid] for uid in sorted(found)]
 
 

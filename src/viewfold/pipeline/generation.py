@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.device import peak_memory_mib
-from viewfold.errors import InputError, PromptError
+from viewfold.device import find_device, peak_memory_mib
+from viewfold.errors import PromptError
 from viewfold.model.defaults import Defaults
 from viewfold.model.weights_hash import weights_hash
 from viewfold.origin.record import given_places, payload, record
@@ -54,7 +54,7 @@ def load(
         InputError: a device that this machine does not have, or `placement` settings that it cannot follow.
         MissingExtraError: a package or compiler that `placement` needs.
     """
-    device, placement = _usable_device(device), placement or Placement()
+    device, placement = find_device(device), placement or Placement()
     check_placement(placement, device=device)
     folder = find_model(str(name))
     dtype = dtype or default_dtype(folder, device=device)
@@ -63,24 +63,6 @@ def load(
     place(pipeline, placement, device=device)
     pipeline.register_to_config(_name_or_path=Path(name).name)
     return pipeline
-
-
-def _usable_device(device: torch.device | str | None) -> torch.device:
-    """Return the device, or the best one for None; refuse one that is not there before anything is read."""
-    cuda, mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
-    if device is None:
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"`device` must be cpu, cuda, cuda:0, ... or mps; got '{device}'.") from error
-    there = {"cuda": (wanted.index or 0) < cuda, "mps": mps}.get(wanted.type, True)
-    if not there:
-        raise InputError(
-            f"`device` must be one that PyTorch finds on this machine; got '{device}', which it does not. "
-            "Leave it out to take the best one, or install PyTorch for your GPU."
-        )
-    return wanted
 
 
 def generate(

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewfold.errors import AssetError
+from viewfold.formats import MESHES
 from viewfold.picture import FORMATS
 
 if TYPE_CHECKING:
     import trimesh
-
-SUFFIXES = (".glb", ".obj", ".ply")
 
 MAX_BYTES = 512 * 2**20
 """Of the file, and of everything that it refers to."""
@@ -43,8 +42,8 @@ def open_scene(path: str | Path) -> trimesh.Scene:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise AssetError(f"`{path}` must end in one of {', '.join(SUFFIXES)}. Convert it first.")
+    if suffix not in MESHES:
+        raise AssetError(f"`{path}` must end in one of {', '.join(MESHES)}. Convert it first.")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, distributed, nn
 
+from viewfold.device import best_device
 from viewfold.errors import FitError, InputError
 
 
@@ -121,7 +122,8 @@ def local_device(device: torch.device | str | None) -> torch.device | str | None
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
-    kind = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    best = "cuda" if best_device().type == "cuda" else "cpu"  # processes cannot add up gradients on Apple's GPU
+    kind = torch.device(best if device is None else device)
     if kind.type != "cuda":
         return kind
     if kind.index is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import WeightsError
+from viewfold.formats import WEIGHTS
 from viewfold.weights.pickle_check import check_pickle
 
 MAX_BYTES = 32 * 2**30
@@ -22,8 +23,6 @@ MAX_BYTES = 32 * 2**30
 
 MAX_HEADER_BYTES = 16 * 2**20
 """The table of contents of Stable Diffusion takes 0.1 MiB."""
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -37,11 +36,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"`path` must be a file of weights ({', '.join(SUFFIXES)}); got {path}, which is "
+            f"`path` must be a file of weights ({', '.join(WEIGHTS)}); got {path}, which is "
             f"{'a folder' if path.is_dir() else 'not a file'}."
         )
-    if path.suffix not in SUFFIXES:
-        raise WeightsError(f"`path` must end in {', '.join(SUFFIXES)}; got {path.name}.")
+    if path.suffix not in WEIGHTS:
+        raise WeightsError(f"`path` must end in {', '.join(WEIGHTS)}; got {path.name}.")
     size = path.stat().st_size
     if not 0 < size <= MAX_BYTES:
         raise WeightsError(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from viewfold.errors import InputError, WeightsError
+from viewfold.formats import WEIGHTS
 from viewfold.model.defaults import released_defaults
 from viewfold.store import atomic_write, check_output
-from viewfold.weights.checkpoint import SUFFIXES, read_checkpoint
+from viewfold.weights.checkpoint import read_checkpoint
 from viewfold.weights.clip import padding
 from viewfold.weights.folder import check_folder, check_size
 from viewfold.weights.keymap import read_unet_layout, refuse_image_prompt, shapes_of
@@ -176,7 +177,7 @@ def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Mult
 
 def _load_original(folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype) -> MultiViewUNet:
     """Load a network whose folder keeps the original's names (ashawkey/mvdream_diffusers, `mv_unet.py`)."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
     if len(files) != 1:
         raise WeightsError(
             f"`folder` must hold one file of weights in the original's names; {folder} has {len(files)}."

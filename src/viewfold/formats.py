@@ -1,0 +1,16 @@
+"""The kinds of files, by their endings: said once, for readers, writers and the command line.
+
+Names alone: imports nothing, so that help can name them before anything is loaded.
+"""
+
+MESHES = (".glb", ".obj", ".ply")
+"""What meshes are read from and written to."""
+
+ANIMATIONS = (".webp", ".gif", ".mp4")
+"""What turntables are written to."""
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}
+"""What a picture's record is read from, and Pillow's word for it."""
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""What a file of weights may be."""
