@@ -22,6 +22,7 @@ from viewfold.cli.dataset import Assets, Pack, Render
 from viewfold.cli.doctor import Doctor
 from viewfold.cli.flow import Generate, Lift
 from viewfold.cli.origin import Provenance
+from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, Stopped, ViewfoldError
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = tyro.cli(VERBS, prog="viewfold", args=arguments, description="Text to consistent views to 3D.")
     try:
         _quieten_libraries()
-        with _stopping():
+        with _stopping(), resting_collector():
             verb.run()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:

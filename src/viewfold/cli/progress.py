@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from viewfold.cli.start import collect_again
+
 Report = Callable[[str, int, int], None]
 """(stage, steps done, steps in all): what long work calls as it goes on; a new stage starts a new bar."""
 
@@ -34,6 +36,7 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     bars, tasks = Progress(*columns, console=Console(stderr=True)), {}
+    collect_again()
 
     def report(stage: str, done: int, total: int) -> None:
         bars.start()  # not before there is something to show: it would leave an empty line above a message
@@ -67,6 +70,7 @@ def training_bar(*, shown: bool = True) -> Iterator[Callable[[Any], None]]:
         TextColumn("left {task.fields[left]}"),
     )
     bar, task = Progress(*columns, console=Console(stderr=True), disable=not shown), None
+    collect_again()
 
     def report(status: Any) -> None:
         nonlocal task
