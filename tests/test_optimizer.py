@@ -92,11 +92,11 @@ def test_the_network_wears_its_averages_for_a_block_only() -> None:
     ema = Ema(network, 0.5)
     nn.init.constant_(network[0].weight, 3.0)
     before = network[0].weight.data_ptr()
-    with ema.worn_by(network):
+    with ema.applied_to(network):
         assert network[0].weight.item() != 3.0 and not network.training
     assert network[0].weight.item() == 3.0 and network.training and network[0].weight.data_ptr() == before
     network.eval()
-    with ema.worn_by(network):
+    with ema.applied_to(network):
         pass
     assert not network.training, "as it was before"
     network[1].num_batches_tracked += 5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import compose, guide, rescale
-from viewfold.diffusion.sampler import DDIMWalk, SchedulerWalk, draw, sampler_for
+from viewfold.diffusion.sampler import DDIMSampler, SchedulerSampler, draw, sampler_for
 from viewfold.errors import InputError
 from viewfold.pipeline import MultiViewPipeline, multiview
 
@@ -53,7 +53,7 @@ def test_every_step_equals_diffusers_own(prediction: str, clip: float | None, al
     )
     scheduler.set_timesteps(10)
     ours = walk(scheduler)
-    assert isinstance(ours, DDIMWalk) and list(ours.timesteps) == scheduler.timesteps.tolist()
+    assert isinstance(ours, DDIMSampler) and list(ours.timesteps) == scheduler.timesteps.tolist()
     for index, t in enumerate(ours.timesteps):
         x, predicted = random(index), random(100 + index)
         theirs = scheduler.step(predicted, t, x, return_dict=False)[0]
@@ -69,7 +69,7 @@ def test_a_step_by_hand() -> None:
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.alphas_cumprod = torch.tensor([0.64, 0.36])
     x, noise, fresh = torch.ones(1, 1, 1, 1, 1), torch.full((1, 1, 1, 1, 1), 0.5), 0.24609375
-    level = DDIMWalk(scheduler, [1, 0], eta=0.0)
+    level = DDIMSampler(scheduler, [1, 0], eta=0.0)
     torch.testing.assert_close(level.step(noise, 0, x, []), torch.full_like(x, 1.1))
     torch.testing.assert_close(level.add_noise(x, noise, 0), torch.full_like(x, 0.6 + 0.8 * 0.5))
     torch.testing.assert_close(level.add_noise(x, noise, 1), torch.full_like(x, 0.8 + 0.6 * 0.5))
@@ -77,7 +77,7 @@ def test_a_step_by_hand() -> None:
     for eta in (1.0, 0.5):
         var = fresh * eta**2
         expected = 0.8 + (0.36 - var) ** 0.5 * 0.5 + var**0.5 * drawn
-        torch.testing.assert_close(DDIMWalk(scheduler, [1, 0], eta=eta).step(noise, 0, x, generators(7)), expected)
+        torch.testing.assert_close(DDIMSampler(scheduler, [1, 0], eta=eta).step(noise, 0, x, generators(7)), expected)
 
 
 def test_fresh_noise_has_the_variance_of_ddpm() -> None:
@@ -163,7 +163,7 @@ def test_a_run_does_not_change_the_scheduler(model: MultiViewPipeline, kind: Any
 def test_other_schedulers_walk_as_they_do_alone(kind: Any) -> None:
     scheduler = kind.from_config(tiny_scheduler(beta_schedule="scaled_linear").config)
     ours, alone = walk(scheduler, steps=4), copy.deepcopy(scheduler)
-    assert isinstance(ours, SchedulerWalk)
+    assert isinstance(ours, SchedulerSampler)
     alone.set_timesteps(4, device="cpu")
     assert ours.noise_level == pytest.approx(float(alone.init_noise_sigma))
     x = y = random(0) * ours.noise_level
@@ -184,7 +184,7 @@ def test_other_schedulers_walk_as_they_do_alone(kind: Any) -> None:
 def test_a_ddim_that_thresholds_is_diffusers_own_and_hears_of_eta() -> None:
     scheduler = tiny_scheduler(thresholding=True)
     ours = walk(scheduler, eta=1.0)
-    assert isinstance(ours, SchedulerWalk)
+    assert isinstance(ours, SchedulerSampler)
     one, two = (ours.step(random(0), 0, random(1), generators(seed, 9)) for seed in (1, 2))
     assert not torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     listed = walk(DDPMScheduler(), timesteps=[900, 41, 7])

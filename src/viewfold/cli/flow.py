@@ -49,7 +49,7 @@ class DrawingFlags:
     rescale: float = 0.0
     """0 to 1: takes back the contrast that high guidance adds."""
     scheduler: Annotated[Literal["ddim", "dpm", "euler", "unipc"] | None, unset("{ddim,dpm,euler,unipc}")] = None
-    """How to walk down the noise; by default as the model was made: ddim."""
+    """The sampler; by default as the model was made: ddim."""
     lora: Loras = ()
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
 

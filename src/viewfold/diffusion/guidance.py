@@ -35,6 +35,8 @@ def guide(
 ) -> Float[Tensor, "b *shape"]:
     """Move from the unconditional prediction through the conditional one, `scale` times the way.
 
+        guided = unconditional + scale (conditional - unconditional)
+
     Scale 1 is the conditional prediction, 0 the unconditional one.  Source: Ho and Salimans (arXiv 2207.12598),
     equation 6, in Stable Diffusion's counting.
     """
@@ -45,6 +47,8 @@ def rescale(
     guided: Float[Tensor, "b *shape"], conditional: Float[Tensor, "b *shape"], *, strength: float
 ) -> Float[Tensor, "b *shape"]:
     """Give the guided prediction back the contrast of the conditional one, `strength` (0 to 1) of the way.
+
+        rescaled = strength guided std(conditional) / std(guided) + (1 - strength) guided
 
     The factor is one number per object: the ratio of unbiased standard deviations over all of its views, channels and
     pixels, so that views keep their brightness against each other.  Source: Lin et al. (arXiv 2305.08891), equations
@@ -71,7 +75,13 @@ def decompose(
 ) -> Decomposition:
     """Split noisy samples into the clean part and the noise that a prediction implies.
 
-    A velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean needs no division (Salimans and Ho, arXiv
+    With a = sqrt(alpha_bar) and s = sqrt(1 - alpha_bar), x_t = a clean + s noise, so
+
+        epsilon        clean = (x_t - s epsilon) / a        noise = epsilon
+        v_prediction   clean = a x_t - s v                  noise = s x_t + a v
+        sample         clean = x_0                          noise = (x_t - a x_0) / s
+
+    A velocity v = a noise - s clean needs no division (Salimans and Ho, arXiv
     2202.00512, appendix D).  The other two divide by a number that vanishes at one end of the schedule; it is held at
     `DIVISOR_FLOOR`, so pure noise (alpha_bar 0) stays finite, though a noise prediction says nothing about it.
 
@@ -93,7 +103,7 @@ def decompose(
 def compose(
     clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], alpha_bar: Float[Tensor, "#b"]
 ) -> Float[Tensor, "b *shape"]:
-    """Return x_t: the clean samples with noise of the level `alpha_bar` (1 is clean, 0 is noise alone)."""
+    """Return x_t = sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise; alpha_bar 1 is clean, 0 is noise alone."""
     signal, sigma = _levels(alpha_bar, clean)
     return signal * clean + sigma * noise
 
@@ -101,7 +111,7 @@ def compose(
 def velocity(
     clean: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], alpha_bar: Float[Tensor, "#b"]
 ) -> Float[Tensor, "b *shape"]:
-    """Return what a v-predicting network is trained to say about `compose(clean, noise, alpha_bar)`."""
+    """Return v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean: what a v-predicting network learns to predict."""
     signal, sigma = _levels(alpha_bar, clean)
     return signal * noise - sigma * clean
 

@@ -1,9 +1,9 @@
-"""Walking down the noise levels: which time steps, and from one to the next.
+"""Samplers: from noise to a clean sample, one noise level after the other.
 
 Below the pipeline; it knows tensors, time steps and diffusers' schedulers, nothing of prompts or cameras.  A sampler is
 made for each run and never shared, so two runs at once cannot disturb each other.
 
-DDIM has a walk of its own.  diffusers' `DDIMScheduler` takes no explicit list, and where the steps asked for do not
+DDIM is our own.  diffusers' `DDIMScheduler` takes no explicit list, and where the steps asked for do not
 divide the 1,000 trained ones it steps to a level that is not the next one in its list; ours visits exactly its list.
 Every other scheduler is diffusers' own.
 """
@@ -34,13 +34,13 @@ SCHEDULERS = {
 
 @runtime_checkable
 class Sampler(Protocol):
-    """One walk from noise to a clean sample."""
+    """One run from noise to a clean sample."""
 
     timesteps: Any
     """A sequence: what the network is told at each step, noisiest first."""
 
     noise_level: float
-    """Standard deviation of the noise that the walk starts from."""
+    """Standard deviation of the noise that the run starts from."""
 
     def scale(self, x: Float[Tensor, "b *shape"], index: int) -> Float[Tensor, "b *shape"]:
         """Return what the network sees of `x` at this step."""
@@ -66,7 +66,7 @@ class Sampler(Protocol):
 def sampler_for(
     scheduler: Any, *, steps: int, timesteps: Sequence[int] | None, eta: float, device: torch.device | str
 ) -> Sampler:
-    """Prepare a walk of exactly `steps` levels, or through exactly `timesteps`.
+    """Prepare a run through exactly `steps` levels, or through exactly `timesteps`.
 
     Args:
         scheduler: any diffusers scheduler; it is not changed.
@@ -86,15 +86,20 @@ def sampler_for(
     if not 0 <= eta <= 1:
         raise InputError(f"`eta` must lie between 0 and 1; got {eta}.")
     if isinstance(scheduler, DDIMScheduler) and not scheduler.config["thresholding"]:
-        return DDIMWalk(scheduler, _spread(scheduler.config, steps) if timesteps is None else timesteps, eta=eta)
-    return SchedulerWalk(scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
+        return DDIMSampler(scheduler, _spread(scheduler.config, steps) if timesteps is None else timesteps, eta=eta)
+    return SchedulerSampler(scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
 
 
-class DDIMWalk:
-    """Equation 12 of DDIM (arXiv 2010.02502), from each listed level to the next one in the list.
+class DDIMSampler:
+    """DDIM (arXiv 2010.02502), from each listed level to the next one in the list.
 
-    After the last comes the level that the scheduler calls final: clean, or as in Stable Diffusion and MVDream the
-    first trained one (`set_alpha_to_one=False`).
+    With a = alpha_bar of this level and b that of the next, equations 12 and 16 are
+
+        s  = eta sqrt((1 - b) / (1 - a)) sqrt(1 - a / b)
+        x' = sqrt(b) clean + sqrt(1 - b - s^2) noise + s fresh noise
+
+    where clean and noise are what the prediction says of x.  After the last level comes what the scheduler calls
+    final: clean, or as in Stable Diffusion and MVDream the first trained one (`set_alpha_to_one=False`).
     """
 
     noise_level = 1.0
@@ -136,7 +141,7 @@ class DDIMWalk:
         return compose(clean, noise, self._alpha_bar[index].reshape(1))
 
 
-class SchedulerWalk:
+class SchedulerSampler:
     """Any diffusers scheduler, through its own methods, on a copy of it."""
 
     def __init__(

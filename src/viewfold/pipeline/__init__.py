@@ -1,12 +1,13 @@
 """FLOW 1, generate: a prompt becomes text tokens, tokens and cameras become latents, latents become pictures.
 
-generation  load a model by name, folder or file; one prompt -> Views with the record of the run
-batch       a file of prompts -> a folder each, resumable
-multiview   the diffusers pipeline itself, which is also the prior of distillation
-sampler     the walk down the noise levels
-known       views that are kept, with others drawn around them
-lora        LoRA files, put on and taken off
-components  reading a model folder, strictly
+generation    load a model by name, folder or file; one prompt -> Views with the record of the run
+batch         a file of prompts -> a folder each, resumable
+multiview     the diffusers pipeline itself, which is also the prior of distillation
+anchors       views that are given and kept, with others drawn around them
+prompt_cache  prompts are read once; the text network may go when all are read
+placement     where the parts of a model wait and in which numbers they compute
+estimate      memory and time of a model on this machine, before its weights are read
+lora          LoRA files, put on and taken off
 """
 
 from viewfold.pipeline.batch import BatchReport, generate_batch

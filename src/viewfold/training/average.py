@@ -31,8 +31,8 @@ class Ema:
             self.weights[name].copy_(state[name])
 
     @contextmanager
-    def worn_by(self, network: nn.Module) -> Iterator[None]:
-        """Put the averages into the network, in evaluation mode, for the length of a block."""
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Let the network have the averages, in evaluation mode, for the length of a block."""
         training, state = network.training, network.state_dict()
         own = {name: value.detach().clone() for name, value in state.items()}
         self._copy(self.weights, state)

@@ -215,7 +215,7 @@ class Run:
 
     def look(self, check: Check, done: int, writers: Iterable[Writer]) -> None:
         """Let `check` see the averages; note what it found."""
-        with self.ema.worn_by(self.network), torch.no_grad():
+        with self.ema.applied_to(self.network), torch.no_grad():
             found = check(done)
         for writer in writers:
             if found.scalars:
