@@ -7,8 +7,8 @@ random weights, so that its fields go nowhere; `--pixels` makes its pictures sma
 Every setting takes its turn in every round, so that a busy machine is busy for all; figures are medians of CPU seconds
 (on a GPU: of wall seconds), and ratios to the first row of the same round:
 
-    render     the field from four cameras          encode    pictures to latents, VAE
-    network    the noise of [with; without] text    backward  from the loss to the field, and Adam
+    render     a grid from four cameras          encode    pictures to latents, VAE
+    network    the noise of [with; without] text    backward  from the loss to the grid, and Adam
 
 `trainable` is what a load gave before networks were frozen: weights require gradients, so the VAE's are computed too.
 """
@@ -27,8 +27,8 @@ from torch import Tensor
 
 import viewfold as vf
 from viewfold.lifting.score import reconstruction_loss
-from viewfold.scene.field import GridField
-from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.scene.grid import GridField, GridSettings
+from viewfold.scene.representation import Representation
 
 N_VIEWS, RESOLUTION, SAMPLES = 4, 64, 48
 PARTS: tuple[str, ...] = ("render", "encode", "network", "backward")
@@ -80,18 +80,16 @@ class Timed:
             return self.prior.predict_noise(*inputs)
 
 
-def step(model: Any, field: GridField, text: Tensor, *, pixels: int, bfloat16: bool) -> dict[str, float]:
+def step(model: Any, representation: Representation, text: Tensor, *, pixels: int, bfloat16: bool) -> dict[str, float]:
     """Take one step of distillation as `distil` does, and return the seconds of its parts."""
-    device, timer = field.grid.device, Timer(field.grid.device)
+    device, timer = representation.device, Timer(representation.device)
     prior: Any = Timed(model, timer)
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam([field.grid], lr=1e-4)
+    optimizer = torch.optim.Adam(representation.groups(1e-4))
     cameras = vf.Cameras.orbit(N_VIEWS)
-    occupancy = OccupancyGrid.of(field, device=device)
+    representation.refresh()
     with timer.part("render"):
-        pictures = render_volume(
-            field, cameras.to(device), size=pixels, n_samples=SAMPLES, occupancy=occupancy, generator=generator
-        ).over(0.5)
+        pictures = representation.render(cameras.to(device), size=pixels, generator=generator).over(0.5)
     latents = prior.encode(pictures)[None]
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         loss = reconstruction_loss(
@@ -146,14 +144,14 @@ def main() -> None:
     pixels = options.pixels or model.image_size
     width = model.unet.config["cross_attention_dim"]
     text = torch.randn(2, 77 if options.size == "full" else model.text.n_tokens, width).to(options.device)
-    field = GridField(resolution=RESOLUTION).to(options.device)
+    representation = GridField(resolution=RESOLUTION, settings=GridSettings(samples=SAMPLES)).to(options.device)
 
     def timed(trainable: bool, bfloat16: bool) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
             for part in (model.unet, model.vae):
                 part.requires_grad_(trainable)
                 part.zero_grad(set_to_none=True)
-            return step(model, field, text, pixels=pixels, bfloat16=bfloat16)
+            return step(model, representation, text, pixels=pixels, bfloat16=bfloat16)
 
         return run
 

@@ -237,13 +237,12 @@ class DistillationStep:
         import torch
 
         from viewfold.camera import Cameras
-        from viewfold.scene.field import GridField
-        from viewfold.scene.volume import OccupancyGrid
+        from viewfold.scene.grid import GridField
 
         self.model = model
-        self.grid = GridField(resolution=24 if bench.tiny else 96).to(bench.device)
+        self.drawn = GridField(resolution=24 if bench.tiny else 96).to(bench.device)
         self.cameras = Cameras.orbit(4, elevation_deg=15).to(bench.device)
-        self.occupancy = OccupancyGrid.of(self.grid, device=bench.device)
+        self.drawn.refresh()
         self.generator = torch.Generator().manual_seed(0)
         self.text = model.embed([PROMPT, ""])
         self.level = torch.tensor([500], device=bench.device)
@@ -251,11 +250,7 @@ class DistillationStep:
 
     def render(self) -> None:
         """Draw four views of the grid at the model's size."""
-        from viewfold.scene.volume import render_volume
-
-        drawn = render_volume(self.grid, self.cameras, size=self.model.image_size, n_samples=48,
-                              occupancy=self.occupancy, generator=self.generator)  # fmt: skip
-        self.pictures = drawn.rgb + (1 - drawn.alpha) * 0.5
+        self.pictures = self.drawn.render(self.cameras, size=self.model.image_size, generator=self.generator).over(0.5)
 
     def encode(self) -> None:
         """Bring the pictures to latents."""
@@ -273,7 +268,7 @@ class DistillationStep:
 
     def backward(self) -> None:
         """Bring the gradient through autoencoder and renderer to the grid."""
-        self.grid.zero_grad(set_to_none=True)
+        self.drawn.zero_grad(set_to_none=True)
         self.loss.backward()
 
 

@@ -27,6 +27,12 @@ def ball(cameras: Cameras, *, size: int, ground: float = 0.5, samples: int = 3) 
     return both[:, :3] + (1 - both[:, 3:]) * ground, both[:, 3:]
 
 
+def overlap(a: Tensor, b: Tensor) -> float:
+    """Return the pixels that both cover by half, as a share of those that either does."""
+    a, b = a > 0.5, b > 0.5
+    return float((a & b).sum() / (a | b).sum())
+
+
 def ball_views(*, size: int = 32, n_views: int = 4) -> Views:
     """Return pictures of the ball from the usual cameras, without alpha."""
     cameras = Cameras.orbit(n_views, elevation_deg=15)

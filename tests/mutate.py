@@ -48,10 +48,20 @@ ALSO = {
     "weights.keymap": ("weights", "released", "unet"),
     "weights.clip": ("clip", "released", "weights"),
     "weights.tokenizer": ("clip", "text", "released"),
+    "scene.grid": ("field", "representation", "occupancy", "volume"),
+    "scene.representation": ("representation",),
     "scene.light": ("lamp", "rasterize"),
     "scene.rendering": ("rasterize", "lamp", "volume"),
     "scene.meshfile": ("mesh", "hostile"),
     "scene.interchange": ("mesh", "interchange", "export"),
+    "lifting.stages": ("lift", "representation"),
+    "lifting.fit": ("lift", "representation", "prior"),
+    "lifting.distillation": ("lift", "representation", "prior", "lift_settings"),
+    "lifting.guard": ("lift", "representation", "lift_settings"),
+    "lifting.hull": ("foreground", "lift"),
+    "lifting.lens": ("foreground",),
+    "lifting.observation": ("foreground", "lift"),
+    "lifting.photometric": ("alpha", "lift"),
 }
 """Further files of tests (without `test_`) that a module answers to."""
 

@@ -9,8 +9,8 @@ import torch
 from lift_fakes import ball
 
 from viewfold.camera import Cameras
-from viewfold.lifting.fit import Target
-from viewfold.lifting.foreground import find_foreground
+from viewfold.lifting.observation import observe
+from viewfold.lifting.photometric import Photometric
 from viewfold.picture import read_image
 from viewfold.pipeline.anchors import around
 from viewfold.views import GROUND, Views
@@ -65,8 +65,8 @@ def test_sheets_and_turntables_show_the_ground_and_not_what_is_under_it(tmp_path
 
 def test_given_views_and_a_lift_see_the_same_pictures() -> None:
     views = ball_with_alpha()
-    foreground = find_foreground(views)
-    target = Target.of(views, foreground, size=32)
+    observed = observe(views)
+    foreground, target = observed.foreground, Photometric.of(observed).shrunk(32)
     expected = ball(CAMERAS, size=32, ground=GROUND)[0]
     torch.testing.assert_close(target.rgb, expected, atol=1e-5, rtol=0)
     assert torch.equal(foreground.background, torch.full((4, 3), GROUND))
@@ -77,8 +77,8 @@ def test_given_views_and_a_lift_see_the_same_pictures() -> None:
 def test_a_render_of_the_truth_costs_nothing_over_any_ground() -> None:
     """What stands at an edge is compared over random grounds: premultiplied or straight colours would be off there."""
     views = ball_with_alpha()
-    foreground = find_foreground(views)
-    target = Target.of(views, foreground, size=32)
+    observed = observe(views)
+    foreground, target = observed.foreground, Photometric.of(observed).shrunk(32)
     ground = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
     behind, background = ground[:, :, None, None], foreground.background[:, :, None, None]
     expected = target.rgb + (1 - target.alpha) * (behind - background)

@@ -17,7 +17,7 @@ from viewfold.camera import Cameras
 from viewfold.data import assets, pictures, render, shards
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
-from viewfold.scene import field, light, mesh, rasterize, surface, texture, volume
+from viewfold.scene import field, grid, light, mesh, rasterize, surface, texture, volume
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
@@ -26,7 +26,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (Cameras.at, {"fov_deg": 40.0, "distance": None}),
     (Cameras.look_at, {"target": (0.0, 0.0, 0.0), "fov_deg": 40.0}),
-    (field.GridField, {"resolution": 48, "blob_radius": 0.3}),
+    (grid.GridField, {"resolution": 48, "blob_radius": 0.3, "settings": None}),
     (field.lattice, {"radius": 0.6, "device": "cpu"}),
     (volume.render_volume, {"n_samples": 64, "occupancy": None, "generator": None, "normals": False}),
     (volume.intersect_sphere, {"radius": 0.55}),
@@ -107,7 +107,8 @@ def test_the_shipped_models_pictures_and_the_papers() -> None:
 
 def test_constants_with_a_unit_or_a_source() -> None:
     assert (camera.OBJECT_RADIUS, camera.FRAMING) == (0.5, 1.25)
-    assert (field.BOX_RADIUS, field.DENSITY_SCALE, field.EMPTY_LOGIT, field.BLOB_SLOPE) == (0.6, 25.0, -8.0, 10.0)
+    assert (field.BOX_RADIUS, grid.DENSITY_SCALE, grid.EMPTY_LOGIT, grid.BLOB_SLOPE) == (0.6, 25.0, -8.0, 10.0)
+    assert (grid.SOLID_LOGIT, grid.LOWEST_LOGIT, grid.HIGHEST_LOGIT, grid.COARSEST) == (3.0, -9.0, 5.0, 8)
     assert (volume.SCENE_RADIUS, volume.MIN_TRANSMITTANCE, volume.OCCUPIED_DENSITY) == (0.55, 1e-3, 0.5)
     assert (texture.OUTSIDE, texture.INSIDE, texture.N_SAMPLES, texture.ROUGHNESS) == (0.02, 0.04, 7, 0.9)
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)

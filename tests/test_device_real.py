@@ -24,7 +24,6 @@ from tiny_shards import write_shards
 from viewfold.camera import Cameras
 from viewfold.make import lift
 from viewfold.pipeline.generation import generate
-from viewfold.scene.volume import render_volume
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings
 from viewfold.training.settings import LoopSettings
@@ -88,7 +87,7 @@ def test_lift_makes_what_the_cpu_makes() -> None:
         asset = lift(tiny_model().to(device), "a red mug", views=ball_views(size=16), settings=settings)
         assert asset.report["faces"] > 0
         with torch.no_grad():
-            drawn.append(render_volume(asset.field.to("cpu"), Cameras.orbit(4, elevation_deg=20), size=16))
+            drawn.append(asset.representation.render(Cameras.orbit(4, elevation_deg=20), size=16))
     assert float((drawn[0].alpha - drawn[1].alpha).abs().mean()) < 0.03
     assert float((drawn[0].rgb - drawn[1].rgb).abs().mean()) < 0.03
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from viewfold.errors import InputError
-from viewfold.scene.field import BOX_RADIUS, DENSITY_SCALE, Field, GridField, lattice
+from viewfold.scene.field import BOX_RADIUS, Field, lattice
+from viewfold.scene.grid import DENSITY_SCALE, GridField
 
 
 def test_a_node_of_the_grid_returns_its_own_logits(generator: torch.Generator) -> None:

@@ -140,6 +140,21 @@ def test_imports_follow_the_arrows(module: str) -> None:
             assert f"{name}.".startswith(f"{barred}.") is False, f"{module} must not know {barred}"
 
 
+INSIDE = re.compile(r"(?<!scene)\.grid\b|\bOccupancyGrid\b|\bDENSITY_SCALE\b|_LOGIT\b|\bvoxel\b|\blogits?\b")
+"""Words for what a representation is made of; `lifting` may not even speak of them, nobody else may touch them."""
+
+
+def test_nothing_outside_scene_reaches_inside_a_representation() -> None:
+    found = {}
+    for path in tracked():
+        if path.suffix != ".py" or path.is_relative_to(PACKAGE / "scene") or path.is_relative_to(ROOT / "tests"):
+            continue
+        speaks = path.is_relative_to(PACKAGE / "lifting")
+        words = {w for w in INSIDE.findall(path.read_text()) if speaks or w not in ("voxel", "logit", "logits")}
+        found |= {path.name: words} if words else {}
+    assert not found
+
+
 def test_no_import_cycle() -> None:
     graph = {name: {i for i in imports(path, into_functions=True) if i in MODULES} for name, path in MODULES.items()}
     for name, needs in graph.items():

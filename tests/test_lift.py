@@ -9,29 +9,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from lift_fakes import PerfectPrior, ball, ball_views
+from lift_fakes import PerfectPrior, ball, ball_views, overlap
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError, PromptError
-from viewfold.lifting import foreground as fg
-from viewfold.lifting.asset import Asset3D, measure_export
+from viewfold.lifting.asset import Asset3D
+from viewfold.lifting.check import measure_export
 from viewfold.lifting.distillation import DistilSettings, distil
-from viewfold.lifting.fit import FitSettings, Reconstruction, fit_views, hull_field
+from viewfold.lifting.fit import FitSettings, Fitted, first_guess, fit
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
-from viewfold.lifting.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.lifting.observation import observe
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.export import save_mesh
-from viewfold.scene.field import GridField, lattice
+from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.mesh import Mesh
-from viewfold.scene.rendering import RaySamples
-from viewfold.scene.volume import render_volume
+from viewfold.scene.representation import Representation
 from viewfold.views import Views
 
-SMALL_FIT = FitSettings(resolution=24, steps=24, samples=24)
+SMALL_GRID, SMALL_FIT = GridSettings(resolution=24, samples=24), FitSettings(steps=24)
 SMALL = LiftSettings(
+    representation=SMALL_GRID,
     fit=SMALL_FIT,
-    distil=DistilSettings(steps=4, samples=24),
+    distil=DistilSettings(steps=4),
     mesh=MeshSettings(resolution=32, faces=400, texture_size=64),
 )
 UNSEEN = Cameras.orbit(4, elevation_deg=20, azimuth_deg=45)
@@ -41,20 +41,20 @@ def prior(**options) -> PerfectPrior:
     return PerfectPrior(lambda cameras, size: ball(cameras, size=size)[0], **options)
 
 
-def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
-    a, b = a > 0.5, b > 0.5
-    return float((a & b).sum() / (a | b).sum())
-
-
-def unseen_overlap(field: GridField) -> float:
+def unseen_overlap(representation: Representation) -> float:
     with torch.no_grad():
-        drawn = render_volume(field, UNSEEN, size=32, n_samples=48)
+        drawn = representation.render(UNSEEN, size=32, quality=2.0)
     return overlap(drawn.alpha, ball(UNSEEN, size=32)[1])
 
 
+def fit_small(views: Views) -> Fitted:
+    generator = torch.Generator().manual_seed(0)
+    return fit(observe(views), representation=SMALL_GRID, settings=SMALL_FIT, generator=generator)
+
+
 @pytest.fixture(scope="module")
-def fitted() -> Reconstruction:
-    return fit_views(ball_views(), settings=SMALL_FIT, generator=torch.Generator().manual_seed(0))
+def fitted() -> Fitted:
+    return fit_small(ball_views())
 
 
 @pytest.fixture(scope="module")
@@ -62,145 +62,24 @@ def asset() -> Asset3D:
     return lift(prior(), "a red ball", views=ball_views(), settings=SMALL)
 
 
-# Foreground ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_ground_is_the_median_of_the_border_even_where_the_object_touches_it() -> None:
-    rgb = torch.full((1, 3, 32, 32), 0.25)
-    rgb[:, :, 10:, 8:20] = 0.9
-    assert torch.equal(fg.border_median(rgb), torch.full((1, 3), 0.25))
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.02])
-def test_coverage_is_read_off_the_distance_to_the_ground(noise: float) -> None:
-    views = ball_views(size=64)
-    rgb = (views.rgb + noise * torch.randn(views.rgb.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    found = fg.find_foreground(replace(views, rgb=rgb))
-    truth = ball(views.cameras, size=64)[1]
-    assert overlap(found.alpha, truth) > 0.97
-    assert (found.alpha - truth).abs().mean() < 0.01
-    assert bool((found.certainty == 1).all())
-
-
-def test_ground_coloured_pixels_that_the_object_encloses_are_uncertain() -> None:
-    rgb = torch.full((1, 3, 32, 32), 0.5)
-    rgb[:, 0, 8:24, 8:24] = 1.0
-    rgb[:, :, 13:19, 13:19] = 0.5
-    found = fg.find_foreground(Views(rgb=rgb, cameras=Cameras.orbit(1)))
-    assert float(found.certainty[0, 0, 16, 16]) == pytest.approx(fg.ENCLOSED_CERTAINTY)
-    assert float(found.certainty[0, 0, 2, 2]) == 1.0
-
-
-def test_specks_are_not_the_object() -> None:
-    views = ball_views(size=64)
-    rgb = views.rgb.clone()
-    rgb[:, :, 3, 3] = 1.0
-    assert float(fg.find_foreground(replace(views, rgb=rgb)).alpha[:, :, 3, 3].max()) == 0
-
-
-def test_known_alpha_is_believed() -> None:
-    views = ball_views()
-    alpha = torch.rand(4, 1, 32, 32)
-    assert torch.equal(fg.find_foreground(replace(views, alpha=alpha)).alpha, alpha)
-
-
-@pytest.mark.parametrize("picture", [torch.full((4, 3, 32, 32), 0.5), torch.rand(4, 3, 32, 32)])
-def test_views_without_an_object_on_a_ground_are_a_fit_error(picture: torch.Tensor) -> None:
-    with pytest.raises(FitError, match="plain ground"):
-        fg.find_foreground(Views(rgb=picture, cameras=Cameras.orbit(4)))
-
-
-def test_the_hull_holds_the_object_and_nothing_outside_the_silhouettes() -> None:
-    views = ball_views(size=64)
-    _, alpha = ball(views.cameras, size=64)
-    points = lattice(24)
-    hull = fg.visual_hull(alpha, views.cameras, points)
-    radius = points.norm(dim=-1)
-    assert float(hull[radius < 0.33].min()) > 0.5
-    assert float(hull[radius > 0.55].max()) < 0.5
-
-
-@pytest.mark.parametrize("fov", [20.0, 55.0])
-def test_the_shared_field_of_view_is_found_by_the_silhouettes(fov: float) -> None:
-    """Four posts at the corners of a square: perspective sets the near ones apart from the far ones."""
-    true = Cameras.orbit(4, elevation_deg=15, azimuth_deg=10, fov_deg=fov)
-    points = lattice(80)
-    x, y, z = points.unbind(-1)
-    posts = points[((x.abs() - 0.25).abs() < 0.05) & ((y.abs() - 0.25).abs() < 0.05) & (z.abs() < 0.3)]
-    uv, _ = true.project(posts)
-    alpha = torch.zeros(4, 1, 64, 64)
-    column, row = ((uv[..., 0] + 1) * 32).long(), ((1 - uv[..., 1]) * 32).long()
-    for view in range(4):
-        alpha[view, 0, row[view], column[view]] = 1
-    views = Views(rgb=alpha.expand(-1, 3, -1, -1), alpha=alpha, cameras=Cameras.orbit(4, azimuth_deg=10))
-    found = fg.estimate_cameras(views, fg.find_foreground(views))
-    assert abs(float(found.fov_deg[0]) - fov) <= 5
-
-
-# Regularisers -------------------------------------------------------------------------------------------------------
-
-
-def test_total_variation_of_a_step_is_its_height_over_the_pairs_of_cells() -> None:
-    grid = torch.zeros(1, 1, 4, 4, 4)
-    assert float(total_variation(grid)) == 0
-    grid[..., 2:] = 3.0  # one of three pairs along x
-    assert float(total_variation(grid)) == pytest.approx(3.0 / 3 / 3)
-
-
-def test_entropy_and_sparsity_prefer_clear_and_empty_pictures() -> None:
-    half, clear = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)
-    assert float(binary_entropy(half)) == pytest.approx(0.6931, abs=1e-4)
-    assert float(binary_entropy(clear)) < 0.01
-    assert float(sparsity(clear)) == pytest.approx(0.1) and float(sparsity(half)) > 0.5
-
-
-def test_orientation_is_a_sum_over_samples_of_two_hand_worked_rays() -> None:
-    """One ray passes a back (cosine 1) in front of a front (cosine -1), the other a surface seen at 60 degrees."""
-    ray = torch.tensor([0.0, 1.0, 0.0])
-    weight = torch.tensor([0.5, 0.3, 0.8], requires_grad=True)
-    normal = torch.stack([ray, -ray, torch.tensor([0.75**0.5, 0.5, 0.0])]).requires_grad_()
-    samples = RaySamples(weight=weight, normal=normal, direction=ray.expand(3, 3), n_rays=2)
-    loss = orientation(samples)
-    assert float(loss.detach()) == pytest.approx((0.5 * 1 + 0.3 * 0 + 0.8 * 0.25) / 2)
-    loss.backward()
-    assert weight.grad is None, "a surface must turn, not fade"
-    assert normal.grad is not None
-    torch.testing.assert_close(normal.grad @ ray, torch.tensor([0.5, 0.0, 0.8 * 0.5]))
-
-
-def test_orientation_is_at_home_in_a_render(fitted: Reconstruction) -> None:
-    """The samples of a render sum to its pictures; of a ball hardly any that light reaches turns its back."""
-    with torch.no_grad():
-        rendered = render_volume(fitted.field, UNSEEN, size=32, normals=True)
-    samples = rendered.samples
-    assert samples is not None and 0 < samples.n_rays <= int((rendered.alpha > 0).sum())
-    torch.testing.assert_close(samples.weight.sum(), rendered.alpha.sum(), rtol=1e-4, atol=0)
-    seen = (samples.weight[:, None] * samples.normal).sum(dim=0)
-    torch.testing.assert_close(seen, rendered.normal.sum(dim=(0, 2, 3)), rtol=1e-3, atol=0.5)
-    assert float((samples.normal * samples.direction).sum(-1) @ samples.weight) < 0
-    flipped = replace(samples, direction=-samples.direction)
-    assert float(orientation(samples)) < 0.1 * float(orientation(flipped))
-    assert render_volume(fitted.field, UNSEEN, size=8).samples is None
-
-
 # Reconstruction -----------------------------------------------------------------------------------------------------
 
 
-def test_a_coloured_ball_is_reconstructed_from_four_views(fitted: Reconstruction) -> None:
-    assert unseen_overlap(fitted.field) > 0.85
+def test_a_coloured_ball_is_reconstructed_from_four_views(fitted: Fitted) -> None:
+    assert unseen_overlap(fitted.representation) > 0.85
     with torch.no_grad():
-        drawn = render_volume(fitted.field, UNSEEN, size=32, n_samples=48).over(0.5)
+        drawn = fitted.representation.render(UNSEEN, size=32, quality=2.0).over(0.5)
     truth, alpha = ball(UNSEEN, size=32)
     error = (drawn - truth).square().mean(dim=1, keepdim=True)[alpha > 0.9].mean()
     assert float(-10 * error.log10()) > 18
 
 
-def test_the_fit_is_better_than_the_hull_that_it_starts_from(fitted: Reconstruction) -> None:
-    start = hull_field(fitted.views, fitted.foreground, resolution=24)
+def test_the_fit_is_better_than_the_hull_that_it_starts_from(fitted: Fitted) -> None:
+    start, views = SMALL_GRID.begin(first_guess(fitted.observed)), fitted.observed.views
     with torch.no_grad():
         before, after = (
-            (render_volume(f, fitted.views.cameras, size=32, n_samples=48).over(0.5) - fitted.views.rgb).square().mean()
-            for f in (start, fitted.field)
+            (each.render(views.cameras, size=32, quality=2.0).over(0.5) - views.rgb).square().mean()
+            for each in (start, fitted.representation)
         )
     assert after < before
 
@@ -210,12 +89,14 @@ def test_views_that_share_no_volume_are_a_fit_error() -> None:
     alpha[0, :, :6, :6], alpha[1, :, -6:, -6:] = 1, 1
     views = Views(rgb=alpha.expand(-1, 3, -1, -1), alpha=alpha, cameras=Cameras.orbit(2, span_deg=20))
     with pytest.raises(FitError, match="share no volume"):
-        fit_views(views, settings=SMALL_FIT)
+        fit_small(views)
 
 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="resolution"):
-        FitSettings(resolution=4)
+        GridSettings(resolution=1)
+    with pytest.raises(InputError, match="steps"):
+        FitSettings(steps=0)
     with pytest.raises(InputError, match="elevation_deg"):
         DistilSettings(elevation_deg=(30, 0))
 
@@ -223,18 +104,18 @@ def test_settings_out_of_range_are_refused() -> None:
 # Distillation -------------------------------------------------------------------------------------------------------
 
 
-def test_a_prior_that_knows_the_object_pulls_a_wrong_field_to_it(fitted: Reconstruction) -> None:
-    wrong = replace(fitted, field=GridField(resolution=24, blob_radius=0.2))
-    before = unseen_overlap(wrong.field)
-    rollbacks = distil(
+def test_a_prior_that_knows_the_object_pulls_a_wrong_field_to_it(fitted: Fitted) -> None:
+    wrong = replace(fitted, representation=GridField(resolution=24, blob_radius=0.2, settings=SMALL_GRID))
+    before = unseen_overlap(wrong.representation)
+    refined = distil(
         wrong,
         prior(),
         "a red ball",
-        settings=DistilSettings(steps=40, samples=24, learning_rate=0.3, photometric_weight=0.0, guidance=1.0),
+        settings=DistilSettings(steps=40, learning_rate=0.3, photometric_weight=0.0, guidance=1.0),
         generator=torch.Generator().manual_seed(0),
     )
-    assert rollbacks == 0
-    assert before < 0.6 < 0.85 < unseen_overlap(wrong.field)
+    assert refined.rollbacks == 0
+    assert before < 0.6 < 0.85 < unseen_overlap(refined.representation)
 
 
 def test_a_nan_from_the_prior_is_a_fit_error() -> None:
@@ -242,10 +123,10 @@ def test_a_nan_from_the_prior_is_a_fit_error() -> None:
         lift(prior(nan_after=2), "a red ball", views=ball_views(), settings=SMALL)
 
 
-def test_no_steps_of_distillation_leave_the_fit_as_it_is(fitted: Reconstruction) -> None:
-    before = fitted.field.grid.detach().clone()
-    assert distil(fitted, prior(), "a red ball", settings=DistilSettings(steps=0)) == 0
-    assert torch.equal(before, fitted.field.grid)
+def test_no_steps_of_distillation_leave_the_fit_as_it_is(fitted: Fitted) -> None:
+    before = fitted.representation.snapshot()
+    refined = distil(fitted, prior(), "a red ball", settings=DistilSettings(steps=0))
+    assert refined.rollbacks == 0 and torch.equal(before, refined.representation.snapshot())
 
 
 @pytest.mark.parametrize("coverage", [0.01, 0.95])
@@ -291,9 +172,9 @@ def test_a_writer_that_breaks_the_file_shows_in_the_report(asset: Asset3D, monke
         dark = tuple(replace(m, color=(0.2, 0.2, 0.2)) for m in mesh.materials)
         return save_mesh(replace(mesh, materials=dark) if change == "dark" else mesh, path)
 
-    monkeypatch.setattr("viewfold.lifting.asset.save_mesh", write)
-    ground = torch.full((3, 1, 1), 0.5)
-    measured = measure_export(asset.mesh, asset.field, ground=ground, like=ball_views().cameras)
+    monkeypatch.setattr("viewfold.lifting.check.save_mesh", write)
+    seen = observe(ball_views())
+    measured = measure_export(asset.mesh, asset.representation, ground=seen.ground, lens=seen.lens)
     assert (measured["rerender_psnr_db"] > 18) == (change == "nothing")
     assert (measured["silhouette_iou"] > 0.9) == (change != "smaller")
 

@@ -15,23 +15,29 @@ import viewfold
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import SCHEDULERS, named_scheduler
 from viewfold.lifting.distillation import DistilSettings, distil
-from viewfold.lifting.fit import FitSettings, Reconstruction, fit_views
+from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.observation import Observed, ObserveSettings, observe
 from viewfold.lifting.stages import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.model import weights_hash
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.scene.field import GridField
-from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.scene.grid import GridField, GridSettings
 
 CPU = torch.device("cpu")
-FIT = FitSettings(resolution=16, steps=12, samples=16)
-DISTIL = DistilSettings(steps=6, samples=16)
-SETTINGS = LiftSettings(fit=FIT, distil=DISTIL, mesh=MeshSettings(resolution=24, faces=200, texture_size=32))
+GRID = GridSettings(resolution=16, samples=16)
+FIT = FitSettings(steps=12)
+DISTIL = DistilSettings(steps=6)
+MESH = MeshSettings(resolution=24, faces=200, texture_size=32)
+SETTINGS = LiftSettings(representation=GRID, fit=FIT, distil=DISTIL, mesh=MESH)
 
 
 @pytest.fixture(scope="module")
 def model() -> MultiViewPipeline:
     """A tiny model that draws pictures large enough for a watermark."""
     return tiny_model()
+
+
+def fit_ball(observed: Observed, *, settings: FitSettings = FIT) -> Fitted:
+    return fit(observed, representation=GRID, settings=settings, generator=torch.Generator().manual_seed(0))
 
 
 def on_both(run, waits: list[str] | None = None):
@@ -106,13 +112,14 @@ def test_a_mark_is_put_into_pictures_that_were_drawn_there() -> None:
 def test_a_lift_happens_where_the_model_is_and_is_the_same() -> None:
     def run(device: torch.device) -> Asset3D:
         asset = lift(PriorOn(device), "a red ball", views=ball_views(), settings=SETTINGS)
-        assert on(CPU, [asset.field, asset.mesh.vertices, asset.views.rgb, asset.views.cameras.fov_deg])
+        assert on(CPU, [asset.representation, asset.mesh.vertices, asset.views.rgb, asset.views.cameras.fov_deg])
         return asset
 
     expected, found = on_both(run)
     for name in ("rerender_psnr_db", "silhouette_iou", "fit_loss"):
         assert found.report[name] == pytest.approx(expected.report[name], rel=0.02), name
-    torch.testing.assert_close(found.field.grid, expected.field.grid, atol=0.05, rtol=0)
+    grids = [each.representation.snapshot() for each in (found, expected)]
+    torch.testing.assert_close(*grids, atol=0.05, rtol=0)
 
 
 @pytest.mark.slow
@@ -120,12 +127,12 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
     """Views on an accelerator and a model on the CPU: a raw error about devices, before."""
     places: list[torch.device] = []
 
-    def recorded(*args, **kwargs) -> Reconstruction:
-        fitted = fit_views(*args, **kwargs)
-        places.extend([fitted.field.grid.device, fitted.foreground.alpha.device, fitted.views.rgb.device])
+    def recorded(observed: Observed, **options) -> Fitted:
+        fitted = fit(observed, **options)
+        places.extend([fitted.representation.device, observed.foreground.alpha.device, observed.views.rgb.device])
         return fitted
 
-    monkeypatch.setattr("viewfold.lifting.stages.fit_views", recorded)
+    monkeypatch.setattr("viewfold.lifting.stages.fit", recorded)
     with second_device() as device:
         lift(PriorOn(device), "a red ball", views=ball_views(), settings=SETTINGS)
         assert places == [device] * 3
@@ -135,12 +142,11 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("estimate", [False, True])
 def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
-    settings = replace(FIT, estimate_cameras=estimate)
-
     def run(device: torch.device) -> torch.Tensor:
-        fitted = fit_views(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
-        assert on(device, [fitted.field, fitted.foreground.alpha, fitted.views.cameras.fov_deg])
-        return fitted.field.grid.detach().cpu()
+        observed = observe(ball_views().to(device), settings=ObserveSettings(estimate_cameras=estimate))
+        fitted = fit_ball(observed)
+        assert on(device, [fitted.representation, observed.foreground.alpha, observed.views.cameras.fov_deg])
+        return fitted.representation.snapshot().cpu()
 
     expected, found = on_both(run)
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
@@ -149,10 +155,10 @@ def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
 @pytest.mark.slow
 def test_the_shipped_pipeline_is_lifted_there(model: MultiViewPipeline) -> None:
     """Encoding, text and noise of a real model, from one distillation step to files."""
-    settings = replace(SETTINGS, distil=DistilSettings(steps=2, samples=16))
+    settings = replace(SETTINGS, distil=DistilSettings(steps=2))
     with second_device() as device:
         asset = viewfold.lift(move(tiny_model(), device), "a red mug", views=ball_views(size=16), settings=settings)
-    assert on(CPU, asset.field) and asset.report["rollbacks"] == 0
+    assert on(CPU, asset.representation) and asset.report["rollbacks"] == 0
 
 
 # Nobody waits without need --------------------------------------------------------------------------------------------
@@ -171,9 +177,10 @@ def waits_of_eight_steps(run, *, renders: int) -> Counter[str]:
         counts.append(Counter(waits))
     waits = []
     with second_device(waits) as device:
-        field = GridField(resolution=16).to(device)
+        grid = GridField(resolution=16).to(device)
         waits.clear()
-        render_volume(field, ball_views().cameras.to(device), size=16, occupancy=OccupancyGrid.of(field))
+        grid.refresh()
+        grid.render(ball_views().cameras.to(device), size=16)
     for name, number in Counter(waits).items():
         counts[1][name] -= renders * number
     counts[1].subtract(counts[0])
@@ -184,8 +191,7 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
     """The loss is looked at every ten steps, not in these eight."""
 
     def run(steps: int, device: torch.device) -> None:
-        settings = replace(FIT, steps=steps)
-        fit_views(ball_views().to(device), settings=settings, generator=torch.Generator().manual_seed(0))
+        fit_ball(observe(ball_views().to(device)), settings=replace(FIT, steps=steps))
 
     assert waits_of_eight_steps(run, renders=8) == {}
 
@@ -193,7 +199,7 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
 @pytest.mark.slow
 def test_a_step_of_the_distillation_waits_once() -> None:
     def run(steps: int, device: torch.device) -> None:
-        fitted = fit_views(ball_views().to(device), settings=FIT, generator=torch.Generator().manual_seed(0))
+        fitted = fit_ball(observe(ball_views().to(device)))
         settings = replace(DISTIL, steps=steps, learning_rate=1e-6)
         distil(
             fitted, PatientPrior(device), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0)

@@ -13,8 +13,9 @@ from viewfold.diffusion.schedule import MVDREAM
 from viewfold.errors import InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
+from viewfold.lifting.scoring import SDS, Reconstruction, score_loss
 from viewfold.lifting.stages import LiftSettings
-from viewfold.scene.field import GridField
+from viewfold.scene.grid import GridField
 
 AS_RELEASED = DistilSettings(
     steps=10_000, anneal_steps=8_000, noise_at_start=(0.98, 0.98), noise_at_end=(0.02, 0.50), guidance=50.0
@@ -33,6 +34,22 @@ def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:
     assert DistilSettings(steps=40, anneal_steps=0).noise.at(0) == (20, 300)
     with pytest.raises(InputError, match="anneal_steps"):
         DistilSettings(anneal_steps=-1)
+
+
+def test_a_score_is_chosen_told_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+    for name in ("reconstruction_loss", "sds_loss"):
+        monkeypatch.setattr(f"viewfold.lifting.scoring.{name}", lambda name=name, **more: told.append({name: more}))
+    for score in (DistilSettings().score, Reconstruction(rescale=0.25), SDS()):
+        score_loss(score)(guidance=3.0)
+    both = {"guidance": 3.0, "rescale": 0.5}
+    assert told[:2] == [{"reconstruction_loss": both}, {"reconstruction_loss": both | {"rescale": 0.25}}]
+    assert told[2:] == [{"sds_loss": {"guidance": 3.0}}]
+    assert asdict(DistilSettings(score=SDS()))["score"] == {"kind": "sds"}
+    with pytest.raises(InputError, match=r"`score` must be Reconstruction\(\.\.\.\) or SDS\(\); got 'vsd'"):
+        DistilSettings(score="vsd")
+    with pytest.raises(InputError, match="`rescale` must lie between 0 and 1; got 2.0"):
+        Reconstruction(rescale=2.0)
 
 
 def test_settings_of_a_lift_are_json() -> None:

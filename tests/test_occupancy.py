@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.scene.field import Bounded, GridField, lattice
+from viewfold.scene.field import Bounded, lattice
+from viewfold.scene.grid import GridField
 from viewfold.scene.volume import SCENE_RADIUS, OccupancyGrid, render_volume
 
 SOLID, EMPTY = 4.0, -30.0

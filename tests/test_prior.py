@@ -12,16 +12,25 @@ from lift_fakes import PriorOn, ball_views
 import viewfold
 from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings, distil
-from viewfold.lifting.fit import FitSettings, fit_views
+from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.observation import observe
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.pipeline import MultiViewPipeline, generate
+from viewfold.scene.grid import GridSettings
 
-FIT = FitSettings(resolution=16, steps=12, samples=16)
+FIT, GRID = FitSettings(steps=12), GridSettings(resolution=16, samples=16)
 SETTINGS = LiftSettings(
+    representation=GRID,
     fit=FIT,
-    distil=DistilSettings(steps=6, samples=16),
+    distil=DistilSettings(steps=6),
     mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
 )
+
+
+def fit_ball(grid: GridSettings, *, settings: FitSettings = FIT, size: int = 32) -> Fitted:
+    observed, generator = observe(ball_views(size=size)), torch.Generator().manual_seed(0)
+    return fit(observed, representation=grid, settings=settings, generator=generator)
+
 
 # Frozen networks are frozen -------------------------------------------------------------------------------------------
 
@@ -31,12 +40,14 @@ def test_a_loaded_prior_is_frozen_and_passes_gradients_to_pictures_alone(tmp_pat
     loaded = viewfold.load(tmp_path / "tiny", device="cpu")
     weights = [p for part in (loaded.unet, loaded.vae, loaded.text_encoder) for p in part.parameters()]
     assert weights and not any(p.requires_grad for p in weights)
-    fitted = fit_views(ball_views(size=16), settings=FIT, generator=torch.Generator().manual_seed(0))
-    before = fitted.field.grid.detach().clone()
-    settings = DistilSettings(steps=1, samples=16, photometric_weight=0.0)
-    distil(fitted, loaded, "a red mug", settings=settings, fit=replace(FIT, area_weight=0.0, color_weight=0.0))
+    free = replace(GRID, area_weight=0.0, color_weight=0.0)
+    fitted = fit_ball(free, size=16)
+    before = fitted.representation.snapshot()
+    distil(fitted, loaded, "a red mug", settings=DistilSettings(steps=1, photometric_weight=0.0))
     assert all(p.grad is None for p in weights)
-    assert not torch.equal(fitted.field.grid, before), "what the prior says reached the field through the VAE"
+    assert not torch.equal(fitted.representation.snapshot(), before), (
+        "what the prior says reached the field through the VAE"
+    )
     pictures = torch.rand(1, 3, 16, 16, requires_grad=True)
     loaded.encode(pictures).sum().backward()
     assert pictures.grad is not None and bool(pictures.grad.any())
@@ -55,11 +66,11 @@ def test_the_network_alone_computes_in_less(precision) -> None:
             seen.append(("network", torch.is_autocast_enabled("cpu"), x.dtype))
             return super().predict_noise(x, t, text, cameras)
 
-    fitted = fit_views(ball_views(), settings=FIT, generator=torch.Generator().manual_seed(0))
-    settings = DistilSettings(steps=1, samples=16, precision=precision)
+    fitted = fit_ball(GRID)
+    settings = DistilSettings(steps=1, precision=precision)
     distil(fitted, Recorded(), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0))
     assert seen[:2] == [("encode", False, torch.float32), ("network", precision == "bfloat16", torch.float32)]
-    assert fitted.field.grid.dtype == torch.float32
+    assert fitted.representation.snapshot().dtype == torch.float32
     with pytest.raises(InputError, match="precision"):
         DistilSettings(precision="float16")
 
@@ -134,7 +145,7 @@ def test_a_fit_that_diverges_is_noticed_though_not_at_every_step() -> None:
     """A field of NaN renders as nothing, which is finite: the area of its surface is not."""
     settings = replace(FIT, learning_rate=float("inf"))
     with pytest.raises(FitError, match="the fit must stay finite"):
-        fit_views(ball_views(), settings=settings, generator=torch.Generator().manual_seed(0))
+        fit_ball(GRID, settings=settings)
 
 
 # Prompts are read together --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from viewfold.origin.watermark import embed, read
 from viewfold.picture import read_image, write_turntable
 from viewfold.pipeline import generate, generate_batch
 from viewfold.scene.export import save_mesh
-from viewfold.scene.field import GridField
+from viewfold.scene.grid import GridField
 from viewfold.scene.interchange import load_mesh
 from viewfold.views import Views
 
@@ -145,8 +145,8 @@ def test_a_batch_marks_too(model: Any, tmp_path: Path) -> None:
 
 
 def test_an_asset_carries_the_record_of_its_report(tmp_path: Path) -> None:
-    field = GridField(resolution=4)
-    asset = Asset3D(mesh=MESH, field=field, views=make_views(), prompt="a cube", report={"provenance": RECORD})
+    grid = GridField(resolution=4)
+    asset = Asset3D(mesh=MESH, representation=grid, views=make_views(), prompt="a cube", report={"provenance": RECORD})
     path = asset.save(tmp_path / "cube.glb")
     assert read_provenance(path).record == RECORD
     assert read_provenance(path.with_suffix(".webp")).record == RECORD

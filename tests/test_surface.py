@@ -10,7 +10,8 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
 from viewfold.scene import surface
-from viewfold.scene.field import GridField, lattice
+from viewfold.scene.field import lattice
+from viewfold.scene.grid import GridField
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.surface import SurfaceResult, decimate, extract_surface, is_watertight, taubin
 from viewfold.scene.volume import render_volume

@@ -1,17 +1,26 @@
 """Baking: colours of the field land on the right side of the mesh, also between the texels."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.scene.field import GridField, lattice
+from viewfold.scene.field import Field, lattice
+from viewfold.scene.grid import GridField
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.surface import extract_surface, is_watertight
-from viewfold.scene.texture import bake_texture, bake_vertex_colors, fill_unpainted, rasterize_uv, surface_color
+from viewfold.scene.texture import (
+    SeenColor,
+    bake_texture,
+    bake_vertex_colors,
+    fill_unpainted,
+    rasterize_uv,
+    surface_color,
+)
 from viewfold.scene.volume import render_volume
 
 RED, BLUE = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
@@ -32,6 +41,11 @@ def field() -> GridField:
     return made
 
 
+def seen(field: Field) -> SeenColor:
+    """What a representation of this field answers."""
+    return partial(surface_color, field)
+
+
 @pytest.fixture(scope="module")
 def mesh(field: GridField) -> Mesh:
     return extract_surface(field, resolution=48, max_faces=1500).mesh
@@ -39,7 +53,7 @@ def mesh(field: GridField) -> Mesh:
 
 @pytest.fixture(scope="module")
 def baked(field: GridField, mesh: Mesh) -> Mesh:
-    return bake_texture(mesh, field, size=128, max_faces=600)
+    return bake_texture(mesh, seen(field), size=128, max_faces=600)
 
 
 def test_a_half_red_half_blue_ball_is_textured_on_the_right_sides(field: GridField, baked: Mesh) -> None:
@@ -70,7 +84,7 @@ def test_no_texel_holds_a_colour_that_the_surface_does_not_have(baked: Mesh) -> 
 
 
 def test_vertex_colours_follow_the_field(field: GridField, mesh: Mesh) -> None:
-    colored = bake_vertex_colors(mesh, field)
+    colored = bake_vertex_colors(mesh, seen(field))
     assert colored.vertex_color is not None
     x = mesh.vertices[:, 0]
     torch.testing.assert_close(colored.vertex_color[x > 0.05].mean(0), RED, atol=0.02, rtol=0)
@@ -110,9 +124,9 @@ def test_gaps_take_the_nearest_colour() -> None:
 
 def test_an_empty_mesh_and_a_huge_texture_are_refused(field: GridField, mesh: Mesh) -> None:
     with pytest.raises(InputError, match="`size`"):
-        bake_texture(mesh, field, size=8192)
+        bake_texture(mesh, seen(field), size=8192)
     with pytest.raises(InputError, match="at least one face"):
-        bake_texture(Mesh(vertices=mesh.vertices, faces=mesh.faces[:0]), field)
+        bake_texture(Mesh(vertices=mesh.vertices, faces=mesh.faces[:0]), seen(field))
 
 
 class Layers:
@@ -171,11 +185,11 @@ def test_a_shell_of_paint_is_seen_from_outside_wherever_it_is_baked(mesh: Mesh) 
             return self.density(points), torch.cat([outer, 1 - outer, torch.zeros_like(outer)], dim=1)
 
     field = Painted(0.0)
-    colored = bake_vertex_colors(mesh, field)
+    colored = bake_vertex_colors(mesh, seen(field))
     assert colored.vertex_color is not None
     torch.testing.assert_close(colored.vertex_color, RED.expand(len(mesh.vertices), 3), atol=0.01, rtol=0)
     assert colored.materials[0].roughness == 0.9 and colored.uv is None and len(colored.materials) == 1
-    textured = bake_texture(mesh, field, size=64, max_faces=300)
+    textured = bake_texture(mesh, seen(field), size=64, max_faces=300)
     assert textured.materials[0].texture is not None and textured.materials[0].roughness == 0.9
     torch.testing.assert_close(textured.materials[0].texture, RED.expand(64, 64, 3), atol=0.01, rtol=0)
 

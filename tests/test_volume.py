@@ -9,7 +9,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.errors import InputError
-from viewfold.scene.field import GridField
+from viewfold.scene.grid import GridField
 from viewfold.scene.volume import (
     SCENE_RADIUS,
     OccupancyGrid,

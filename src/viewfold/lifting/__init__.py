@@ -1,5 +1,6 @@
-"""FLOW 2: views -> a field fitted to them -> distilled against the prior -> mesh -> texture -> files.
+"""FLOW 2: views -> foreground -> representation -> refined by the prior -> mesh -> texture -> files.
 
-`fit` fits a field to posed pictures, `score` holds the losses of a frozen prior, `stages` runs the whole flow.  Nothing
-here knows which network the prior is, nor how pictures are sampled.
+`stages` is the flow as a list; each stage has a file of its own or a function there.  `score` holds the losses of a
+frozen prior, `scoring` chooses one, `distillation` descends it, `presets` says how far.  Nothing here knows which
+network the prior is, what a representation is made of, nor how pictures are sampled.
 """

@@ -1,8 +1,8 @@
-"""Distil a fitted field against the prior, from cameras that the views did not have.
+"""Distil a fitted representation against the prior, from cameras that the views did not have.
 
 Four views leave corners that no silhouette cuts and sides that no picture shows; the prior knows what belongs there.
 Every third step is held to the pictures, so that the object stays the one that was sampled; a guard (lifting/guard.py)
-goes back to the last good state when the field fills, empties or turns to NaN.
+goes back to the last good state when the object fills the scene, empties or turns to NaN.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.diffusion.schedule import Anneal, NoiseRange
 from viewfold.errors import FitError, InputError
-from viewfold.lifting.fit import OCCUPANCY_EVERY, FitSettings, Progress, Reconstruction, Target, shape_loss
+from viewfold.lifting.descent import REFRESH_EVERY, Progress
+from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
+from viewfold.lifting.observation import Observed
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.score import reconstruction_loss
-from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.lifting.scoring import SDS, Reconstruction, Score, score_loss, unknown_score
+from viewfold.scene.representation import Representation
 
 PHOTOMETRIC_EVERY = 3
 """Steps between two comparisons with the pictures."""
@@ -28,7 +30,7 @@ PHOTOMETRIC_EVERY = 3
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings:
-    """How a field is distilled."""
+    """How a representation is distilled."""
 
     steps: int = 60
     """Steps of the optimiser; 0 leaves the fit as it is."""
@@ -37,8 +39,8 @@ class DistilSettings:
     """Classifier-free guidance; MVDream's 50 is for a start from nothing.  From a fit, 10 for 140 steps speckled the
     shipped model's chair with colours that no view has (re-render 21.6 dB instead of 23.2)."""
 
-    rescale: float = 0.5
-    """0 to 1: how far contrast is brought back to the unguided one's (MVDream-threestudio)."""
+    score: Score | str = Reconstruction()
+    """What is descended: `Reconstruction(rescale=...)`, as MVDream does, or `SDS()`."""
 
     negative: str = ""
     """What to keep away from."""
@@ -59,17 +61,14 @@ class DistilSettings:
     """Range of the cameras' elevation, one for all views of a step (MVDream: 0 to 30)."""
 
     learning_rate: float = 0.05
-    """Adam's at the first step, on logits of density and colour; it falls to a fifth."""
+    """Adam's at the first step, for parameters of order one; it falls to a fifth."""
 
     photometric_weight: float = 30.0
     """Weight of the pictures beside the prior; they are compared every third step."""
 
-    samples: int = 48
-    """Samples along a ray across the scene."""
-
     precision: Literal["float32", "bfloat16"] | str = "float32"
     """What the prior's network computes in; "bfloat16" is faster where the device has it natively
-    (`benchmarks/distillation.py`).  The field, and pictures on their way to latents, stay as they are."""
+    (`benchmarks/distillation.py`).  The representation, and pictures on their way to latents, stay as they are."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
@@ -80,8 +79,8 @@ class DistilSettings:
             raise InputError(f"`views` must lie between 1 and 64; got {self.views}.")
         if not 0 <= self.guidance < float("inf"):
             raise InputError(f"`guidance` must be a finite number of at least 0; got {self.guidance}.")
-        if not 0 <= self.rescale <= 1:
-            raise InputError(f"`rescale` must lie between 0 and 1; got {self.rescale}.")
+        if not isinstance(self.score, Reconstruction | SDS):
+            raise unknown_score(self.score)
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")
@@ -102,53 +101,61 @@ class DistilSettings:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refined:
+    """A representation that looks like the views, and from everywhere else like what the prior believes."""
+
+    representation: Representation
+
+    observed: Observed
+
+    rollbacks: int
+    """How often it had to go back to a good state."""
+
+
 def distil(
-    reconstruction: Reconstruction,
+    fitted: Fitted,
     prior: Prior,
     prompt: str,
     *,
     settings: DistilSettings | None = None,
-    fit: FitSettings | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
-) -> int:
-    """Improve the reconstruction's field in place; return how often it had to go back to a good state.
+) -> Refined:
+    """Improve what was fitted, in place.
+
+    Args:
+        fitted: where the prior is.
+        prior: the frozen model.
+        prompt: what the views show.
+        settings: see `DistilSettings`.
+        generator: of everything random.
+        progress: see `Progress`; the stage is "distil".
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
     """
-    settings, fit = settings or DistilSettings(), fit or FitSettings()
+    settings = settings or DistilSettings()
     progress = progress or (lambda stage, step, total: None)
+    representation, observed = fitted.representation, fitted.observed
     if settings.steps == 0:
-        return 0
-    grid = reconstruction.field
-    views, foreground = reconstruction.views, reconstruction.foreground
-    device = grid.grid.device
+        return Refined(representation=representation, observed=observed, rollbacks=0)
+    device, lens, ground = representation.device, observed.lens, observed.ground
     text = prior.embed([prompt, settings.negative])
-    lens = float(views.cameras.fov_deg.mean()), float(views.cameras.position.norm(dim=-1).mean())
-    target = Target.of(views, foreground, size=min(prior.image_size, views.rgb.shape[-1]))
-    ground = foreground.background.mean(dim=0)
-    noise, decay = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps)
-    coverage, most = float(foreground.alpha.mean()), largest_coverage(*lens)
-    guard = Guard(grid, coverage=coverage, most=most, learning_rate=settings.learning_rate)
-    occupancy = OccupancyGrid.of(grid, device=device)
+    pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
+    noise, decay, loss_of = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps), score_loss(settings.score)
+    coverage = float(observed.foreground.alpha.mean())
+    guard = Guard(representation, coverage=coverage, most=largest_coverage(*lens), learning_rate=settings.learning_rate)
     for step in range(settings.steps):
         progress("distil", step, settings.steps)
-        if step % OCCUPANCY_EVERY == 0:
-            occupancy = OccupancyGrid.of(grid, device=device)
+        if step % REFRESH_EVERY == 0:
+            representation.refresh()
         cameras = _draw_cameras(*lens, settings, generator)
-        rendered = render_volume(
-            grid,
-            cameras.to(device),
-            size=prior.image_size,
-            n_samples=settings.samples,
-            occupancy=occupancy,
-            generator=generator,
-        )
+        rendered = representation.render(cameras.to(device), size=prior.image_size, generator=generator)
         latents = prior.encode(rendered.over(ground))[None]
         t = noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            distilled = reconstruction_loss(
+            distilled = loss_of(
                 latents,
                 prior=prior,
                 text=text[:1],
@@ -157,21 +164,18 @@ def distil(
                 t=t.to(device),
                 noise=torch.randn(latents.shape, generator=generator).to(latents),
                 guidance=settings.guidance,
-                rescale=settings.rescale,
             )
-        loss = distilled / latents[0, 0].numel() + shape_loss(grid, fit)
+        loss = distilled / latents[0, 0].numel() + representation.prior_loss()
         if step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
-            loss = loss + settings.photometric_weight * target.loss(
-                grid, n_samples=settings.samples, occupancy=occupancy, settings=fit, generator=generator
-            )
+            loss = loss + settings.photometric_weight * pictures.loss(representation, generator=generator)
         if not guard.step(loss, coverage=rendered.alpha.detach().mean(), decay=decay.at(step)):
             _blame_prior(rendered.rgb, latents, distilled, t)
             if guard.rollbacks > MAX_ROLLBACKS:
                 break
-            occupancy = OccupancyGrid.of(grid, device=device)
     guard.finish()
+    representation.refresh()
     progress("distil", settings.steps, settings.steps)
-    return guard.rollbacks
+    return Refined(representation=representation, observed=observed, rollbacks=guard.rollbacks)
 
 
 def _blame_prior(pictures: Tensor, latents: Tensor, distilled: Tensor, t: Tensor) -> None:

@@ -1,20 +1,19 @@
 """Which pixels of a view are the object: the first thing that a reconstruction needs and that samples do not say.
 
 The model draws its objects on a plain ground, so the ground's colour is read off the border of each picture and
-coverage off the distance to it.  Knows pictures and, for the hull, cameras; no field.
+coverage off the distance to it.  Knows pictures, and neither cameras nor shapes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import grid_sample, max_pool2d
+from torch.nn.functional import max_pool2d
 
-from viewfold.camera import Cameras, framing_distance
 from viewfold.errors import FitError
 from viewfold.views import GROUND, Views
 
@@ -112,68 +111,3 @@ def _soften(
     full = max_pool2d(distance * inside, 5, stride=1, padding=2)
     fraction = (distance / torch.maximum(full, 2 * threshold)).clamp(0, 1)
     return torch.where(core > 0, torch.ones_like(fraction), fraction * near)
-
-
-def visual_hull(alpha: Float[Tensor, "v 1 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
-    """Return the least coverage that any view gives each point: what silhouettes alone say about the shape.
-
-    Points outside a picture count as outside the object.  Source: Laurentini 1994.
-    """
-    return sample_pictures(alpha, cameras, points)[..., 0].amin(dim=0)
-
-
-def sample_pictures(
-    pictures: Float[Tensor, "v c h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
-) -> Float[Tensor, "v p c"]:
-    """Return what each picture holds where world points project to; zero outside of it and behind the camera."""
-    uv, depth = cameras.project(points)
-    grid = torch.stack([uv[..., 0], -uv[..., 1]], dim=-1)[:, None]
-    seen = grid_sample(pictures, grid, align_corners=False, padding_mode="zeros")[:, :, 0].transpose(1, 2)
-    return seen * (depth > 0)[..., None]
-
-
-def estimate_cameras(
-    views: Views,
-    foreground: Foreground,
-    *,
-    fovs_deg: tuple[float, ...] = (15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0, 55.0, 60.0),
-    resolution: int = 40,
-) -> Cameras:
-    """Return the views' cameras with the shared field of view whose visual hull best fills all silhouettes.
-
-    The network is not told the field of view, so samples of a model that was trained at several come at an unknown one.
-    Silhouettes leave the scale free; the distance is the one that frames an object of radius 0.5, so that only the
-    perspective is searched.
-    """
-    axis = torch.linspace(-0.6, 0.6, resolution, device=foreground.alpha.device)
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    best, best_score = views.cameras, -1.0
-    for fov in fovs_deg:
-        cameras = _with_fov(views.cameras, fov)
-        hull = visual_hull(foreground.alpha, cameras, points)
-        score = _explained(hull, foreground.alpha, cameras, points)
-        if score > best_score:
-            best, best_score = cameras, score
-    return best
-
-
-def _with_fov(cameras: Cameras, fov_deg: float) -> Cameras:
-    pose = cameras.world_from_camera.clone()
-    direction = torch.nn.functional.normalize(pose[:, :3, 3], dim=-1)
-    pose[:, :3, 3] = direction * framing_distance(fov_deg)
-    return replace(cameras, world_from_camera=pose, fov_deg=torch.full_like(cameras.fov_deg, fov_deg))
-
-
-def _explained(
-    hull: Float[Tensor, "p"], alpha: Float[Tensor, "v 1 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]
-) -> float:
-    """Return the share of all silhouettes' area that the hull's points project to, at the hull's own coarseness."""
-    cells = round(len(points) ** (1 / 3)) * 2 // 3
-    coarse = torch.nn.functional.adaptive_avg_pool2d(alpha, cells) > 0.5
-    uv, _ = cameras.project(points[hull > 0.5])
-    column = ((uv[..., 0] + 1) / 2 * cells).long().clamp(0, cells - 1)
-    row = ((1 - uv[..., 1]) / 2 * cells).long().clamp(0, cells - 1)
-    hit = torch.zeros(len(cameras), cells * cells, dtype=torch.bool, device=hull.device)
-    hit.scatter_(1, row * cells + column, True)
-    hit = hit.reshape(len(cameras), 1, cells, cells)
-    return float((hit & coarse).sum() / coarse.sum().clamp_min(1))

@@ -1,7 +1,7 @@
-"""The guard of a distillation: steps a field's optimiser, and takes back what went wrong.
+"""The guard of a distillation: steps a representation's optimiser, and takes back what went wrong.
 
-It watches coverage, loss and gradients, and goes back to the last good state when the field fills, empties or turns to
-NaN.  Knows a grid and a loss, and nothing of priors or pictures.
+It watches coverage, loss and gradients, and goes back to the last good state when the object fills the scene, empties
+or turns to NaN.  Knows a representation and a loss, and nothing of priors or pictures.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError
-from viewfold.scene.field import GridField
+from viewfold.lifting.descent import make_optimizer
+from viewfold.scene.representation import Representation
 from viewfold.scene.volume import intersect_sphere
 
 MAX_ROLLBACKS = 3
 """After so many returns to a good state the distillation ends: in an error if NaN was the reason."""
 
-LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
-"""Density logits stay between these: opaque within a voxel or two, and near enough for a phantom to be undone."""
-
 EMPTY_BELOW, FULL_ABOVE = 0.25, 2.5
-"""Coverage, as a multiple of the silhouettes', beyond which the field counts as collapsed."""
+"""Coverage, as a multiple of the silhouettes', beyond which the object counts as collapsed."""
 
 THIN_COVERAGE = 0.5
-"""Less coverage than this is no sign of a full field: what is thin from one side is broad from another."""
+"""Less coverage than this is no sign of a full scene: what is thin from one side is broad from another."""
 
 FULL_SHARE = 0.6
-"""A field that fills this share of what the silhouettes left free counts as collapsed in any case."""
+"""An object that fills this share of what the silhouettes left free counts as collapsed in any case."""
 
 
 def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float]:
-    """Return the least and the greatest coverage of a healthy field whose silhouettes cover `coverage`.
+    """Return the least and the greatest coverage of a healthy object whose silhouettes cover `coverage`.
 
-    The greatest is a multiple of the silhouettes', at least `THIN_COVERAGE`, and never so much that a field which fills
-    the most that it can, `most`, would pass.
+    The greatest is a multiple of the silhouettes', at least `THIN_COVERAGE`, and never so much that an object which
+    fills the most that it can, `most`, would pass.
     """
     free = max(most - coverage, 0.0)
     greatest = min(max(FULL_ABOVE * coverage, THIN_COVERAGE), coverage + FULL_SHARE * free)
@@ -42,31 +40,40 @@ def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float
 
 
 def largest_coverage(fov_deg: float, distance: float) -> float:
-    """Return the share of a picture that a field can fill at all: the sphere that is rendered."""
+    """Return the share of a picture that an object can fill at all: the sphere that is rendered."""
     origins, directions = Cameras.orbit(1, fov_deg=fov_deg, distance=distance).rays(64)
     near, far = intersect_sphere(origins.reshape(-1, 3), directions.reshape(-1, 3))
     return float((far > near).float().mean())
 
 
 class Guard:
-    """Steps a grid's optimiser and keeps the last state that was neither collapsed nor NaN."""
+    """Steps the optimiser of a representation and keeps the last state that was neither collapsed nor NaN."""
 
     SAVE_EVERY = 10
 
-    def __init__(self, grid: GridField, *, coverage: float, learning_rate: float, most: float = 1.0) -> None:
-        """Watch `grid`; `coverage` is the share of a picture that a healthy field fills, `most` what any field can."""
-        self.grid, self.learning_rate = grid, learning_rate
+    def __init__(
+        self, representation: Representation, *, coverage: float, learning_rate: float, most: float = 1.0
+    ) -> None:
+        """Watch a representation.
+
+        Args:
+            representation: stepped in place.
+            coverage: the share of a picture that a healthy object fills.
+            learning_rate: see `Representation.groups`.
+            most: the share that any object can fill.
+        """
+        self.representation, self.learning_rate = representation, learning_rate
         self.limits = collapse_limits(coverage, most=most)
         self.rollbacks = 0
         self._steps = 0
-        self._good: Tensor = grid.grid.detach().clone()
-        self._optimizer = self._fresh_optimizer()
+        self._good = representation.snapshot()
+        self._renew()
 
     def step(self, loss: Tensor, *, coverage: float | Tensor, decay: float = 1.0) -> bool:
-        """Descend once; return False if the field went back to its last good state instead.
+        """Descend once; return False if the representation went back to its last good state instead.
 
         `coverage` is the mean alpha of the render that `loss` was computed from: it judges the state before the step.
-        `decay` multiplies the learning rate.  The host waits for the device once.
+        `decay` multiplies the learning rates.  The host waits for the device once.
 
         Raises:
             FitError: NaN again after `MAX_ROLLBACKS` returns.
@@ -84,34 +91,40 @@ class Guard:
                 )
             return False
         if self._steps % self.SAVE_EVERY == 0:
-            self._good.copy_(self.grid.grid.detach())
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate * decay
+            self._good = self.representation.snapshot()
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * decay
         self._optimizer.step()
-        with torch.no_grad():
-            self.grid.grid[:, :1].clamp_(LOWEST_LOGIT, HIGHEST_LOGIT)
+        self.representation.constrain()
         self._steps += 1
         return True
 
     def _look(self, loss: Tensor, coverage: float | Tensor) -> tuple[bool, float]:
-        """Return whether loss and gradient are finite, and the coverage, in one trip from the device."""
-        gradient = self.grid.grid.grad
-        finite = loss.isfinite() if gradient is None else loss.isfinite() & gradient.isfinite().all()
+        """Return whether loss and gradients are finite, and the coverage, in one trip from the device.
+
+        A loss that reaches no parameter counts as not finite.
+        """
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        finite = loss.isfinite()
+        for gradient in gradients:
+            finite = finite & gradient.isfinite().all()
         share = torch.as_tensor(coverage, dtype=torch.float32, device=loss.device)
         seen, share = torch.stack([finite.float(), share]).tolist()
-        return bool(seen) and gradient is not None, share
+        return bool(seen) and bool(gradients), share
 
     def finish(self) -> None:
         """Undo the last steps if they left something that is not finite."""
-        if not bool(torch.isfinite(self.grid.grid.detach()).all()):
+        if not self.representation.is_finite():
             self._roll_back()
 
     def _roll_back(self) -> None:
         self.rollbacks += 1
         self.learning_rate /= 2
-        with torch.no_grad():
-            self.grid.grid.copy_(self._good)
-        self._optimizer = self._fresh_optimizer()
+        self.representation.restore(self._good)
+        self._renew()
 
-    def _fresh_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.grid.grid], lr=self.learning_rate, betas=(0.9, 0.99))
+    def _renew(self) -> None:
+        """Forget the optimiser's momentum."""
+        self._optimizer = make_optimizer(self.representation, self.learning_rate)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]

@@ -1,6 +1,13 @@
-"""FLOW 2 from end to end: views -> field -> distilled -> surface -> texture -> asset with a report.
+"""FLOW 2 from end to end: views -> foreground -> representation -> refined -> mesh -> texture -> asset with a report.
 
-Knows the order of the stages and what to measure, and nothing of how views are sampled: they come in, or a callable
+    observe   Views     -> Observed   lifting/observation.py   which pixels are the object, which lens saw it
+    fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
+    distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
+    extract   Refined   -> Extracted  here                     its surface as triangles
+    paint     Extracted -> Painted    here                     its colours as a texture
+    assemble  Painted   -> Asset3D    here                     with what was measured of the file
+
+Knows the order of the stages and what to report, and nothing of how views are sampled: they come in, or a callable
 makes them.
 """
 
@@ -15,15 +22,21 @@ import torch
 
 from viewfold.device import peak_memory_mib
 from viewfold.errors import FitError, InputError, PromptError
-from viewfold.lifting.asset import Asset3D, measure_export
-from viewfold.lifting.distillation import DistilSettings, distil
-from viewfold.lifting.fit import FitSettings, Progress, Reconstruction, fit_views
+from viewfold.lifting.asset import Asset3D
+from viewfold.lifting.check import measure_export
+from viewfold.lifting.descent import Progress
+from viewfold.lifting.distillation import DistilSettings, Refined, distil
+from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.observation import Observed, ObserveSettings, observe
 from viewfold.lifting.prior import Prior
-from viewfold.scene.surface import extract_surface
+from viewfold.scene.grid import GridSettings
+from viewfold.scene.mesh import Mesh
+from viewfold.scene.representation import Representation, RepresentationSettings
+from viewfold.scene.surface import SurfaceResult
 from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
 
-__all__ = ["Asset3D", "DistilSettings", "FitSettings", "LiftSettings", "MeshSettings", "lift"]
+__all__ = ["Asset3D", "DistilSettings", "FitSettings", "GridSettings", "LiftSettings", "MeshSettings", "lift"]
 
 MAX_SEEDS = 3
 """Sampled views that show no object are sampled again, with the next seed, up to this many times in all."""
@@ -31,10 +44,10 @@ MAX_SEEDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-    """How the mesh is taken from the field."""
+    """How the mesh is taken from the representation."""
 
     resolution: int = 96
-    """Nodes of marching cubes along each axis."""
+    """How finely the surface is looked for: nodes along each axis."""
 
     faces: int = 4000
     """The mesh is thinned out to this number."""
@@ -50,11 +63,31 @@ class MeshSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LiftSettings:
-    """Everything that the lift can be told; saved with each result."""
+    """Everything that the lift can be told, stage by stage; saved with each result."""
 
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
+    representation: RepresentationSettings = field(default_factory=GridSettings)
     fit: FitSettings = field(default_factory=FitSettings)
     distil: DistilSettings = field(default_factory=DistilSettings)
     mesh: MeshSettings = field(default_factory=MeshSettings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extracted:
+    """A surface, and what it was taken from."""
+
+    surface: SurfaceResult
+    representation: Representation
+    observed: Observed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Painted:
+    """A mesh with its colours, and what it was taken from; on the CPU."""
+
+    mesh: Mesh
+    representation: Representation
+    observed: Observed
 
 
 def lift(
@@ -93,98 +126,127 @@ def lift(
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
     settings = settings or LiftSettings()
-    report = progress or (lambda stage, step, total: None)
-    clock = _Clock()
-    generator = torch.Generator().manual_seed(seed)
-    fitted, used_seed = _fit(views, sample, seed, settings, generator, report, clock, device=model.device)
-    with clock.stage("distil"):
-        rollbacks = distil(
-            fitted, model, prompt, settings=settings.distil, fit=settings.fit, generator=generator, progress=report
-        )
-    report("mesh", 0, 1)
-    with clock.stage("mesh"):
-        surface = extract_surface(
-            fitted.field,
-            resolution=settings.mesh.resolution,
-            max_faces=settings.mesh.faces,
-            device=model.device,
-        )
-    report("mesh", 1, 1)
-    report("texture", 0, 1)
-    with clock.stage("texture"):
-        field = fitted.field.to("cpu")  # the mesh and its texture are made there
-        mesh = bake_texture(surface.mesh, field, size=settings.mesh.texture_size, max_faces=settings.mesh.faces)
-    report("texture", 1, 1)
-    report("check", 0, 1)
-    with clock.stage("check"):
-        kept = fitted.views.to("cpu")
-        ground = fitted.foreground.background.mean(dim=0)
-        measured = measure_export(mesh, field, ground=ground, like=kept.cameras)
-    report("check", 1, 1)
+    watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
+    fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+    with watch.timed("distil"):
+        refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
+    with watch.told("mesh"):
+        extracted = extract(refined, settings=settings.mesh)
+    with watch.told("texture"):
+        painted = paint(extracted, settings=settings.mesh)
+    with watch.told("check"):
+        asset = assemble(painted, prompt=prompt)
+    surface = extracted.surface
+    report = {
+        **asset.report,
+        "watertight": surface.watertight,
+        "components": surface.components_kept,
+        "components_dropped": surface.components_found - surface.components_kept,
+        "faces": len(asset.mesh.faces),
+        "threshold": round(surface.threshold, 3),
+        "fit_loss": round(fitted.loss, 6),
+        "rollbacks": refined.rollbacks,
+        "fov_deg": round(fitted.observed.lens[0], 2),
+        "seed": used_seed,
+        "seconds": {name: round(spent, 2) for name, spent in watch.seconds.items()},
+        "peak_memory_mib": peak_memory_mib(model.device),
+        "settings": asdict(settings),
+    }
+    return replace(asset, report=report)
+
+
+def extract(refined: Refined, *, settings: MeshSettings) -> Extracted:
+    """Take the surface, where the representation is.
+
+    Raises:
+        FitError: it is empty or not finite.
+    """
+    made = refined.representation.to_mesh(resolution=settings.resolution, max_faces=settings.faces)
+    return Extracted(surface=made, representation=refined.representation, observed=refined.observed)
+
+
+def paint(extracted: Extracted, *, settings: MeshSettings) -> Painted:
+    """Unwrap the mesh and bake the colours seen at its surface; this and all that follows is on the CPU."""
+    representation = extracted.representation.to("cpu")
+    mesh = bake_texture(
+        extracted.surface.mesh,
+        representation.surface_color,
+        size=settings.texture_size,
+        max_faces=settings.faces,
+    )
+    return Painted(mesh=mesh, representation=representation, observed=extracted.observed)
+
+
+def assemble(painted: Painted, *, prompt: str) -> Asset3D:
+    """Return the asset, with how well its file stands for the representation as its report."""
+    observed = painted.observed
+    measured = measure_export(painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens)
     return Asset3D(
-        mesh=mesh,
-        field=field,
-        views=kept,
+        mesh=painted.mesh,
+        representation=painted.representation,
+        views=observed.views.to("cpu"),
         prompt=prompt,
-        report={
-            **measured,
-            "watertight": surface.watertight,
-            "components": surface.components_kept,
-            "components_dropped": surface.components_found - surface.components_kept,
-            "faces": len(mesh.faces),
-            "threshold": round(surface.threshold, 3),
-            "fit_loss": round(fitted.loss, 6),
-            "rollbacks": rollbacks,
-            "fov_deg": round(float(kept.cameras.fov_deg.mean()), 2),
-            "seed": used_seed,
-            "seconds": {name: round(spent, 2) for name, spent in clock.seconds.items()},
-            "peak_memory_mib": peak_memory_mib(model.device),
-            "settings": asdict(settings),
-        },
+        report=measured,
     )
 
 
-def _fit(
+def _fit_first(
     views: Views | None,
     sample: Callable[[int], Views] | None,
     seed: int,
     settings: LiftSettings,
     generator: torch.Generator,
-    report: Progress,
-    clock: _Clock,
+    watch: _Watch,
     *,
     device: torch.device,
-) -> tuple[Reconstruction, int]:
+) -> tuple[Fitted, int]:
     """Fit the views, or views sampled with the first seed that shows an object; return that seed too."""
     for attempt in range(seed, seed + MAX_SEEDS):
         given = views
         if given is None:
             assert sample is not None
-            with clock.stage("generate"):
+            with watch.timed("generate"):
                 given = sample(attempt)
         if not bool(given.rgb.isfinite().all()):
             raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
         given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
-            with clock.stage("fit"):
-                return fit_views(given, settings=settings.fit, generator=generator, progress=report), attempt
+            with watch.timed("fit"):
+                observed = observe(given, settings=settings.observe)
+                fitted = fit(
+                    observed,
+                    representation=settings.representation,
+                    settings=settings.fit,
+                    generator=generator,
+                    progress=watch.progress,
+                )
+                return fitted, attempt
         except FitError:
             if views is not None or attempt == seed + MAX_SEEDS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
-class _Clock:
-    """Adds up the seconds of named stages."""
+class _Watch:
+    """Adds up the seconds of named stages, and tells of those that do not tell of themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress: Progress = progress or (lambda stage, step, total: None)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
         """Time a block."""
         started = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @contextmanager
+    def told(self, name: str) -> Iterator[None]:
+        """Time a block, and tell when it begins and ends."""
+        self.progress(name, 0, 1)
+        with self.timed(name):
+            yield
+        self.progress(name, 1, 1)

@@ -1,11 +1,13 @@
-"""Colour for a mesh, taken from the field that it was extracted from.
+"""Colour for a mesh, asked of what it was extracted from: a callable that says what is seen at points of the surface.
 
-The colour of a point of the surface is what a camera looking straight at it would see: the field composited along the
-normal, from just outside to just inside.  The mesh may therefore lie a little off the field's own surface.
+`surface_color` is the answer of a field.  The colour of a point of the surface is what a camera looking straight at it
+would see: the field composited along the normal, from just outside to just inside.  The mesh may therefore lie a little
+off the field's own surface.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -29,20 +31,24 @@ CHUNK = 2**16
 PADDING = 2
 """Texels between charts."""
 
+SeenColor = Callable[[Float[Tensor, "p 3"], Float[Tensor, "p 3"]], Float[Tensor, "p 3"]]
+"""From points of a surface and their unit normals to the sRGB colours seen there."""
 
-def bake_vertex_colors(mesh: Mesh, field: Field) -> Mesh:
-    """Return the mesh with the field's sRGB colour at every vertex; any texture and other materials are dropped."""
+
+def bake_vertex_colors(mesh: Mesh, color: SeenColor) -> Mesh:
+    """Return the mesh with the sRGB colour seen at every vertex; any texture and other materials are dropped."""
     normals = torch.zeros_like(mesh.vertices).index_add(0, mesh.faces.flatten(), mesh.normals().reshape(-1, 3))
-    color = surface_color(field, mesh.vertices, torch.nn.functional.normalize(normals, dim=-1))
+    seen = color(mesh.vertices, torch.nn.functional.normalize(normals, dim=-1))
     material = Material(roughness=ROUGHNESS)
-    return replace(mesh, vertex_color=color, uv=None, face_material=None, materials=(material,))
+    return replace(mesh, vertex_color=seen, uv=None, face_material=None, materials=(material,))
 
 
-def bake_texture(mesh: Mesh, field: Field, *, size: int = 512, max_faces: int = 4000) -> Mesh:
-    """Unwrap a mesh (xatlas) and paint the field's sRGB colour into a texture.
+def bake_texture(mesh: Mesh, color: SeenColor, *, size: int = 512, max_faces: int = 4000) -> Mesh:
+    """Unwrap a mesh (xatlas) and paint the sRGB colour seen at its surface into a texture.
 
     Args:
         mesh: thinned out to `max_faces` first, because unwrapping takes a second for 5,000 faces.
+        color: where the mesh lies.
         size: of the texture along each side, 16 to 4096.
 
     Returns:
@@ -61,7 +67,7 @@ def bake_texture(mesh: Mesh, field: Field, *, size: int = 512, max_faces: int = 
     points = (mesh.vertices[mesh.faces[face]] * weight[..., None]).sum(dim=1)
     normals = torch.nn.functional.normalize((mesh.normals()[face] * weight[..., None]).sum(dim=1), dim=-1)
     image = mesh.vertices.new_zeros(size, size, 3)
-    image[row, column] = surface_color(field, points, normals)
+    image[row, column] = color(points, normals)
     painted = torch.zeros(size, size, dtype=torch.bool, device=image.device)
     painted[row, column] = True
     return replace(mesh, materials=(Material(texture=fill_unpainted(image, painted), roughness=ROUGHNESS),))

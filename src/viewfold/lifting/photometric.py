@@ -1,0 +1,70 @@
+"""The photometric loss: how far a representation's pictures are from those that it is to look like.
+
+Pictures are compared over random grounds, which makes a fog in the ground's colour useless; coverage is compared with
+the silhouettes.  Asks a representation for renders, and for nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from viewfold.camera import Cameras
+from viewfold.lifting.observation import Observed
+from viewfold.scene.representation import Representation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Photometric:
+    """Pictures, coverage and cameras at one size, ready to be compared with renders."""
+
+    rgb: Float[Tensor, "v 3 h w"]
+    """Opaque, over `background`."""
+
+    alpha: Float[Tensor, "v 1 h w"]
+    certainty: Float[Tensor, "v 1 h w"]
+    background: Float[Tensor, "v 3"]
+    cameras: Cameras
+
+    alpha_weight: float = 1.0
+    """Weight of the squared difference between coverage and silhouette, beside 1 for colour."""
+
+    @classmethod
+    def of(cls, observed: Observed, *, alpha_weight: float = 1.0) -> Photometric:
+        """Take the views as they are."""
+        return cls(
+            rgb=observed.opaque(),
+            alpha=observed.foreground.alpha,
+            certainty=observed.foreground.certainty,
+            background=observed.foreground.background,
+            cameras=observed.views.cameras,
+            alpha_weight=alpha_weight,
+        )
+
+    @property
+    def size(self) -> int:
+        """Pixels along each side."""
+        return self.rgb.shape[-1]
+
+    def shrunk(self, size: int) -> Photometric:
+        """Return the same at `size` pixels a side, by averaging."""
+        if size == self.size:
+            return self
+        small = {
+            name: interpolate(getattr(self, name), size=(size, size), mode="area")
+            for name in ("rgb", "alpha", "certainty")
+        }
+        return replace(self, **small)
+
+    def loss(self, representation: Representation, *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """Return the mean squared error of colour, over a random ground per view, and of coverage."""
+        rendered = representation.render(self.cameras, size=self.size, generator=generator)
+        ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator).to(self.rgb)
+        expected = self.rgb + (1 - self.alpha) * (ground - self.background[:, :, None, None])
+        color = (self.certainty * (rendered.over(ground) - expected).square()).mean()
+        coverage = (self.certainty * (rendered.alpha - self.alpha).square()).mean()
+        return color + self.alpha_weight * coverage

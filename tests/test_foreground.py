@@ -1,0 +1,89 @@
+"""What views say before anything is fitted: the ground, the object, its hull, and the lens that saw it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lift_fakes import ball, ball_views, overlap
+
+from viewfold.camera import Cameras
+from viewfold.errors import FitError
+from viewfold.lifting import foreground as fg
+from viewfold.lifting.hull import visual_hull
+from viewfold.lifting.observation import ObserveSettings, observe
+from viewfold.scene.field import lattice
+from viewfold.views import Views
+
+
+def test_the_ground_is_the_median_of_the_border_even_where_the_object_touches_it() -> None:
+    rgb = torch.full((1, 3, 32, 32), 0.25)
+    rgb[:, :, 10:, 8:20] = 0.9
+    assert torch.equal(fg.border_median(rgb), torch.full((1, 3), 0.25))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_coverage_is_read_off_the_distance_to_the_ground(noise: float) -> None:
+    views = ball_views(size=64)
+    rgb = (views.rgb + noise * torch.randn(views.rgb.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    found = fg.find_foreground(replace(views, rgb=rgb))
+    truth = ball(views.cameras, size=64)[1]
+    assert overlap(found.alpha, truth) > 0.97
+    assert (found.alpha - truth).abs().mean() < 0.01
+    assert bool((found.certainty == 1).all())
+
+
+def test_ground_coloured_pixels_that_the_object_encloses_are_uncertain() -> None:
+    rgb = torch.full((1, 3, 32, 32), 0.5)
+    rgb[:, 0, 8:24, 8:24] = 1.0
+    rgb[:, :, 13:19, 13:19] = 0.5
+    found = fg.find_foreground(Views(rgb=rgb, cameras=Cameras.orbit(1)))
+    assert float(found.certainty[0, 0, 16, 16]) == pytest.approx(fg.ENCLOSED_CERTAINTY)
+    assert float(found.certainty[0, 0, 2, 2]) == 1.0
+
+
+def test_specks_are_not_the_object() -> None:
+    views = ball_views(size=64)
+    rgb = views.rgb.clone()
+    rgb[:, :, 3, 3] = 1.0
+    assert float(fg.find_foreground(replace(views, rgb=rgb)).alpha[:, :, 3, 3].max()) == 0
+
+
+def test_known_alpha_is_believed() -> None:
+    views = ball_views()
+    alpha = torch.rand(4, 1, 32, 32)
+    assert torch.equal(fg.find_foreground(replace(views, alpha=alpha)).alpha, alpha)
+
+
+@pytest.mark.parametrize("picture", [torch.full((4, 3, 32, 32), 0.5), torch.rand(4, 3, 32, 32)])
+def test_views_without_an_object_on_a_ground_are_a_fit_error(picture: torch.Tensor) -> None:
+    with pytest.raises(FitError, match="plain ground"):
+        fg.find_foreground(Views(rgb=picture, cameras=Cameras.orbit(4)))
+
+
+def test_the_hull_holds_the_object_and_nothing_outside_the_silhouettes() -> None:
+    views = ball_views(size=64)
+    _, alpha = ball(views.cameras, size=64)
+    points = lattice(24)
+    hull = visual_hull(alpha, views.cameras, points)
+    radius = points.norm(dim=-1)
+    assert float(hull[radius < 0.33].min()) > 0.5
+    assert float(hull[radius > 0.55].max()) < 0.5
+
+
+@pytest.mark.parametrize("fov", [20.0, 55.0])
+def test_the_shared_field_of_view_is_found_by_the_silhouettes(fov: float) -> None:
+    """Four posts at the corners of a square: perspective sets the near ones apart from the far ones."""
+    true = Cameras.orbit(4, elevation_deg=15, azimuth_deg=10, fov_deg=fov)
+    points = lattice(80)
+    x, y, z = points.unbind(-1)
+    posts = points[((x.abs() - 0.25).abs() < 0.05) & ((y.abs() - 0.25).abs() < 0.05) & (z.abs() < 0.3)]
+    uv, _ = true.project(posts)
+    alpha = torch.zeros(4, 1, 64, 64)
+    column, row = ((uv[..., 0] + 1) * 32).long(), ((1 - uv[..., 1]) * 32).long()
+    for view in range(4):
+        alpha[view, 0, row[view], column[view]] = 1
+    views = Views(rgb=alpha.expand(-1, 3, -1, -1), alpha=alpha, cameras=Cameras.orbit(4, azimuth_deg=10))
+    found = observe(views, settings=ObserveSettings(estimate_cameras=True)).views.cameras
+    assert abs(float(found.fov_deg[0]) - fov) <= 5

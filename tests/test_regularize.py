@@ -1,0 +1,57 @@
+"""What a plausible representation looks like, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from viewfold.camera import Cameras
+from viewfold.scene.grid import GridField
+from viewfold.scene.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.scene.rendering import RaySamples
+
+
+def test_total_variation_of_a_step_is_its_height_over_the_pairs_of_cells() -> None:
+    grid = torch.zeros(1, 1, 4, 4, 4)
+    assert float(total_variation(grid)) == 0
+    grid[..., 2:] = 3.0  # one of three pairs along x
+    assert float(total_variation(grid)) == pytest.approx(3.0 / 3 / 3)
+
+
+def test_entropy_and_sparsity_prefer_clear_and_empty_pictures() -> None:
+    half, clear = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)
+    assert float(binary_entropy(half)) == pytest.approx(0.6931, abs=1e-4)
+    assert float(binary_entropy(clear)) < 0.01
+    assert float(sparsity(clear)) == pytest.approx(0.1) and float(sparsity(half)) > 0.5
+
+
+def test_orientation_is_a_sum_over_samples_of_two_hand_worked_rays() -> None:
+    """One ray passes a back (cosine 1) in front of a front (cosine -1), the other a surface seen at 60 degrees."""
+    ray = torch.tensor([0.0, 1.0, 0.0])
+    weight = torch.tensor([0.5, 0.3, 0.8], requires_grad=True)
+    normal = torch.stack([ray, -ray, torch.tensor([0.75**0.5, 0.5, 0.0])]).requires_grad_()
+    samples = RaySamples(weight=weight, normal=normal, direction=ray.expand(3, 3), n_rays=2)
+    loss = orientation(samples)
+    assert float(loss.detach()) == pytest.approx((0.5 * 1 + 0.3 * 0 + 0.8 * 0.25) / 2)
+    loss.backward()
+    assert weight.grad is None, "a surface must turn, not fade"
+    assert normal.grad is not None
+    torch.testing.assert_close(normal.grad @ ray, torch.tensor([0.5, 0.0, 0.8 * 0.5]))
+
+
+def test_orientation_is_at_home_in_a_render() -> None:
+    """The samples of a render sum to its pictures; of a ball hardly any that light reaches turns its back."""
+    ball, cameras = GridField(resolution=24), Cameras.orbit(4, elevation_deg=20, azimuth_deg=45)
+    with torch.no_grad():
+        rendered = ball.render(cameras, size=32, normals=True)
+    samples = rendered.samples
+    assert samples is not None and 0 < samples.n_rays <= int((rendered.alpha > 0).sum())
+    torch.testing.assert_close(samples.weight.sum(), rendered.alpha.sum(), rtol=1e-4, atol=0)
+    seen = (samples.weight[:, None] * samples.normal).sum(dim=0)
+    torch.testing.assert_close(seen, rendered.normal.sum(dim=(0, 2, 3)), rtol=1e-3, atol=0.5)
+    assert float((samples.normal * samples.direction).sum(-1) @ samples.weight) < 0
+    flipped = replace(samples, direction=-samples.direction)
+    assert float(orientation(samples)) < 0.1 * float(orientation(flipped))
+    assert ball.render(cameras, size=8).samples is None
