@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from viewfold.camera import framing_distance
-from viewfold.diffusion.schedule import MVDREAM
 from viewfold.errors import InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
+from viewfold.lifting.presets import MVDREAM_NOISE
 from viewfold.lifting.scoring import SDS, Reconstruction, score_loss
 from viewfold.lifting.stages import LiftSettings
 from viewfold.scene.grid import GridField
@@ -23,9 +23,9 @@ AS_RELEASED = DistilSettings(
 
 
 def test_mvdreams_schedule_can_be_said() -> None:
-    assert AS_RELEASED.noise == MVDREAM
+    assert AS_RELEASED.noise == MVDREAM_NOISE
     for step in (0, 1, 4_000, 7_999, 8_000, 9_999):
-        assert AS_RELEASED.noise.at(step) == MVDREAM.at(step)
+        assert AS_RELEASED.noise.at(step) == MVDREAM_NOISE.at(step)
 
 
 def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from viewfold.camera import Cameras
-from viewfold.diffusion.schedule import MVDREAM, Anneal, NoiseRange
+from viewfold.diffusion.schedule import Anneal, NoiseRange
 from viewfold.errors import InputError
+from viewfold.lifting.presets import MVDREAM_NOISE
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.score import reconstruction_loss, sds_loss
 from viewfold.weights.convert import build_unet
@@ -234,7 +235,7 @@ def test_a_rescale_outside_its_range_is_refused() -> None:
 
 @pytest.mark.parametrize("row", TABLE["schedule"]["rows"], ids=lambda row: f"step{row['step']}")
 def test_the_schedule_equals_the_original_row_by_row(row) -> None:
-    assert MVDREAM.at(row["step"]) == (row["min_step"], row["max_step"])
+    assert MVDREAM_NOISE.at(row["step"]) == (row["min_step"], row["max_step"])
     orient = Anneal(start=10.0, end=1000.0, steps=5000)
     assert orient.at(row["step"]) == pytest.approx(row["lambda_orient"])
 
@@ -248,8 +249,8 @@ def test_an_anneal_is_monotone_and_stays_between_its_ends() -> None:
 
 def test_one_noise_level_is_shared_by_all_objects_and_lies_in_the_interval() -> None:
     g = torch.Generator().manual_seed(0)
-    low, high = MVDREAM.at(4000)
-    drawn = torch.stack([MVDREAM.draw(4000, n_objects=3, generator=g) for _ in range(200)])
+    low, high = MVDREAM_NOISE.at(4000)
+    drawn = torch.stack([MVDREAM_NOISE.draw(4000, n_objects=3, generator=g) for _ in range(200)])
     assert (drawn == drawn[:, :1]).all()
     assert low <= drawn.min() and drawn.max() <= high
     assert drawn.unique().numel() > 50

@@ -182,8 +182,10 @@ class Lift:
     """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
+    preset: Literal["standard", "draft"] = "standard"
+    """How much is done: draft only fits the views, which is quick; the options below override it."""
     steps: Annotated[int | None, unset("INT")] = None
-    """Steps of distillation, by default 60; 0 only fits the views, which is quick."""
+    """Steps of distillation, by default 60; 0, as with draft, only fits the views."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
     """Of the distillation: how closely to follow the prompt; by default 3."""
     negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
@@ -205,14 +207,14 @@ class Lift:
         if out.suffix.lower() not in MESHES:
             raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
         check_source(self.source)
-        from viewfold.lifting.stages import LiftSettings
+        from viewfold.lifting.presets import DRAFT, STANDARD
         from viewfold.make import lift
         from viewfold.store import check_output
         from viewfold.views import Views
 
         started = time.perf_counter()
         check_output(out)
-        base = LiftSettings()
+        base = DRAFT if self.preset == "draft" else STANDARD
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))

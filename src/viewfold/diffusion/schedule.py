@@ -62,7 +62,3 @@ class NoiseRange:
         low, high = self.at(step, n_levels=n_levels)
         t = torch.randint(low, high + 1, (1,), generator=generator)
         return t.expand(n_objects).clone()
-
-
-MVDREAM = NoiseRange(low=Anneal(start=0.98, end=0.02, steps=8000), high=Anneal(start=0.98, end=0.50, steps=8000))
-"""From a blob, over 10,000 steps (MVDream-threestudio, mvdream-sd21.yaml)."""
