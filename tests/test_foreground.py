@@ -10,6 +10,7 @@ from lift_fakes import ball, ball_views, overlap
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError
+from viewfold.ground import border_pixels, distance_to, ground_color
 from viewfold.lifting import foreground as fg
 from viewfold.lifting.hull import visual_hull
 from viewfold.lifting.observation import ObserveSettings, observe
@@ -20,7 +21,15 @@ from viewfold.views import Views
 def test_the_ground_is_the_median_of_the_border_even_where_the_object_touches_it() -> None:
     rgb = torch.full((1, 3, 32, 32), 0.25)
     rgb[:, :, 10:, 8:20] = 0.9
-    assert torch.equal(fg.border_median(rgb), torch.full((1, 3), 0.25))
+    assert torch.equal(ground_color(rgb, width=1), torch.full((1, 3), 0.25))
+
+
+def test_a_border_has_each_of_its_pixels_once_and_distance_is_euclidean() -> None:
+    numbered = torch.arange(25.0).reshape(1, 1, 5, 5)
+    assert border_pixels(numbered, width=1)[0, 0].tolist() == [0, 1, 2, 3, 4, 5, 9, 10, 14, 15, 19, 20, 21, 22, 23, 24]
+    assert border_pixels(numbered, width=2).shape == (1, 1, 24)
+    rgb = torch.tensor([0.5, 0.8, 0.1]).reshape(1, 3, 1, 1)
+    assert float(distance_to(torch.tensor([[0.5, 0.5, 0.5]]), rgb)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])

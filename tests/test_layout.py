@@ -21,13 +21,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "formats", "device", "store", "camera", "picture", "views", "origin"}
+EVERYWHERE = {"errors", "formats", "device", "store", "camera", "ground", "picture", "views", "origin"}
 ARROWS = {
     "errors": set(),
     "formats": set(),
     "device": set(),
     "store": set(),
     "camera": set(),
+    "ground": set(),
     "picture": set(),
     "views": set(),
     "origin": set(),

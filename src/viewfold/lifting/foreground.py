@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from viewfold.errors import FitError
+from viewfold.ground import border_pixels, distance_to, ground_color
 from viewfold.views import GROUND, Views
+
+BORDER = 32
+"""The border is this share of the edge wide, so that it is a sample of the noise as well."""
 
 MIN_DISTANCE = 0.09
 """Colours nearer to the ground than this (Euclidean, sRGB) count as ground; a small VAE's noise is about 0.03."""
@@ -56,9 +60,10 @@ def find_foreground(views: Views) -> Foreground:
     if views.alpha is not None:
         alpha, background = views.alpha.float(), views.rgb.new_full((len(views), 3), GROUND)
         return Foreground(background=background, alpha=alpha, certainty=torch.ones_like(alpha))
-    background = border_median(views.rgb)
-    distance = (views.rgb - background[:, :, None, None]).norm(dim=1, keepdim=True)
-    noise = border_pixels(distance).median(dim=-1).values.flatten()
+    width = max(1, views.rgb.shape[-1] // BORDER)
+    background = ground_color(views.rgb, width=width)
+    distance = distance_to(background, views.rgb)
+    noise = border_pixels(distance, width=width).median(dim=-1).values.flatten()
     threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]
     inside, enclosed = _clean((distance > threshold)[:, 0])
     share = inside.float().mean(dim=(1, 2))
@@ -71,20 +76,6 @@ def find_foreground(views: Views) -> Foreground:
     alpha = _soften(distance, inside[:, None], threshold)
     certainty = torch.where(enclosed[:, None], ENCLOSED_CERTAINTY, 1.0)
     return Foreground(background=background, alpha=alpha, certainty=certainty)
-
-
-def border_pixels(pictures: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c p"]:
-    """Return the pixels of the border, a 32nd of the edge wide."""
-    size = pictures.shape[-1]
-    width = max(1, size // 32)
-    keep = torch.ones(pictures.shape[-2:], dtype=torch.bool)
-    keep[width:-width, width:-width] = False
-    return pictures[..., keep.to(pictures.device)]
-
-
-def border_median(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3"]:
-    """Return the median colour of each picture's border, which an object may touch with up to half of it."""
-    return border_pixels(rgb).median(dim=-1).values
 
 
 def _clean(mask: Bool[Tensor, "v h w"]) -> tuple[Bool[Tensor, "v h w"], Bool[Tensor, "v h w"]]:

@@ -1,4 +1,4 @@
-"""Named settings of a lift.  Where a number comes from stands beside it, here or at the field that it is a default of."""
+"""Named settings of a lift.  Where a number comes from is said beside it, or at the field that has it by default."""
 
 from __future__ import annotations
 
