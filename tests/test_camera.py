@@ -130,6 +130,19 @@ def test_picking_joining_and_moving_keep_the_cameras() -> None:
     assert len(cameras[torch.tensor([True, False] * 3 + [True])]) == 4
 
 
+def test_cameras_of_several_objects_are_those_of_each_in_turn_or_shared_by_all() -> None:
+    cameras = spread()[:6]
+    assert cameras.per_object(2, 3) is cameras and cameras.per_object(6, 1) is cameras
+    shared = cameras.per_object(3, 6)
+    for start in (0, 6, 12):
+        assert torch.equal(shared[start : start + 6].world_from_camera, cameras.world_from_camera)
+        assert torch.equal(shared[start : start + 6].fov_deg, cameras.fov_deg)
+    with pytest.raises(InputError, match="`cameras` must be 4, the same for all objects, or 8, .* got 6"):
+        cameras.per_object(2, 4)
+    with pytest.raises(InputError, match="world_from_camera"):
+        cameras[[]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -9,7 +9,6 @@ This is MVDream's own frame, so `Cameras.code` needs no change of axes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,15 +55,28 @@ class Cameras:
     """Full field of view, the same across and down, in degrees (float32)."""
 
     def __post_init__(self) -> None:
+        self._check_shapes()
+        pose, fov = self.world_from_camera, self.fov_deg
+        if not bool(torch.isfinite(pose).all()):
+            raise InputError("`world_from_camera` must be finite; it holds NaN or infinity.")
+        if not bool(((fov > 0) & (fov < 180)).all()):
+            raise InputError(f"`fov_deg` must lie between 0 and 180; got {fov.tolist()}.")
+
+    def _check_shapes(self) -> None:
         pose, fov = self.world_from_camera, self.fov_deg
         if pose.ndim != 3 or pose.shape[1:] != (4, 4) or pose.shape[0] == 0:
             raise InputError(f"`world_from_camera` must have the shape (views, 4, 4); got {tuple(pose.shape)}.")
         if fov.shape != pose.shape[:1]:
             raise InputError(f"`fov_deg` must have the shape ({pose.shape[0]},); got {tuple(fov.shape)}.")
-        if not bool(torch.isfinite(pose).all()):
-            raise InputError("`world_from_camera` must be finite; it holds NaN or infinity.")
-        if not bool(((fov > 0) & (fov < 180)).all()):
-            raise InputError(f"`fov_deg` must lie between 0 and 180; got {fov.tolist()}.")
+
+    @classmethod
+    def _of_checked(cls, world_from_camera: Tensor, fov_deg: Tensor) -> Cameras:
+        """Return cameras of numbers that were checked: to look at them again would make the host wait for a device."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "world_from_camera", world_from_camera)
+        object.__setattr__(made, "fov_deg", fov_deg)
+        made._check_shapes()
+        return made
 
     @classmethod
     def orbit(
@@ -155,22 +167,33 @@ class Cameras:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
         index = [index] if isinstance(index, int) else index
-        return Cameras(world_from_camera=self.world_from_camera[index], fov_deg=self.fov_deg[index])
+        return self._of_checked(self.world_from_camera[index], self.fov_deg[index])
 
     @classmethod
     def cat(cls, sets: Sequence[Cameras]) -> Cameras:
         """Join several sets, in order."""
-        return cls(
-            world_from_camera=torch.cat([s.world_from_camera for s in sets]),
-            fov_deg=torch.cat([s.fov_deg for s in sets]),
-        )
+        return cls._of_checked(torch.cat([s.world_from_camera for s in sets]), torch.cat([s.fov_deg for s in sets]))
+
+    def per_object(self, n_objects: int, n_views: int) -> Cameras:
+        """Return the cameras of every view of several objects, those of an object one after the other ("b v" flat).
+
+        A set of `n_views` is that of every object; one of `n_objects * n_views` is each object's own already.
+
+        Raises:
+            InputError: their number is neither.
+        """
+        if len(self) == n_objects * n_views:
+            return self
+        if len(self) != n_views:
+            raise InputError(
+                f"`cameras` must be {n_views}, the same for all objects, or {n_objects * n_views}, those of each of "
+                f"{n_objects} objects one after the other; got {len(self)}."
+            )
+        return self._of_checked(self.world_from_camera.repeat(n_objects, 1, 1), self.fov_deg.repeat(n_objects))
 
     def to(self, device: torch.device | str) -> Cameras:
         """Return the same cameras on another device."""
-        moved = copy.copy(self)  # not made anew: to check them again would make the host wait for the device
-        object.__setattr__(moved, "world_from_camera", self.world_from_camera.to(device))
-        object.__setattr__(moved, "fov_deg", self.fov_deg.to(device))
-        return moved
+        return self._of_checked(self.world_from_camera.to(device), self.fov_deg.to(device))
 
     @property
     def position(self) -> Float[Tensor, "v 3"]:
