@@ -27,6 +27,7 @@ from torch import Tensor
 
 import viewfold as vf
 from viewfold.lifting.score import reconstruction_loss
+from viewfold.model.condition import Condition
 from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.representation import Representation
 
@@ -80,24 +81,25 @@ class Timed:
             return self.prior.predict_noise(*inputs)
 
 
-def step(model: Any, representation: Representation, text: Tensor, *, pixels: int, bfloat16: bool) -> dict[str, float]:
+def step(
+    model: Any, representation: Representation, condition: Condition, *, pixels: int, bfloat16: bool
+) -> dict[str, float]:
     """Take one step of distillation as `distil` does, and return the seconds of its parts."""
     device, timer = representation.device, Timer(representation.device)
     prior: Any = Timed(model, timer)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(representation.groups(1e-4))
-    cameras = vf.Cameras.orbit(N_VIEWS)
+    cameras = vf.Cameras.orbit(N_VIEWS).to(device)
     representation.refresh()
     with timer.part("render"):
-        pictures = representation.render(cameras.to(device), size=pixels, generator=generator).over(0.5)
+        pictures = representation.render(cameras, size=pixels, generator=generator).over(0.5)
     latents = prior.encode(pictures)[None]
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         loss = reconstruction_loss(
             latents,
             prior=prior,
-            text=text[:1],
-            negative=text[1:],
-            cameras=cameras.code()[None].to(device),
+            condition=condition,
+            cameras=cameras,
             t=torch.tensor([400], device=device),
             noise=torch.randn(latents.shape, generator=generator).to(latents),
             guidance=3.0,
@@ -142,8 +144,8 @@ def main() -> None:
         torch.set_num_threads(1)
     model = load(options.size, options.device)
     pixels = options.pixels or model.image_size
-    width = model.unet.config["cross_attention_dim"]
-    text = torch.randn(2, 77 if options.size == "full" else model.text.n_tokens, width).to(options.device)
+    (_, _, condition, _) = model.unet.example_inputs(2, vf.Cameras.orbit(N_VIEWS))
+    condition = (condition if options.size == "full" else model.condition(["a red mug", ""])).to(options.device)
     representation = GridField(resolution=RESOLUTION, settings=GridSettings(samples=SAMPLES)).to(options.device)
 
     def timed(trainable: bool, bfloat16: bool) -> Callable[[], dict[str, float]]:
@@ -151,7 +153,7 @@ def main() -> None:
             for part in (model.unet, model.vae):
                 part.requires_grad_(trainable)
                 part.zero_grad(set_to_none=True)
-            return step(model, representation, text, pixels=pixels, bfloat16=bfloat16)
+            return step(model, representation, condition, pixels=pixels, bfloat16=bfloat16)
 
         return run
 

@@ -152,7 +152,7 @@ def run_ours(folder: Path, latents_file: Path, *, whole: bool, int8: bool = Fals
     model = vf.load(folder, device="cpu", dtype=dtype, placement=Placement(int8=int8))
     model.release_text([PROMPT])
     cameras = vf.Cameras.orbit(N_VIEWS)
-    text, codes = model.embed([PROMPT]), cameras.code()[None]
+    told = model.condition([PROMPT]), cameras
     noise = torch.randn(1, N_VIEWS, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(dtype)
     latents = torch.empty(0)
 
@@ -161,8 +161,8 @@ def run_ours(folder: Path, latents_file: Path, *, whole: bool, int8: bool = Fals
         latents = model(PROMPT, cameras, steps=2, guidance=7.5, output_type="latent")
 
     with torch.no_grad():
-        model.unet(noise[..., :8, :8], 500, text, codes)  # reads the weights from the disk
-        found = {"call": cpu_seconds(lambda: model.unet(noise, 500, text, codes)), "steps": cpu_seconds(sample)}
+        model.unet(noise[..., :8, :8], 500, *told)  # reads the weights from the disk
+        found = {"call": cpu_seconds(lambda: model.unet(noise, 500, *told)), "steps": cpu_seconds(sample)}
         torch.save(latents, latents_file)
         shown = latents[0] if whole else latents[0, :1]
         found["decode"] = cpu_seconds(lambda: model.decode(shown)) / len(shown)

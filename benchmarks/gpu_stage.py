@@ -244,7 +244,7 @@ class DistillationStep:
         self.cameras = Cameras.orbit(4, elevation_deg=15).to(bench.device)
         self.drawn.refresh()
         self.generator = torch.Generator().manual_seed(0)
-        self.text = model.embed([PROMPT, ""])
+        self.condition = model.condition([PROMPT, ""])
         self.level = torch.tensor([500], device=bench.device)
         self.pictures = self.latents = self.loss = torch.empty(0)
 
@@ -263,8 +263,8 @@ class DistillationStep:
         from viewfold.lifting.score import reconstruction_loss
 
         noise = torch.randn(self.latents.shape, generator=self.generator).to(self.latents)
-        self.loss = reconstruction_loss(self.latents, prior=self.model, text=self.text[:1], negative=self.text[1:],
-                                        cameras=self.cameras.code()[None], t=self.level, noise=noise)  # fmt: skip
+        self.loss = reconstruction_loss(self.latents, prior=self.model, condition=self.condition,
+                                        cameras=self.cameras, t=self.level, noise=noise)  # fmt: skip
 
     def backward(self) -> None:
         """Bring the gradient through autoencoder and renderer to the grid."""

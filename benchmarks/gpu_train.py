@@ -73,18 +73,18 @@ class _Trainer:
         self.bench, self.objects, self.steps = bench, 1, 0
         self.network = unet = bench.unet().requires_grad_(True).train()
         alphas = toybox_scheduler().alphas_cumprod.to(bench.device)
-        size, channels, text_dim = (unet.config[n] for n in ("sample_size", "in_channels", "cross_attention_dim"))
-        cameras = Cameras.orbit(4).code()
+        orbit = Cameras.orbit(4)
 
         def draw(step: int, generator: torch.Generator) -> Batch:
             n = self.objects
-            latents = torch.randn(n, 4, channels, size, size, generator=generator)
-            return Batch(latents=latents, captions=[""] * n, cameras=cameras.expand(n, -1, -1))
+            shape = unet.example_inputs(n, orbit)[0].shape
+            latents = torch.randn(shape, generator=generator)
+            return Batch(latents=latents, captions=[""] * n, cameras=orbit.per_object(n, 4))
 
         def loss(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-            text = torch.randn(len(batch.captions), 77, text_dim, device=bench.device)
+            condition = unet.example_inputs(len(batch.captions), orbit)[2].to(bench.device)
             settings = ObjectiveSettings(share_2d=0.0)
-            return {"loss": diffusion_loss(unet, batch.latents, text, batch.cameras, alphas_cumprod=alphas,
+            return {"loss": diffusion_loss(unet, batch.latents, condition, batch.cameras, alphas_cumprod=alphas,
                                            settings=settings, generator=generator)}  # fmt: skip
 
         settings = LoopSettings(optimizer="adamw", lr=1e-5, warmup=0, precision="bf16")
@@ -166,8 +166,8 @@ def held_out_error(bench: Bench, name: str) -> float:
     with torch.no_grad():
         for _ in range(HELD_OUT_DRAWS):
             batch = held.draw(min(HELD_OUT_OBJECTS, len(held)), generator, views=4).to(bench.device)
-            text = model.text.encode(batch.captions).to(bench.device)
-            errors.append(float(diffusion_loss(model.unet, batch.latents, text, batch.cameras,
+            condition = model.condition(batch.captions)
+            errors.append(float(diffusion_loss(model.unet, batch.latents, condition, batch.cameras,
                                                alphas_cumprod=model.alphas_cumprod, settings=settings,
                                                generator=generator)))  # fmt: skip
     return statistics.mean(errors)

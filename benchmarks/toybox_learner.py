@@ -25,6 +25,7 @@ from viewfold.data.toybox import World
 from viewfold.diffusion.guidance import compose, decompose, velocity
 from viewfold.errors import ViewfoldError
 from viewfold.evaluation.report import markdown_table
+from viewfold.model.condition import Condition
 from viewfold.store import atomic_write, read_json
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings, loss_weight
@@ -77,11 +78,10 @@ ARMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Latents and texts of toys whose combinations are never trained on."""
+    """Latents of toys, and what the network is told of them, whose combinations are never trained on."""
 
     latents: Tensor
-    text: Tensor
-    cameras: Tensor
+    condition: Condition
 
     @classmethod
     @torch.no_grad()
@@ -89,8 +89,7 @@ class HeldOut:
         """Render and encode `count` toys of the whole world."""
         toys = held_out_toys(count, seed=77, world=World())
         latents = torch.stack([model.encode(true_views(toy).rgb) for toy in toys])
-        text = torch.stack([model.text.encode([toy.captions[0]])[0] for toy in toys])
-        return cls(latents=latents, text=text, cameras=GENERATED.code().expand(count, -1, -1))
+        return cls(latents=latents, condition=model.text.encode([toy.captions[0] for toy in toys]))
 
     @torch.no_grad()
     def errors(self, unet: Any, alphas_cumprod: Tensor, prediction: str) -> list[float]:
@@ -98,15 +97,14 @@ class HeldOut:
         generator, levels = torch.Generator().manual_seed(1), []
         for timestep in TIMESTEPS:
             errors = []
-            for latents, text, cameras in zip(
-                self.latents.split(24), self.text.split(24), self.cameras.split(24), strict=True
-            ):
+            for start in range(0, len(self.latents), 24):
+                latents, condition = self.latents[start : start + 24], self.condition[start : start + 24]
                 noise = torch.randn(latents.shape, generator=generator)
                 timesteps = torch.full((len(latents),), timestep)
                 alpha_bar = alphas_cumprod[timesteps]
                 noisy = compose(latents, noise, alpha_bar)
                 with torch.autocast("cpu", torch.bfloat16):
-                    predicted = unet(noisy, timesteps, text, cameras).float()
+                    predicted = unet(noisy, timesteps, condition, GENERATED).float()
                 parts = decompose(predicted, noisy, alpha_bar, prediction=prediction)
                 found = velocity(parts.clean, parts.noise, alpha_bar)
                 squares = (found - velocity(latents, noise, alpha_bar)).square().flatten(1).mean(1)

@@ -89,7 +89,7 @@ def bare(options: argparse.Namespace) -> float:
     settings = ObjectiveSettings(prediction=model.scheduler.config["prediction_type"])
     generator = torch.Generator().manual_seed(0)
     batch = latents.draw(options.batch, generator, views=4)
-    text = model.embed(batch.captions)
+    condition = model.condition(batch.captions)
     started = time.perf_counter()
     for step in range(options.steps):
         if step == SKIP:
@@ -97,7 +97,7 @@ def bare(options: argparse.Namespace) -> float:
         unet.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             loss = diffusion_loss(
-                unet, batch.latents, text, batch.cameras, alphas_cumprod=model.alphas_cumprod, settings=settings,
+                unet, batch.latents, condition, batch.cameras, alphas_cumprod=model.alphas_cumprod, settings=settings,
                 generator=generator,
             )  # fmt: skip
         loss.backward()

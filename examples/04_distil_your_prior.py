@@ -22,13 +22,13 @@ class GreyPrior:
     image_size = 64
     alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        return torch.zeros(len(prompts), 1, 4)
+    def condition(self, prompts: Sequence[str]) -> Sequence[str]:
+        return prompts  # anything: it comes back to `predict_noise` as it is
 
     def encode(self, images: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images, 8) * 2 - 1
 
-    def predict_noise(self, x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Sequence[str], cameras: Cameras | None) -> Tensor:
         return x / (1 - self.alphas_cumprod[t]).sqrt()[:, None, None, None, None]
 
 

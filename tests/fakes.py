@@ -2,12 +2,14 @@
 
 tiny_model()              a MultiViewPipeline: 16 px pictures, 4x4 latents of 4 channels, 32-d text tokens
 tiny_model(folder)        the same, saved there as `load` reads it
-TinyTransformer           a second kind of network with the calls of MultiViewUNet: no UNet, no convolution
+TinyDiT                   a second kind of network: a transformer, another kind of text, rays instead of 16 numbers
 GaussianDenoiser          the exact answer for data from one Gaussian, so that samplers have known results
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from viewfold.camera import Cameras
+from viewfold.model.condition import Condition
+from viewfold.model.text import TextEncoder
 from viewfold.model.unet import MultiViewUNet
 from viewfold.pipeline import MultiViewPipeline
 
@@ -139,8 +144,33 @@ def tiny_model(folder: str | Path | None = None, *, unet: nn.Module | None = Non
     return pipeline
 
 
-class TinyTransformer(ModelMixin, ConfigMixin):
-    """Views, pixels and text as one sequence of tokens; the calls of `MultiViewUNet` and nothing else in common."""
+@dataclass(frozen=True)
+class WordsAndGist:
+    """The prompt reader of `TinyDiT`: halves of token states as words, and their mean over the prompt as its gist."""
+
+    tokenizer: Any
+    network: Any
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Return both; neither has a name that the UNet reads."""
+        states = self._text.states(prompts)
+        return Condition({"words": states[..., : TEXT_DIM // 2], "gist": states.mean(dim=1)})
+
+    def check(self, prompt: str) -> list[str]:
+        """Return the doubts of the text encoder."""
+        return self._text.check(prompt)
+
+    @property
+    def _text(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer, self.network)
+
+
+class TinyDiT(ModelMixin, ConfigMixin):
+    """A second kind of network: views, pixels and words are one sequence of tokens, cameras are maps of rays.
+
+    It has the calls of `Backbone` and nothing else in common with `MultiViewUNet`: no UNet, no convolution, another
+    text, and where a pixel looks (its ray's direction and moment: Pluecker's six numbers) instead of 16 numbers a view.
+    """
 
     @register_to_config
     def __init__(
@@ -149,21 +179,42 @@ class TinyTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         self.enter = nn.Linear(in_channels, 16)
         self.place = nn.Parameter(torch.randn(sample_size**2, 16))
-        self.read = nn.Linear(text_dim, 16)
-        self.camera = nn.Linear(16, 16)
+        self.read = nn.Linear(text_dim // 2, 16)
+        self.gist = nn.Linear(text_dim, 16)
+        self.ray = nn.Linear(6, 16)
         self.time = nn.Linear(2, 16)
         self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
         self.leave = nn.Linear(16, in_channels)
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+    @staticmethod
+    def reader(tokenizer: Any, text_encoder: Any) -> WordsAndGist:
+        """Return the reader of its prompts."""
+        return WordsAndGist(tokenizer, text_encoder)
+
+    def add_camera_embedding(self) -> None:
+        """Do nothing: it has one."""
+
+    def example_inputs(self, n_objects: int, cameras: Cameras) -> tuple[Any, ...]:
+        """Return inputs of the usual sizes."""
+        size, channels, dim = (self.config[n] for n in ("sample_size", "in_channels", "text_dim"))
+        told = {"words": torch.zeros(n_objects, TEXT_LENGTH, dim // 2), "gist": torch.zeros(n_objects, dim)}
+        latents = torch.zeros(n_objects, len(cameras), channels, size, size)
+        return latents, torch.zeros(n_objects, dtype=torch.int64), Condition(told), cameras
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, condition: Condition, cameras: Cameras | None = None
+    ) -> Tensor:
         """Return a prediction for every view: "b v c h w"."""
         b, v, _, h, w = latents.shape
         angle = torch.as_tensor(timesteps).to(latents).expand(b)[:, None] / 1000
         tokens = self.enter(latents.flatten(3).transpose(2, 3)) + self.place  # b v (h w) d
-        tokens = tokens + self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))[:, None, None]
+        whole = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)) + self.gist(condition.part("gist").to(latents))
+        tokens = tokens + whole[:, None, None]
         if cameras is not None:
-            tokens = tokens + self.camera(cameras.to(latents))[:, :, None]
-        words = self.read(text if text.ndim == 3 else text.flatten(1, 2))
+            origins, directions = cameras.per_object(b, v).rays(h)
+            rays = torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1)
+            tokens = tokens + self.ray(rays.to(latents)).flatten(1, 2).unflatten(0, (b, v))
+        words = self.read(condition.part("words").to(latents))
         joined = self.block(torch.cat([tokens.flatten(1, 2), words], dim=1))
         pixels = self.leave(joined[:, : v * h * w])
         return pixels.reshape(b, v, h, w, -1).movedim(-1, 2)
@@ -189,7 +240,9 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
         self.register_buffer("alphas_cumprod", tiny_scheduler().alphas_cumprod)
         self.anchor = nn.Parameter(torch.zeros(1))  # gives the network a device and a dtype
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+    reader = staticmethod(TextEncoder)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Condition, cameras: Cameras | None = None) -> Tensor:
         """Return E[noise | x_t], by linear regression: the distance from the mean over the variance, noise scaled.
 
         The covariance of the views has two eigenvalues: one for their average, one for what each has of its own.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from viewfold.camera import Cameras, framing_distance
+from viewfold.camera import Cameras
 from viewfold.views import Views
 
 BETAS = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64).square()
@@ -53,18 +53,16 @@ class PerfectPrior:
         self.draw, self.image_size, self.nan_after = draw, image_size, nan_after
         self.calls = 0
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        return torch.zeros(len(prompts), 1, 4)
+    def condition(self, prompts: Sequence[str]) -> Tensor:
+        return torch.zeros(len(prompts))
 
     def encode(self, images: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images * 2 - 1, self.latent_size)
 
-    def predict_noise(self, x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
-        assert cameras is not None
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Tensor, cameras: Cameras | None) -> Tensor:
+        assert cameras is not None and len(cameras) == x.shape[1] and len(condition) == len(x)
         self.calls += 1
-        pose = cameras[0].reshape(-1, 4, 4).clone()
-        pose[:, :3, 3] *= framing_distance(40.0)
-        pictures = self.draw(Cameras(world_from_camera=pose, fov_deg=torch.full((len(pose),), 40.0)), self.image_size)
+        pictures = self.draw(cameras, self.image_size)
         level = self.alphas_cumprod[t][:, None, None, None, None]
         noise = (x - level.sqrt() * self.encode(pictures)[None]) / (1 - level).sqrt()
         return noise * float("nan") if 0 <= self.nan_after < self.calls else noise
@@ -78,14 +76,14 @@ class PriorOn(PerfectPrior):
         self.device, self.broken = torch.device(device), broken
         self.alphas_cumprod = self.alphas_cumprod.to(device)
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        return super().embed(prompts).to(self.device)
+    def condition(self, prompts: Sequence[str]) -> Tensor:
+        return super().condition(prompts).to(self.device)
 
     def encode(self, images: Tensor) -> Tensor:
         assert images.device == self.device
         return super().encode(images) * (float("nan") if self.broken == "encode" else 1)
 
-    def predict_noise(self, x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Tensor, cameras: Cameras | None) -> Tensor:
         assert cameras is not None
-        assert all(given.device == self.device for given in (x, t, text, cameras))
-        return super().predict_noise(x, t, text, cameras) * (float("nan") if self.broken == "noise" else 1)
+        assert all(given.device == self.device for given in (x, t, condition, cameras.world_from_camera))
+        return super().predict_noise(x, t, condition, cameras) * (float("nan") if self.broken == "noise" else 1)

@@ -44,6 +44,8 @@ ALSO = {
     "model.text": ("text", "pipeline", "clip"),
     "weights.folder": ("limits", "hostile", "generation", "weights", "unet"),
     "model.attention": ("unet", "parity"),
+    "model.condition": ("second_backbone", "weights_hash"),
+    "model.backbone": ("second_backbone",),
     "weights.original": ("weights", "clip", "unet", "released"),
     "weights.keymap": ("weights", "released", "unet"),
     "weights.clip": ("clip", "released", "weights"),

@@ -52,7 +52,8 @@ def test_the_fingerprint_tells_samples_and_encoders_apart(tmp_path: Path) -> Non
 def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
     batch = LatentSet(open_shards(write_shards(tmp_path))).draw(2, torch.Generator().manual_seed(0), views=4)
     there = batch.to("meta")
-    assert there.latents.device.type == "meta" and there.cameras is not None and there.cameras.device.type == "meta"
+    assert there.latents.device.type == "meta" and there.cameras is not None
+    assert there.cameras.world_from_camera.device.type == there.cameras.fov_deg.device.type == "meta"
     assert there.captions == batch.captions and batch.latents.device.type == "cpu"
 
 

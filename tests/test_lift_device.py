@@ -76,7 +76,7 @@ def test_text_pictures_and_latents_are_on_the_models_device_and_the_same() -> No
     def run(device: torch.device) -> list[torch.Tensor]:
         model = tiny_model() if device == CPU else move(tiny_model(), device)
         latents = model.encode(pictures)
-        results = [model.embed(["a red mug", ""]), latents, model.decode(latents.detach())]
+        results = [model.condition(["a red mug", ""]).part("tokens"), latents, model.decode(latents.detach())]
         assert on(device, results)
         return [each.detach().cpu() for each in results]
 
@@ -211,7 +211,7 @@ def test_a_step_of_the_distillation_waits_once() -> None:
 class PatientPrior(PriorOn):
     """A prior that draws nothing and so waits for nothing; not to be followed far."""
 
-    def predict_noise(self, x, t, text, cameras):
+    def predict_noise(self, x, t, condition, cameras):
         return x * 0.5
 
 

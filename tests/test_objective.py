@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ ALPHAS = torch.linspace(0.999, 0.001, 1000)
 def test_a_network_that_knows_the_truth_has_no_loss(prediction: str) -> None:
     clean = torch.randn(6, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
-    def oracle(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def oracle(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
         alpha_bar = ALPHAS[t]
         shape = (-1, 1, 1, 1, 1)
         noise = (x - alpha_bar.sqrt().reshape(shape) * clean) / (1 - alpha_bar).sqrt().reshape(shape)
@@ -24,7 +26,7 @@ def test_a_network_that_knows_the_truth_has_no_loss(prediction: str) -> None:
 
     settings = ObjectiveSettings(prediction=prediction)  # type: ignore[arg-type]
     loss = diffusion_loss(
-        oracle, clean, torch.zeros(6, 1, 1), None, alphas_cumprod=ALPHAS, settings=settings,
+        oracle, clean, None, None, alphas_cumprod=ALPHAS, settings=settings,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     assert loss.item() < 1e-6
@@ -33,13 +35,13 @@ def test_a_network_that_knows_the_truth_has_no_loss(prediction: str) -> None:
 def test_all_views_of_an_object_share_a_time_step_and_objects_cover_the_schedule() -> None:
     seen: list[Tensor] = []
 
-    def record(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def record(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
         seen.append(t)
         return x
 
     latents = torch.zeros(10, 4, 1, 2, 2)
     diffusion_loss(
-        record, latents, torch.zeros(10, 1, 1), None, alphas_cumprod=ALPHAS,
+        record, latents, None, None, alphas_cumprod=ALPHAS,
         settings=ObjectiveSettings(), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert seen[0].shape == (10,)
@@ -69,13 +71,13 @@ def test_weights_multiply_each_samples_mean_squared_error() -> None:
     latents = torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
 
-    def zero(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def zero(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
         seen.append(t)
         return torch.zeros_like(x)
 
     settings = ObjectiveSettings(prediction="sample", snr_cap=5.0)
     loss = diffusion_loss(
-        zero, latents, torch.zeros(3, 1, 1), None, alphas_cumprod=ALPHAS, settings=settings,
+        zero, latents, None, None, alphas_cumprod=ALPHAS, settings=settings,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     snr = (ALPHAS / (1 - ALPHAS))[seen[0]].clamp(max=5)
@@ -90,12 +92,12 @@ def test_without_a_cap_all_steps_weigh_alike() -> None:
 def test_each_object_has_noise_of_its_own_and_a_step_of_its_own_stratum() -> None:
     noisy: list[Tensor] = []
 
-    def record(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def record(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
         noisy.append(x)
         return x
 
     diffusion_loss(
-        record, torch.zeros(4, 2, 1, 8, 8), torch.zeros(4, 1, 1), None, alphas_cumprod=torch.zeros(1000),
+        record, torch.zeros(4, 2, 1, 8, 8), None, None, alphas_cumprod=torch.zeros(1000),
         settings=ObjectiveSettings(), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     flat = noisy[0].flatten(0, 1).flatten(1)
@@ -117,13 +119,13 @@ def test_which_texts_are_dropped_depends_on_the_generator_alone() -> None:
 def test_the_time_steps_are_all_those_of_the_schedule_one_a_stratum() -> None:
     seen: list[Tensor] = []
 
-    def record(x: Tensor, t: Tensor, text: Tensor, cameras: Tensor | None) -> Tensor:
+    def record(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
         seen.append(t)
         return x
 
     for seed in range(20):
         diffusion_loss(
-            record, torch.zeros(4, 1, 1, 2, 2), torch.zeros(4, 1, 1), None, alphas_cumprod=torch.rand(4),
+            record, torch.zeros(4, 1, 1, 2, 2), None, None, alphas_cumprod=torch.rand(4),
             settings=ObjectiveSettings(), generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
     assert all(t.tolist() == [0, 1, 2, 3] for t in seen)

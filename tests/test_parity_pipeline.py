@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from test_parity import facts, numbers, unet, vae
-from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import draw
+from viewfold.model.condition import Condition
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.weights.convert import write_scheduler
 
@@ -34,9 +34,9 @@ class ParityPipeline(MultiViewPipeline):
     def text(self) -> AnyPrompt:  # pyright: ignore[reportIncompatibleMethodOverride]
         return AnyPrompt()
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
+    def condition(self, prompts: Sequence[str]) -> Condition:
         states = {"": "unconditional", "a prompt": "text"}
-        return torch.cat([numbers("pipeline")[states[prompt]] for prompt in prompts])
+        return Condition({"tokens": torch.cat([numbers("pipeline")[states[prompt]] for prompt in prompts])})
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.cli.placement import PlacementFlags
 from viewfold.errors import InputError, MissingExtraError, PromptError
+from viewfold.model.text import TextEncoder
 from viewfold.model.weights_hash import weights_hash
 from viewfold.pipeline import MultiViewPipeline, generate, load, placement, prompt_cache
 from viewfold.pipeline.placement import Placement, place
@@ -57,28 +58,28 @@ def count_reads(model: MultiViewPipeline) -> list[int]:
 
 def test_a_prompt_is_read_once_until_a_weight_changes(model):
     reads = count_reads(model)
-    first = model.embed([PROMPT, NEGATIVE, PROMPT])
-    again = model.embed([NEGATIVE, PROMPT])
+    first = model.condition([PROMPT, NEGATIVE, PROMPT]).part("tokens")
+    again = model.condition([NEGATIVE, PROMPT]).part("tokens")
     assert len(reads) == 2
     assert torch.equal(first[:2], again.flip(0)) and torch.equal(first[0], first[2])
     with torch.no_grad():
         next(model.text_encoder.parameters()).mul_(2)
-    assert not torch.equal(model.embed([PROMPT]), first[:1]) and len(reads) == 3
+    assert not torch.equal(model.condition([PROMPT]).part("tokens"), first[:1]) and len(reads) == 3
 
 
 def test_only_the_last_prompts_are_kept(model, monkeypatch):
     monkeypatch.setattr(prompt_cache, "MAX_PROMPTS", 2)
     reads = count_reads(model)
-    assert len(model.embed(["red", "green", "blue"])) == 3
-    model.embed(["green", "blue"])
+    assert len(model.condition(["red", "green", "blue"])) == 3
+    model.condition(["green", "blue"])
     assert len(reads) == 3
-    model.embed(["red"])
+    model.condition(["red"])
     assert len(reads) == 4
 
 
 def test_prompts_are_kept_when_the_model_moves_and_no_more_than_fit_are_promised(model, monkeypatch):
-    states = model.embed([PROMPT])
-    monkeypatch.setattr(prompt_cache.TextEncoder, "encode", lambda self, prompts: states.to("meta"))
+    told = model.condition([PROMPT])
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, prompts: told.to("meta"))
     assert model._prompt_cache.read(model.text, [PROMPT, NEGATIVE]).device.type == "meta"
     monkeypatch.setattr(prompt_cache, "MAX_PROMPTS", 2)
     with pytest.raises(InputError, match="at most 2, which are kept; got 3"):
@@ -142,9 +143,9 @@ def test_layout_and_tiles_change_pictures_by_rounding_alone(model):
 
 COMPILED = """
 import torch
-from fakes import TinyTransformer
+from fakes import TinyDiT
 from test_placement import CPU, Placement, draw, place, tiny_model
-model = tiny_model(unet=TinyTransformer().eval())
+model = tiny_model(unet=TinyDiT().eval())
 expected = draw(model)
 place(model, Placement(compile=True), device=CPU)
 torch.testing.assert_close(draw(model), expected, atol=1e-4, rtol=1e-4)

@@ -62,9 +62,9 @@ def test_the_network_alone_computes_in_less(precision) -> None:
             seen.append(("encode", torch.is_autocast_enabled("cpu"), images.dtype))
             return super().encode(images)
 
-        def predict_noise(self, x, t, text, cameras):
+        def predict_noise(self, x, t, condition, cameras):
             seen.append(("network", torch.is_autocast_enabled("cpu"), x.dtype))
-            return super().predict_noise(x, t, text, cameras)
+            return super().predict_noise(x, t, condition, cameras)
 
     fitted = fit_ball(GRID)
     settings = DistilSettings(steps=1, precision=precision)
@@ -156,7 +156,7 @@ def test_prompts_of_one_length_are_one_call_and_read_what_they_read_alone() -> N
     calls: list[tuple[int, ...]] = []
     model.text_encoder.register_forward_pre_hook(lambda _, arguments: calls.append(tuple(arguments[0].shape)))
     prompts = ["a red mug", "", "a blue car", "a red car with a blue roof", "the green house"]
-    together = model.text.encode(prompts)
+    together = model.text.states(prompts)
     assert sorted(calls) == [(1, 2), (1, 9), (3, 5)]
     for prompt, states in zip(prompts, together, strict=True):
-        torch.testing.assert_close(model.text.encode([prompt])[0], states, atol=1e-6, rtol=0)
+        torch.testing.assert_close(model.text.states([prompt])[0], states, atol=1e-6, rtol=0)

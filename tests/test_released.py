@@ -75,7 +75,7 @@ def test_a_released_file_becomes_a_model_that_draws(folders: dict[str, Path], ki
     views = generate(model, "a red mug!", steps=2)
     assert len(views) == 4 and views.rgb.isfinite().all() and views.rgb.std() > 0
     assert model.tokenizer.pad_token_id == (0 if kind == "sd21" else END_ID)
-    assert model.embed([""]).shape == (1, 77, 64)
+    assert model.condition([""]).part("tokens").shape == (1, 77, 64)
     assert (model.scheduler.config["steps_offset"], model.scheduler.config["beta_schedule"]) == (1, "scaled_linear")
 
 
@@ -84,7 +84,7 @@ def test_the_text_states_are_those_of_the_original_tower(folders: dict[str, Path
     ids = clip_tokenizer()("a red mug, 3d asset")["input_ids"]
     with torch.no_grad():
         expected = tower(torch.tensor([ids + [0] * (77 - len(ids))]))
-    assert (model.embed(["a red mug, 3d asset"]) - expected).abs().max() < 2e-5
+    assert (model.condition(["a red mug, 3d asset"]).part("tokens") - expected).abs().max() < 2e-5
 
 
 def test_the_type_of_the_weights_can_be_chosen(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
@@ -287,10 +287,10 @@ def test_a_model_draws_as_its_index_says_unless_told(folders: dict[str, Path], t
     model = opened(copied(folders["sd21"], tmp_path / "model", **stated))
     assert model.defaults == Defaults(**stated)
     read: list[str] = []
-    original = MultiViewPipeline.embed
+    original = MultiViewPipeline.condition
 
     class Watched(MultiViewPipeline):
-        def embed(self, prompts: Any) -> Any:
+        def condition(self, prompts: Any) -> Any:
             read.extend(prompts)
             return original(self, prompts)
 

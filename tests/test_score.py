@@ -33,13 +33,13 @@ class KnownTarget:
         self.target, self.broken = target, broken
         self.alphas_cumprod = ALPHAS_CUMPROD
 
-    def embed(self, prompts):
-        return torch.stack([torch.full((1, 4), float(len(p) > 0)) for p in prompts])
+    def condition(self, prompts):
+        return [len(prompt) > 0 for prompt in prompts]
 
     def encode(self, images):
         return images * 2 - 1
 
-    def predict_noise(self, x, t, text, cameras):
+    def predict_noise(self, x, t, condition, cameras):
         a = self.alphas_cumprod[t][:, None, None, None, None]
         noise = (x - a.sqrt() * self.target) / (1 - a).sqrt()
         return noise * float("nan") if self.broken else noise
@@ -55,13 +55,13 @@ class Replay:
     def __init__(self, conditional: torch.Tensor, unconditional: torch.Tensor) -> None:
         self.answer = torch.cat([conditional, unconditional])
 
-    def embed(self, prompts):
+    def condition(self, prompts):
         raise AssertionError("not asked for")
 
     def encode(self, images):
         raise AssertionError("not asked for")
 
-    def predict_noise(self, x, t, text, cameras):
+    def predict_noise(self, x, t, condition, cameras):
         return self.answer
 
 
@@ -86,7 +86,7 @@ def test_sds_and_reconstruction_of_the_original_are_the_same_direction(parity) -
     x, noise = fold(parity["latents"]), fold(parity["noise"])
     guided = (noise.double() + fold(parity["sds.grad"]).double() * 8 / (1 - a)).float()
     prior = Replay(guided, guided)
-    common = {"prior": prior, "text": torch.zeros(2, 1, 1), "negative": torch.zeros(2, 1, 1), "cameras": None, "t": t}
+    common = {"prior": prior, "condition": None, "cameras": None, "t": t}
     for loss_of, name in [(sds_loss, "sds"), (reconstruction_loss, "recon_rescale0")]:
         latents = x.clone().requires_grad_()
         loss = loss_of(latents, noise=noise, **common)
@@ -108,17 +108,17 @@ class SmallNetwork:
         named = {k.removeprefix("weights."): v.float() for k, v in weights.items() if k.startswith("weights.")}
         self.unet = build_unet(named, head_channels=TABLE["unet_config"]["num_head_channels"])
 
-    def embed(self, prompts):
+    def condition(self, prompts):
         raise AssertionError("not asked for")
 
     def encode(self, images):
         raise AssertionError("not asked for")
 
-    def predict_noise(self, x, t, text, cameras):
+    def predict_noise(self, x, t, condition, cameras):
         if cameras is not None:
-            return self.unet(x, t, text, cameras)
+            return self.unet(x, t, condition, cameras)
         n_views = x.shape[1]  # as released: without cameras the guidance leaves the fold out too, one view at a time
-        alone = self.unet(x.flatten(0, 1)[:, None], t.repeat_interleave(n_views), text.flatten(0, 1), None)
+        alone = self.unet(x.flatten(0, 1)[:, None], t.repeat_interleave(n_views), condition.flatten(0, 1), None)
         return alone.unflatten(0, x.shape[:2]).squeeze(2)
 
 
@@ -132,15 +132,14 @@ def small_network() -> SmallNetwork:
 def test_loss_and_gradient_equal_the_original(name, parity, small_network) -> None:
     case = TABLE["cases"][name]
     config = case["config"]
-    cameras = Cameras(world_from_camera=parity["c2w"], fov_deg=torch.full((8,), 40.0)).code()
+    cameras = Cameras(world_from_camera=parity["c2w"], fov_deg=torch.full((8,), 40.0))
     latents = fold(parity["latents"]).clone().requires_grad_()
     options = {"rescale": config["recon_std_rescale"]} if config["recon_loss"] else {}
     loss = (reconstruction_loss if config["recon_loss"] else sds_loss)(
         latents,
         prior=small_network,
-        text=fold(parity["cond"]),
-        negative=fold(parity["uncond"]),
-        cameras=fold(cameras) if case["camera"] else None,
+        condition=torch.cat([fold(parity["cond"]), fold(parity["uncond"])]),
+        cameras=cameras if case["camera"] else None,
         t=torch.full((2,), case["t"]),
         noise=fold(parity["noise"]),
         guidance=config["guidance_scale"],
@@ -170,8 +169,7 @@ def test_rescale_scales_each_object_by_its_own_contrast() -> None:
     loss = reconstruction_loss(
         latents,
         prior=Replay(conditional, unconditional),
-        text=torch.zeros(2, 1, 1),
-        negative=torch.zeros(2, 1, 1),
+        condition=None,
         cameras=None,
         t=t,
         noise=noise,
@@ -191,14 +189,13 @@ def test_gradient_descent_on_either_loss_reaches_what_the_prior_believes(loss_of
     pictures = torch.rand(4, 3, 8, 8, generator=g).requires_grad_()
     optimizer = torch.optim.Adam([pictures], lr=0.05)
     schedule = NoiseRange(low=Anneal(start=0.9, end=0.02, steps=100), high=Anneal(start=0.98, end=0.5, steps=100))
-    text, negative = prior.embed(["a ball"]), prior.embed([""])
+    condition = prior.condition(["a ball", ""])
     for step in range(150):
         latents = prior.encode(pictures)[None]
         loss = loss_of(
             latents,
             prior=prior,
-            text=text,
-            negative=negative,
+            condition=condition,
             cameras=None,
             t=schedule.draw(step, n_objects=1, generator=g),
             noise=torch.randn(latents.shape, generator=g),
@@ -213,9 +210,25 @@ def test_gradient_descent_on_either_loss_reaches_what_the_prior_believes(loss_of
 def test_a_nan_from_the_prior_is_seen_in_the_loss(loss_of) -> None:
     """Nobody waits for the device to look at the noise; `distil` looks at the loss (tests/test_lift_device.py)."""
     x = torch.zeros(1, 2, 3, 8, 8)
-    zeros, t = torch.zeros(1, 1, 4), torch.tensor([500])
-    prior = KnownTarget(x, broken=True)
-    assert not loss_of(x, prior=prior, text=zeros, negative=zeros, cameras=None, t=t, noise=x).isfinite()
+    prior, t = KnownTarget(x, broken=True), torch.tensor([500])
+    assert not loss_of(x, prior=prior, condition=None, cameras=None, t=t, noise=x).isfinite()
+
+
+@pytest.mark.parametrize(("n_cameras", "told"), [(2, 2), (6, 12)])
+def test_cameras_that_objects_share_are_told_once_and_their_own_for_both_halves(n_cameras: int, told: int) -> None:
+    cameras, seen = Cameras.orbit(n_cameras), []
+
+    class Listening(KnownTarget):
+        def predict_noise(self, x, t, condition, cameras):
+            seen.append((len(x), condition, cameras.per_object(*x.shape[:2]).position))
+            assert len(cameras) == told
+            return super().predict_noise(x, t, condition, cameras)
+
+    x = torch.zeros(3, 2, 3, 8, 8)
+    sds_loss(x, prior=Listening(x[:1]), condition="told", cameras=cameras, t=torch.tensor([5, 5, 5]), noise=x)
+    ((n_rows, condition, position),) = seen
+    assert n_rows == 6 and condition == "told", "the condition is passed on unread"
+    assert torch.equal(position[:6], position[6:]) and torch.equal(position[:n_cameras], cameras.position)
 
 
 def test_a_rescale_outside_its_range_is_refused() -> None:
@@ -224,8 +237,7 @@ def test_a_rescale_outside_its_range_is_refused() -> None:
         reconstruction_loss(
             x,
             prior=KnownTarget(x),
-            text=torch.zeros(1, 1, 4),
-            negative=torch.zeros(1, 1, 4),
+            condition=None,
             cameras=None,
             t=torch.tensor([500]),
             noise=x,

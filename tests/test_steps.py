@@ -15,6 +15,7 @@ from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import compose, guide, rescale
 from viewfold.diffusion.sampler import DDIMSampler, SchedulerSampler, draw, sampler_for
 from viewfold.errors import InputError
+from viewfold.model.condition import Condition
 from viewfold.pipeline import MultiViewPipeline, multiview
 
 SHAPE = (2, 3, 4, 5, 5)
@@ -208,11 +209,11 @@ def test_guidance_goes_from_without_to_with_the_prompt_and_is_rescaled_to_the_la
 ) -> None:
     without, given = random(0) * 3, random(1) * 0.5
     answering(model, monkeypatch, without, given)
-    text, codes = torch.zeros(4, 3, 32), torch.zeros(4, 3, 16)
+    told, cameras = Condition({"tokens": torch.zeros(4, 3, 32)}), Cameras.orbit(3)
     x = torch.zeros(2, 3, 4, 5, 5)
     expected = rescale(guide(given, without, scale=4.0), given, strength=strength)
-    torch.testing.assert_close(model._predict(x, 7, text, codes, 4.0, strength), expected)
-    torch.testing.assert_close(model._predict(x, 7, text[:2], codes[:2], 1.0, strength), given)
+    torch.testing.assert_close(model._predict(x, 7, told, cameras, 4.0, strength), expected)
+    torch.testing.assert_close(model._predict(x, 7, told[:2], cameras, 1.0, strength), given)
 
 
 def test_guidance_is_computed_in_float32_whatever_the_network_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +225,7 @@ def test_guidance_is_computed_in_float32_whatever_the_network_is_in(monkeypatch:
     seen: list[torch.dtype] = []
     forward = model.unet.forward
     monkeypatch.setattr(model.unet, "forward", lambda x, *rest: (seen.append(x.dtype), forward(x, *rest))[1])
-    predicted = model._predict(one, 7, torch.zeros(2, 3, 32), None, 7.5, 0.0)
+    predicted = model._predict(one, 7, Condition({"tokens": torch.zeros(2, 3, 32)}), None, 7.5, 0.0)
     assert predicted.dtype == torch.float32 and seen == [torch.bfloat16]
     torch.testing.assert_close(predicted, one * (1 + 7.5 / 128))
 
@@ -232,24 +233,24 @@ def test_guidance_is_computed_in_float32_whatever_the_network_is_in(monkeypatch:
 def test_the_network_sees_noise_first_and_the_texts_and_cameras_of_each_half(
     model: MultiViewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor, Tensor, Cameras]] = []
 
-    def forward(x: Tensor, t: Tensor, text: Tensor, codes: Tensor) -> Tensor:
-        seen.append((x.clone(), t, text, codes))
+    def forward(x: Tensor, t: Tensor, told: Condition, cameras: Cameras) -> Tensor:
+        seen.append((x.clone(), t, told.part("tokens"), cameras))
         return torch.zeros_like(x)
 
     monkeypatch.setattr(model.unet, "forward", forward)
     cameras = Cameras.orbit(3, elevation_deg=[0.0, 10.0, 20.0])
     model(["a red mug", "a car"], cameras, steps=2, seeds=[4, 9], negative_prompt=["a duck", "a robot"], guidance=3.0)
-    x, t, text, codes = seen[0]
+    x, t, text, told_cameras = seen[0]
     noise = draw((3, 4, 4, 4), generators(4, 9))
     torch.testing.assert_close(x, torch.cat([noise, noise]))
     assert t.tolist() == [999] * 4
-    torch.testing.assert_close(text, model.embed(["a duck", "a robot", "a red mug", "a car"]))
-    torch.testing.assert_close(codes, cameras.code().expand(4, -1, -1))
+    torch.testing.assert_close(text, model.text.encode(["a duck", "a robot", "a red mug", "a car"]).part("tokens"))
+    assert torch.equal(told_cameras.world_from_camera, cameras.world_from_camera), "one set for all rows"
     seen.clear()
     model("a car", cameras, steps=1, guidance=1.0, negative_prompt="a duck")
-    torch.testing.assert_close(seen[0][2], model.embed(["a car"]))
+    torch.testing.assert_close(seen[0][2], model.text.encode(["a car"]).part("tokens"))
 
 
 def test_defaults_come_from_the_model_and_arguments_win(model: MultiViewPipeline) -> None:

@@ -44,14 +44,14 @@ def clip(tmp_path_factory) -> TextEncoder:
 
 
 def test_states_depend_on_the_prompt_alone(encoder):
-    together = encoder.encode(["a red mug", "", "a crimson settee with a navy trim"])
+    together = encoder.states(["a red mug", "", "a crimson settee with a navy trim"])
     assert together.shape == (3, 32, 384)
     for i, prompt in enumerate(["a red mug", "", "a crimson settee with a navy trim"]):
-        assert torch.equal(encoder.encode([prompt])[0], together[i])
+        assert torch.equal(encoder.states([prompt])[0], together[i])
 
 
 def test_padding_of_a_masked_network_is_zero_and_changes_nothing(encoder):
-    states = encoder.encode(["a red mug"])
+    states = encoder.states(["a red mug"])
     assert states[0, :5].abs().min(dim=-1).values.max() > 0 and not states[0, 5:].any()
     code = encoder.tokenizer(["a red mug"], padding="max_length", max_length=32, return_tensors="pt")
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_padding_of_a_masked_network_is_zero_and_changes_nothing(encoder):
 
 
 def test_features_are_standardised_over_descriptions(encoder):
-    states = encoder.encode(["a red car with a blue roof", "a green chair with white legs", "a yellow snowman"])
+    states = encoder.states(["a red car with a blue roof", "a green chair with white legs", "a yellow snowman"])
     states = states[states.abs().sum(-1) > 0]
     assert abs(states.mean()) < 0.1 and 0.8 < states.std() < 1.2
 
@@ -101,7 +101,7 @@ def test_an_unknown_word_is_named_with_near_ones(encoder):
 def test_words_that_are_cut_are_named(encoder):
     (note,) = encoder.check("a red mug " * 10 + "with a blue handle")
     assert "30 tokens" in note and note.endswith("with a blue handle'")
-    assert encoder.encode(["a red mug " * 40]).shape == (1, 32, 384)
+    assert encoder.states(["a red mug " * 40]).shape == (1, 32, 384)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "...", "\x00\x07", "🦄", "猫"])
@@ -112,7 +112,7 @@ def test_a_prompt_that_says_nothing_is_refused(encoder, prompt):
 
 def test_a_huge_prompt_is_refused_before_it_is_read(encoder):
     with pytest.raises(PromptError, match=str(MAX_CHARACTERS)):
-        encoder.encode(["a" * (MAX_CHARACTERS + 1)])
+        encoder.states(["a" * (MAX_CHARACTERS + 1)])
     assert encoder.check("z " * (MAX_CHARACTERS // 2))
     with pytest.raises(PromptError, match="words that the model reads"):
         encoder.check("z" * MAX_CHARACTERS)
@@ -120,9 +120,9 @@ def test_a_huge_prompt_is_refused_before_it_is_read(encoder):
 
 def test_lists_of_prompts_are_lists(encoder):
     with pytest.raises(PromptError, match="at least one"):
-        encoder.encode([])
+        encoder.states([])
     with pytest.raises(PromptError, match="must be a list"):
-        encoder.encode("a red mug")
+        encoder.states("a red mug")
 
 
 def test_control_characters_read_as_blanks():
@@ -135,7 +135,7 @@ def test_every_ascii_word_tokenises(encoder):
 
 
 def test_clip_is_fed_77_tokens_without_a_mask(clip):
-    states = clip.encode(["a red mug"])
+    states = clip.states(["a red mug"])
     ids = clip.tokenizer(["a red mug"], padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert torch.equal(states, clip.network(ids).last_hidden_state)

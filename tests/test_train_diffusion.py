@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from tiny_shards import SHAPE, azimuth_of, write_shards
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.diffusion.guidance import decompose
 from viewfold.errors import AssetError, InputError
+from viewfold.model.condition import Condition
 from viewfold.model.unet import MultiViewUNet
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings
@@ -33,9 +35,9 @@ class Recorder(MultiViewUNet):
 
     calls: list[dict[str, Any]]
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
-        call = {"latents": latents, "t": timesteps, "text": text, "cameras": cameras, "training": self.training}
-        self.calls.append(call)
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Condition, cameras: Cameras | None = None) -> Tensor:
+        told = {"text": text.part("tokens"), "cameras": cameras}
+        self.calls.append({"latents": latents, "t": timesteps, "training": self.training, **told})
         return super().forward(latents, timesteps, text, cameras)
 
 
@@ -57,14 +59,14 @@ def train(tmp_path: Path, settings: DiffusionSettings = SETTINGS, unet: MultiVie
 
 
 def texts(*prompts: str) -> Tensor:
-    return tiny_model().text.encode(list(prompts)).half().float()
+    return tiny_model().text.encode(prompts).part("tokens").half().float()
 
 
 def test_objects_go_in_with_their_cameras_and_pictures_without(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, unet=network)
     posed, flat = network.calls[0], network.calls[1]
-    assert posed["latents"].shape == (4, 4, *SHAPE) and posed["cameras"].shape == (4, 4, 16)
+    assert posed["latents"].shape == (4, 4, *SHAPE) and len(posed["cameras"]) == 4 * 4
     assert flat["latents"].shape == (4, 1, *SHAPE) and flat["cameras"] is None
     assert len(network.calls) == 4 and posed["t"].shape == (4,) and len(set(posed["t"].tolist())) > 1
 
@@ -76,11 +78,11 @@ def test_latents_stay_beside_their_cameras(tmp_path: Path) -> None:
     for _ in range(10):
         batch = latents.draw(5, generator, views=4)
         assert batch.cameras is not None
-        azimuth = azimuth_of(batch.cameras)
+        azimuth = azimuth_of(batch.cameras, 5)
         assert torch.allclose(batch.latents[:, :, 0, 0, 0], azimuth, atol=1e-3)
         steps = (azimuth.diff(dim=1) * 360).round() % 360
         assert bool((steps == 90).all()), "four views a quarter apart, in order"
-        height = batch.cameras.unflatten(-1, (4, 4))[..., 2, 3]
+        height = batch.cameras.position[:, 2].unflatten(0, (5, 4))
         assert torch.allclose(height, height[:, :1].expand_as(height), atol=1e-5), "all on one circle"
 
 
@@ -90,7 +92,7 @@ def test_every_caption_orbit_and_start_is_drawn(tmp_path: Path) -> None:
     batches = [latents.draw(1, torch.Generator().manual_seed(seed), views=4) for seed in range(200)]
     assert {batch.captions[0] for batch in batches} == {"one", "two", "three"}
     assert all(batch.cameras is not None for batch in batches)
-    firsts = {round(float(azimuth_of(batch.cameras)[0, 0]) * 360) for batch in batches}  # type: ignore[arg-type]
+    firsts = {round(float(azimuth_of(batch.cameras, 1)[0, 0]) * 360) for batch in batches}  # type: ignore[arg-type]
     assert firsts == {0, 45, 3, 48}, "two starts on each of two circles; the rest of a start is its turns"
 
 
@@ -124,10 +126,13 @@ def test_a_caption_is_read_once_new_ones_together_and_the_oldest_is_forgotten(mo
     monkeypatch.setattr(type(encoder), "encode", lambda self, prompts: read.append(prompts) or original(self, prompts))
     monkeypatch.setattr(diffusion, "CAPTIONS_KEPT", 2)
     texts = diffusion.TextCache(encoder)
-    states = texts.read(["a red mug", "a blue car", "a red mug"])
+    prompts = ["a red mug", "a blue car", "a red mug"]
+    states = texts.read(prompts).part("tokens")
     assert torch.equal(states[0], states[2]) and states.dtype == torch.float32
-    assert torch.allclose(states, original(encoder, ["a red mug", "a blue car", "a red mug"]), atol=1e-3)
-    assert torch.equal(texts.read(["a blue car"])[0], states[1]) and read == [["a red mug", "a blue car"]]
+    assert torch.allclose(states, original(encoder, prompts).part("tokens"), atol=1e-3)
+    assert torch.equal(texts.read(["a blue car"]).part("tokens")[0], states[1]) and read == [
+        ["a red mug", "a blue car"]
+    ]
     texts.read(["a duck"])
     texts.read(["a blue car", "a red mug"])
     assert read[1:] == [["a duck"], ["a red mug"]]
@@ -137,8 +142,8 @@ def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, replace(SETTINGS, fold=False), network)
     posed = network.calls[0]
-    assert posed["latents"].shape == (16, 1, *SHAPE) and posed["cameras"].shape == (16, 1, 16)
-    azimuth = (azimuth_of(posed["cameras"][:, 0]).reshape(4, 4).diff(dim=1) * 360).round() % 360
+    assert posed["latents"].shape == (16, 1, *SHAPE) and len(posed["cameras"]) == 16
+    azimuth = (azimuth_of(posed["cameras"], 4).diff(dim=1) * 360).round() % 360
     assert bool((azimuth == 90).all()), "the four views of an object come one after the other"
     mug = texts("a red mug")[0]
     assert posed["text"].shape[0] == 16 and bool(((posed["text"] - mug).abs().amax((1, 2)) < 1e-4).any())
@@ -152,7 +157,7 @@ def test_each_view_of_the_baseline_keeps_the_text_of_its_object(tmp_path: Path) 
     posed, known = network.calls[0], texts(*said)
     which = (posed["text"][:, None] - known[None]).abs().amax((2, 3)).argmin(dim=1).reshape(6, 4)
     assert bool((which == which[:, :1]).all()) and len(set(which[:, 0].tolist())) > 1
-    first = (azimuth_of(posed["cameras"][:, 0]).reshape(6, 4)[:, 0] * 360).round() % 45  # 7 degrees a sample
+    first = (azimuth_of(posed["cameras"], 6)[:, 0] * 360).round() % 45  # 7 degrees a sample
     assert [round(float(turn) / 7) % 3 for turn in first] == which[:, 0].tolist(), "and the cameras of that object"
 
 
@@ -287,7 +292,7 @@ def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
     model = tiny_model()
 
     class Oracle(Recorder):
-        def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None = None) -> Tensor:
+        def forward(self, latents: Tensor, timesteps: Tensor, text: Condition, cameras: Any = None) -> Tensor:
             alpha_bar = model.alphas_cumprod[timesteps][:, None, None, None, None]
             noise = latents / (1 - alpha_bar).sqrt()
             assert decompose(alpha_bar.sqrt() * noise, latents, alpha_bar.flatten(), prediction="v_prediction")

@@ -14,8 +14,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.model.attention import ViewFold
+from viewfold.model.condition import Condition
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
 from viewfold.model.unet import MultiViewUNet
 
@@ -82,6 +84,19 @@ def test_identical_views_without_camera_stay_identical_to_one_view() -> None:
 def test_no_camera_is_not_a_camera_of_zeros() -> None:
     unet, (x, t, text, cameras) = network(), inputs()
     assert not close(unet(x, t, text), unet(x, t, text, torch.zeros_like(cameras)))
+
+
+@torch.no_grad()
+def test_cameras_are_told_as_16_numbers_a_view_shared_or_each_objects_own() -> None:
+    unet, (x, t, text, _) = network(), inputs()
+    one, other = Cameras.orbit(4), Cameras.orbit(4, elevation_deg=50, distance=9.0)
+    told = Condition({"tokens": text})
+    own = unet(x, t, told, Cameras.cat([one, other]))
+    assert torch.equal(own, unet(x, t, text, torch.stack([one.code(), other.code()])))
+    assert close(unet(x, t, told, one), unet(x, t, told, Cameras.cat([one, one])))
+    assert not close(own[1], unet(x, t, told, one)[1])
+    with pytest.raises(InputError, match="`cameras` must be 4, the same for all objects, or 8, those of each"):
+        unet(x, t, told, one[:3])
 
 
 @torch.no_grad()
@@ -236,6 +251,8 @@ unet, batch = here.network(), here.inputs()
 compiled = torch.compile(unet, backend="aot_eager", fullgraph=True)
 with torch.no_grad():
     assert here.close(compiled(*batch), unet(*batch))
+    told = (*batch[:2], here.Condition({"tokens": batch[2]}), here.Cameras.orbit(4))
+    assert here.close(compiled(*told), unet(*told))
     unet.set_attn_processor(here.AttnProcessor2_0())
     try:
         compiled(*batch)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from viewfold.errors import InputError, PromptError
 from viewfold.model import weights_hash as module
+from viewfold.model.condition import Condition
 from viewfold.model.weights_hash import Stamp, freeze_hash, frozen_networks, hash_tensors, weights_hash
 from viewfold.pipeline.prompt_cache import PromptCache
 
@@ -152,9 +153,9 @@ class Encoder:
         self.network.config = "configuration"  # type: ignore[assignment]
         self.asked: list[list[str]] = []
 
-    def encode(self, prompts: list[str]) -> Tensor:
+    def encode(self, prompts: list[str]) -> Condition:
         self.asked.append(list(prompts))
-        return torch.tensor([[[float(len(prompt))]] for prompt in prompts])
+        return Condition({"length": torch.tensor([float(len(prompt)) for prompt in prompts])})
 
 
 @pytest.fixture
@@ -169,8 +170,8 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_only_new_prompts_are_read_and_all_come_in_the_order_asked(encoder: Any) -> None:
     reader = PromptCache()
-    assert reader.read(encoder.real, ["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
-    assert reader.read(encoder.real, ["ccc", "b"]).flatten().tolist() == [3, 1]
+    assert reader.read(encoder.real, ["aa", "b", "aa"]).part("length").tolist() == [2, 1, 2]
+    assert reader.read(encoder.real, ["ccc", "b"]).part("length").tolist() == [3, 1]
     assert encoder.asked == [["aa", "b"], ["ccc"]]
     with torch.no_grad():
         encoder.network.weight.add_(1)
@@ -194,10 +195,10 @@ def test_the_prompts_used_last_are_kept(encoder: Any, monkeypatch: pytest.Monkey
 def test_after_its_release_only_what_was_read_is_known(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = PromptCache()
     reader.release(encoder.real, ["a", "bb"])
-    assert reader.encoder(encoder.real.tokenizer, None).network.config == "configuration"
+    assert reader.network(None).config == "configuration"
     with torch.no_grad():
         encoder.network.weight.add_(1)  # nobody looks at it any more
-    assert reader.read(encoder.real, ["bb", "a"]).flatten().tolist() == [2, 1]
+    assert reader.read(encoder.real, ["bb", "a"]).part("length").tolist() == [2, 1]
     assert encoder.asked == [["a", "bb"]]
     with pytest.raises(PromptError, match="got 'ccc'"):
         reader.read(encoder.real, ["a", "ccc"])

@@ -56,7 +56,6 @@ def write_shards(
     return folder
 
 
-def azimuth_of(code: torch.Tensor) -> torch.Tensor:
-    """Return the azimuth, in turns, that a camera's 16 numbers say."""
-    position = code.unflatten(-1, (4, 4))[..., :3, 3]
-    return torch.atan2(position[..., 0], -position[..., 1]) / (2 * torch.pi) % 1
+def azimuth_of(cameras: Cameras, n_objects: int) -> torch.Tensor:
+    """Return the azimuth, in turns, of each view of each object ("b v")."""
+    return cameras.azimuth_deg.unflatten(0, (n_objects, -1)) / 360

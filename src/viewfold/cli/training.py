@@ -164,14 +164,11 @@ class Train:
         """Give the network what it lacks: new weights, or a camera's embedding; both decided by the seed alone."""
         import torch
 
-        from viewfold.model.unet import MultiViewUNet
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if self.fresh:
                 config = {k: v for k, v in model.unet.config.items() if not k.startswith("_")}
-                network: Any = MultiViewUNet(**config)
-                model.unet = network.to(model.device)
+                model.unet = type(model.unet)(**config).to(model.device)
             model.unet.add_camera_embedding()  # for a plain 2D network; at first it changes nothing
 
     def _sheets(self, model: Any) -> Callable[[], Any] | None:

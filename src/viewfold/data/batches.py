@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.data.shards import Sample, latent_encoders
 from viewfold.errors import AssetError, InputError
 
@@ -26,7 +27,8 @@ class Batch:
 
     latents: Float[Tensor, "b v c h w"]
     captions: list[str]
-    cameras: Float[Tensor, "b v 16"] | None
+    cameras: Cameras | None
+    """`b * v`, those of an object one after the other."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
@@ -56,7 +58,7 @@ class LatentSet:
             raise InputError("`samples` must not be empty.")
         self.latents: list[Float[Tensor, "v c h w"]] = []
         self.captions: list[list[str]] = []
-        self.cameras: list[Float[Tensor, "v 16"] | None] = []
+        self.cameras: list[Cameras | None] = []
         self.orbits: list[int] = []
         wrong: list[str] = []
         for sample in samples:
@@ -69,7 +71,7 @@ class LatentSet:
                 continue
             self.latents.append(latents)
             self.captions.append([str(caption) for caption in sample.meta["captions"]])
-            self.cameras.append(None if sample.cameras is None else sample.cameras.code())
+            self.cameras.append(sample.cameras)
             self.orbits.append(sample.orbits)
         if wrong:
             shown = "; ".join(wrong[:SHOWN])
@@ -119,11 +121,11 @@ class LatentSet:
             chosen = self._choose_views(index, views, generator)
             latents.append(self.latents[index][chosen].float())
             if views is not None:
-                code = self.cameras[index]
-                assert code is not None
-                cameras.append(code[chosen])
+                own = self.cameras[index]
+                assert own is not None
+                cameras.append(own[chosen])
         return Batch(
-            latents=torch.stack(latents), captions=captions, cameras=torch.stack(cameras) if views is not None else None
+            latents=torch.stack(latents), captions=captions, cameras=Cameras.cat(cameras) if views is not None else None
         )
 
     def _choose_views(self, index: int, views: int | None, generator: torch.Generator) -> list[int]:

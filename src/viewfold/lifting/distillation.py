@@ -141,7 +141,7 @@ def distil(
     if settings.steps == 0:
         return Refined(representation=representation, observed=observed, rollbacks=0)
     device, lens, ground = representation.device, observed.lens, observed.ground
-    text = prior.embed([prompt, settings.negative])
+    condition = prior.condition([prompt, settings.negative])
     pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
     noise, decay, loss_of = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps), score_loss(settings.score)
     coverage = float(observed.foreground.alpha.mean())
@@ -150,17 +150,16 @@ def distil(
         progress("distil", step, settings.steps)
         if step % REFRESH_EVERY == 0:
             representation.refresh()
-        cameras = _draw_cameras(*lens, settings, generator)
-        rendered = representation.render(cameras.to(device), size=prior.image_size, generator=generator)
+        cameras = _draw_cameras(*lens, settings, generator).to(device)
+        rendered = representation.render(cameras, size=prior.image_size, generator=generator)
         latents = prior.encode(rendered.over(ground))[None]
         t = noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             distilled = loss_of(
                 latents,
                 prior=prior,
-                text=text[:1],
-                negative=text[1:],
-                cameras=cameras.code()[None].to(device),
+                condition=condition,
+                cameras=cameras,
                 t=t.to(device),
                 noise=torch.randn(latents.shape, generator=generator).to(latents),
                 guidance=settings.guidance,

@@ -1,16 +1,19 @@
 """What distillation asks of a generative model.  `MultiViewPipeline` satisfies it; tests use a fake.
 
-Sits between FLOW 2 and whatever network there is, so that `lift` imports neither the pipeline nor diffusers.
+Sits between FLOW 2 and whatever network there is, so that `lift` imports neither the pipeline nor diffusers.  What a
+network is told of a prompt is its own business: `lift` gets it from `condition` and gives it back, unread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from viewfold.camera import Cameras
 
 
 @runtime_checkable
@@ -32,8 +35,8 @@ class Prior(Protocol):
         """The noise schedule: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, falling from about 1 to about 0."""
         ...
 
-    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Return the text tokens of each prompt; the empty string is the unconditional text."""
+    def condition(self, prompts: Sequence[str]) -> Any:
+        """Return what the model is told of these prompts, one per object of a call; "" is the unconditional text."""
         ...
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
@@ -44,8 +47,15 @@ class Prior(Protocol):
         self,
         x: Float[Tensor, "b v c h w"],
         t: Int[Tensor, "b"],
-        text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-        cameras: Float[Tensor, "b v 16"] | None,
+        condition: Any,
+        cameras: Cameras | None,
     ) -> Float[Tensor, "b v c h w"]:
-        """Return the noise in x_t, whatever the network itself predicts (a v-prediction is converted inside)."""
+        """Return the noise in x_t, whatever the network itself predicts (a v-prediction is converted inside).
+
+        Args:
+            x: noisy latents of `b` objects.
+            t: noise level per object.
+            condition: what `condition` returned for `b` prompts.
+            cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None says nothing.
+        """
         ...

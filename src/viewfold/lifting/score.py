@@ -7,10 +7,13 @@ for the details that the paper leaves out.  Knows no field and no renderer.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import compose, decompose, guide
 from viewfold.diffusion.guidance import rescale as contrast
 from viewfold.lifting.prior import Prior
@@ -20,9 +23,8 @@ def reconstruction_loss(
     latents: Float[Tensor, "b v c h w"],
     *,
     prior: Prior,
-    text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    negative: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    cameras: Float[Tensor, "b v 16"] | None,
+    condition: Any,
+    cameras: Cameras | None,
     t: Int[Tensor, "b"],
     noise: Float[Tensor, "b v c h w"],
     guidance: float = 50.0,
@@ -36,9 +38,8 @@ def reconstruction_loss(
     Args:
         latents: of the renders, with gradient.
         prior: the frozen model.
-        text: tokens of the prompt.
-        negative: tokens of the negative or empty prompt.
-        cameras: the 16 numbers per view, or None to say nothing about them.
+        condition: what the prior is told of 2 b prompts: those of the objects, then as many negative or empty ones.
+        cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None says nothing.
         t: noise level per object.
         noise: standard normal.
         guidance: classifier-free guidance scale.
@@ -51,7 +52,7 @@ def reconstruction_loss(
     """
     level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
     noisy = compose(latents.detach(), noise, level)
-    conditional, unconditional = _predict(noisy, prior=prior, text=text, negative=negative, cameras=cameras, t=t)
+    conditional, unconditional = _predict(noisy, prior=prior, condition=condition, cameras=cameras, t=t)
     guided = guide(conditional, unconditional, scale=guidance)
     clean = decompose(guided, noisy, level, prediction="epsilon").clean
     reference = decompose(conditional, noisy, level, prediction="epsilon").clean
@@ -63,9 +64,8 @@ def sds_loss(
     latents: Float[Tensor, "b v c h w"],
     *,
     prior: Prior,
-    text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    negative: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    cameras: Float[Tensor, "b v 16"] | None,
+    condition: Any,
+    cameras: Cameras | None,
     t: Int[Tensor, "b"],
     noise: Float[Tensor, "b v c h w"],
     guidance: float = 50.0,
@@ -77,7 +77,7 @@ def sds_loss(
     """
     level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
     noisy = compose(latents.detach(), noise, level)
-    conditional, unconditional = _predict(noisy, prior=prior, text=text, negative=negative, cameras=cameras, t=t)
+    conditional, unconditional = _predict(noisy, prior=prior, condition=condition, cameras=cameras, t=t)
     guided = guide(conditional, unconditional, scale=guidance)
     direction = (1 - level)[:, None, None, None, None] * (guided - noise)
     target = (latents - direction).detach()
@@ -89,13 +89,14 @@ def _predict(
     noisy: Float[Tensor, "b v c h w"],
     *,
     prior: Prior,
-    text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    negative: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-    cameras: Float[Tensor, "b v 16"] | None,
+    condition: Any,
+    cameras: Cameras | None,
     t: Int[Tensor, "b"],
 ) -> tuple[Float[Tensor, "b v c h w"], Float[Tensor, "b v c h w"]]:
     """Return the conditional and the unconditional noise from one call on [conditional; unconditional]."""
-    twice = None if cameras is None else torch.cat([cameras, cameras])
-    predicted = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), torch.cat([text, negative]), twice)
+    twice = cameras
+    if cameras is not None and len(cameras) != noisy.shape[1]:  # those that all objects share serve as they are
+        twice = Cameras.cat([cameras, cameras])
+    predicted = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), condition, twice)
     conditional, unconditional = predicted.to(noisy).chunk(2)
     return conditional, unconditional

@@ -1,8 +1,9 @@
 """Prompts to token states: one class over any tokenizer and any text network of transformers.
 
-Used by every flow (training, sampling and distillation embed prompts).  Knows two habits:
-networks with an attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it,
-padded to 77 with no mask.  Knows nothing of diffusion.
+Used by every flow (training, sampling and distillation read prompts), by itself where a network is told token states
+and nothing else, as `MultiViewUNet` is, or within another network's own reader.  Knows two habits: networks with an
+attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it, padded to 77 with
+no mask.  Knows nothing of diffusion.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import FitError, PromptError
+from viewfold.model.condition import Condition
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENS = "tokens"
+"""Name of the token states, "b n d" (or one text per view, "b v n d"), in a network's condition."""
 
 MAX_CHARACTERS = 10_000
 """Longer prompts are refused before they are tokenised."""
@@ -58,8 +63,12 @@ class TextEncoder:
         """Whether the network is told which tokens are padding; CLIP is not (its attention is causal)."""
         return not str(self.network.config.model_type).startswith("clip")
 
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Return the token states of each prompt as the condition of a network; see `states`."""
+        return Condition({TOKENS: self.states(prompts)})
+
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
+    def states(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
         """Return the token states of each prompt, in the network's type and on its device.
 
         The empty string is allowed: it is the unconditional text.  What does not fit into `n_tokens` is cut (`check`

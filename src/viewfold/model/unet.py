@@ -1,8 +1,8 @@
 """The multi-view network: the stock diffusers UNet, folding self-attention, the camera as class embedding.
 
-Sits between `attention` and the pipeline or the training loop, which see only `MultiViewUNet.forward`.  It knows no
-camera geometry, only 16 numbers a view.  Folding the view axis away happens here and nowhere else.  Source: MVDream
-(arXiv 2308.16512) section 3.1 and its released `MultiViewUNetModel`, whose weights map one to one (see `weights`).
+Sits between `attention` and the pipeline or the training loop, which see only what `backbone.Backbone` asks.  Cameras
+become 16 numbers a view, and the view axis is folded away, here and nowhere else.  Source: MVDream (arXiv 2308.16512)
+section 3.1 and its released `MultiViewUNetModel`, whose weights map one to one (see `weights`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from diffusers.models.embeddings import TimestepEmbedding
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.model.attention import ViewFold
+from viewfold.model.condition import Condition
+from viewfold.model.text import MAX_TOKENS, TOKENS, TextEncoder
 
 CAMERA_DIM = 16
 """Numbers that describe a camera: the row-major 4x4 world_from_camera (`Cameras.code`)."""
@@ -51,6 +54,21 @@ class MultiViewUNet(UNet2DConditionModel):
         self.class_embedding = embedding.to(device=self.device, dtype=self.dtype)
         self.register_to_config(class_embed_type="projection", projection_class_embeddings_input_dim=CAMERA_DIM)
 
+    @staticmethod
+    def reader(tokenizer: Any, text_encoder: Any) -> TextEncoder:
+        """Return what reads prompts for this network: the states of their tokens, and nothing else."""
+        return TextEncoder(tokenizer, text_encoder)
+
+    def example_inputs(self, n_objects: int, cameras: Cameras) -> tuple[Tensor, Tensor, Condition, Cameras | None]:
+        """Return arguments of `forward` of the usual sizes, to count its work; their numbers mean nothing."""
+        size, channels, text_dim = (self.config[n] for n in ("sample_size", "in_channels", "cross_attention_dim"))
+        return (
+            torch.zeros(n_objects, len(cameras), channels, size, size),
+            torch.zeros(n_objects, dtype=torch.int64),
+            Condition({TOKENS: torch.zeros(n_objects, MAX_TOKENS, text_dim)}),
+            cameras if self.class_embedding is not None else None,  # None: a plain 2D network
+        )
+
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Embed the cameras; without cameras add nothing, which is not the embedding of zeros."""
         return None if class_labels is None else super().get_class_embed(sample, class_labels)
@@ -59,37 +77,48 @@ class MultiViewUNet(UNet2DConditionModel):
         self,
         latents: Float[Tensor, "b v c h w"],
         timesteps: Num[Tensor, "*b"] | int | float,
-        text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-        cameras: Float[Tensor, "b v 16"] | None = None,
+        text: Condition | Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
+        cameras: Cameras | Float[Tensor, "b v 16"] | None = None,
     ) -> Float[Tensor, "b v c h w"]:
         """Predict what the network was trained for (noise, or v) for every view.
 
         Args:
             latents: noisy latents; the views of one object attend to each other, objects never do.
             timesteps: 0 to 999, one per object or one for all.
-            text: token features, one text per object or one per view.
-            cameras: `Cameras.code`; None adds nothing to the time embedding.  One view without camera is plain 2D.
+            text: what the reader made of one prompt per object, or token states, of one text per object or per view.
+            cameras: `v` that all objects share, or `b * v`, or codes (`Cameras.code`); None adds nothing to the time
+                embedding.  One view without camera is plain 2D.
 
         Raises:
-            InputError: shapes that do not fit, cameras for a network that has no camera embedding, or a self-attention
-                layer that no longer folds the views.
+            InputError: shapes that do not fit, another network's condition, cameras for a network that has no camera
+                embedding, or a self-attention layer that no longer folds the views.
         """
         timesteps = torch.as_tensor(timesteps, device=latents.device)
-        n_objects, n_views = self._check(latents, timesteps, text, cameras)
+        states, codes = self._conditions(latents, text, cameras)
+        n_objects, n_views = self._check(latents, timesteps, states, codes)
         texts_folded = self._check_processors()
-        if text.ndim == 4:
-            text = text.flatten(0, 1)
+        if states.ndim == 4:
+            states = states.flatten(0, 1)
         elif not texts_folded:  # a foreign cross-attention (an adapter's) expects one text per view
-            text = text.repeat_interleave(n_views, dim=0)
+            states = states.repeat_interleave(n_views, dim=0)
         (noise,) = super().forward(
             latents.flatten(0, 1),
             timesteps.expand(n_objects).repeat_interleave(n_views),
-            text.to(latents.dtype),
-            class_labels=None if cameras is None else cameras.to(latents).flatten(0, 1),
+            states.to(latents.dtype),
+            class_labels=None if codes is None else codes.to(latents).flatten(0, 1),
             cross_attention_kwargs={"n_views": n_views},
             return_dict=False,
         )
         return noise.unflatten(0, (n_objects, n_views))
+
+    @staticmethod
+    def _conditions(latents: Tensor, text: Condition | Tensor, cameras: Cameras | Tensor | None) -> tuple[Any, Any]:
+        """Return token states and the 16 numbers of each view, "b v 16" or None, of whatever forms they come in."""
+        states = text.part(TOKENS) if isinstance(text, Condition) else text
+        if isinstance(cameras, Cameras) and latents.ndim == 5:  # other latents are refused with the shapes
+            lead = latents.shape[:2]
+            return states, cameras.per_object(*lead).code().unflatten(0, lead)
+        return states, cameras
 
     def _check(self, latents: Tensor, timesteps: Tensor, text: Tensor, cameras: Tensor | None) -> tuple[int, int]:
         """Return the numbers of objects and views, or say which argument does not fit."""

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from viewfold.camera import Cameras
 from viewfold.errors import WeightsError
 from viewfold.pipeline.multiview import PIXELS_AT_ONCE
 from viewfold.pipeline.placement import Placement
 from viewfold.weights.components import read_classes
 from viewfold.weights.folder import build
 
-PROMPT_TOKENS = 77
 PROCESS_BYTES = 0.45 * 2**30
 """Python with torch, diffusers and transformers: 0.42 to 0.46 GiB (Linux, CPU build)."""
 
@@ -72,20 +72,18 @@ def count_work(folder: Path, *, n_views: int = 4) -> Work:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     kinds = read_classes(folder)
-    with FakeTensorMode(), torch.device("cpu"), torch.no_grad():
+    cameras = Cameras.orbit(n_views)  # real ones: they are looked at as they are made
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.no_grad():
         networks = {part: _build(kind, folder / part) for part, kind in kinds.items()}
         unet, vae = networks["unet"], networks["vae"]
-        size, channels = unet.config["sample_size"], unet.config["in_channels"]
+        size = unet.config["sample_size"]
         if not isinstance(size, int):  # the community port's folders: the original's names, which say nothing here
             raise WeightsError(f"`{folder / 'unet'}` must give `sample_size` in its config.json; got {size!r}.")
-        latents = torch.empty(2, n_views, channels, size, size)
-        text = torch.empty(2, PROMPT_TOKENS, unet.config["cross_attention_dim"])
-        steps = torch.empty(2, dtype=torch.int64)
-        cameras = None if unet.config["class_embed_type"] is None else torch.empty(2, n_views, 16)  # a 2D network
-        step_flop, step_numbers, step_calls = _count(lambda: unet(latents, steps, text, cameras), unet)
+        inputs = unet.example_inputs(2, cameras)
+        step_flop, step_numbers, step_calls = _count(lambda: unet(*inputs), unet)
         shrink = 2 ** (len(vae.config["block_out_channels"]) - 1)
         at_once = min(n_views, max(1, PIXELS_AT_ONCE // (size * shrink) ** 2))
-        decode_flop, decode_numbers, _ = _count(lambda: vae.decode(latents[0, :at_once]), vae)
+        decode_flop, decode_numbers, _ = _count(lambda: vae.decode(inputs[0][0, :at_once]), vae)
     files = {part: [file.stat().st_size for file in (folder / part).glob("*.safetensors")] for part in networks}
     parameters = {part: sum(p.numel() for p in network.parameters()) for part, network in networks.items()}
     return Work(

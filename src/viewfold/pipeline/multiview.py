@@ -1,7 +1,8 @@
 """The multi-view pipeline: text and cameras in, pictures out; and the prior that distillation asks.
 
 FLOW 1, its middle.  It puts together a text encoder, a multi-view network, a scheduler and a VAE, any of which may be
-another one with the same calls.  It knows nothing of files of views, command lines or 3D.
+another one with the same calls (of the network: `model.backbone`).  What the network is told of prompts and cameras
+passes through unread.  It knows nothing of files of views, command lines or 3D.
 
 Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
 """
@@ -24,8 +25,9 @@ from viewfold.diffusion.guidance import decompose, guide
 from viewfold.diffusion.guidance import rescale as rescale_contrast
 from viewfold.diffusion.sampler import draw, sampler_for
 from viewfold.errors import FitError, InputError
+from viewfold.model.backbone import PromptReader
+from viewfold.model.condition import Condition
 from viewfold.model.defaults import Defaults
-from viewfold.model.text import TextEncoder
 from viewfold.model.weights_hash import freeze_hash, frozen_networks
 from viewfold.pipeline.anchors import Anchors
 from viewfold.pipeline.lora import put_on, take_off
@@ -159,16 +161,18 @@ class MultiViewPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         scale = self.defaults.guidance if guidance is None else guidance
         steps = self.defaults.steps if steps is None else steps
-        text, codes = self._condition(prompts, negative_prompt, cameras, scale)
+        texts = self._check(prompts, negative_prompt, cameras, scale)
+        condition = self.condition(texts)
         generators = [torch.Generator().manual_seed(seed) for seed in _per_prompt(seeds, len(prompts))]
         device = self._execution_device
+        cameras = None if cameras is None else cameras.to(device)
         sampler = sampler_for(self.scheduler, steps=steps, timesteps=timesteps, eta=eta, device=device)
         x = self._start(latents, generators, n_views=1 if cameras is None else len(cameras)) * sampler.noise_level
         if anchors is not None:
             anchors.check(x.shape)
         for index, timestep in enumerate(sampler.timesteps):
             x = x if anchors is None else anchors.place(x, sampler, index, generators)
-            predicted = self._predict(sampler.scale(x, index), timestep, text, codes, scale, rescale)
+            predicted = self._predict(sampler.scale(x, index), timestep, condition, cameras, scale, rescale)
             x = sampler.step(predicted, index, x, generators)
             if callback_on_step_end is not None:
                 x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
@@ -184,10 +188,10 @@ class MultiViewPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return pictures
 
-    def _condition(
+    def _check(
         self, prompts: list[str], negative: str | Sequence[str], cameras: Cameras | None, guidance: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return text "b n d" and codes "b v 16"; with guidance, twice as many: [without; with] the prompt."""
+    ) -> list[str]:
+        """Return the texts of a call, with guidance twice as many, [without; with] the prompt; or say what is wrong."""
         if not prompts:
             raise InputError("`prompt` must be one or more texts; got none.")
         for prompt in prompts:
@@ -203,9 +207,7 @@ class MultiViewPipeline(DiffusionPipeline):
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         if len(negatives) != len(prompts):
             raise InputError(f"`negative_prompt` must be one or {len(prompts)} texts; got {len(negatives)}.")
-        texts = prompts if guidance == 1 else negatives + prompts
-        codes = None if cameras is None else cameras.code().to(self._execution_device)
-        return self.embed(texts), None if codes is None else codes.expand(len(texts), -1, -1)
+        return prompts if guidance == 1 else negatives + prompts
 
     def _start(
         self, latents: Tensor | None, generators: Sequence[torch.Generator], *, n_views: int
@@ -219,12 +221,18 @@ class MultiViewPipeline(DiffusionPipeline):
         return latents.to(self._execution_device, torch.float32)
 
     def _predict(
-        self, x: Tensor, timestep: Any, text: Tensor, codes: Tensor | None, guidance: float, strength: float
+        self,
+        x: Tensor,
+        timestep: Any,
+        condition: Condition,
+        cameras: Cameras | None,
+        guidance: float,
+        strength: float,
     ) -> Float[Tensor, "b v c h w"]:
         """Call the network once, on [without; with] the prompt if guided; work outside it is in float32."""
         twice = x if guidance == 1 else torch.cat([x, x])
         t = torch.as_tensor(timestep, device=x.device).reshape(1).expand(len(twice))
-        predicted = self.unet(twice.to(self.unet.dtype), t, text, codes).float()
+        predicted = self.unet(twice.to(self.unet.dtype), t, condition, cameras).float()
         if guidance == 1:
             return predicted
         unconditional, conditional = predicted.chunk(2)
@@ -259,13 +267,16 @@ class MultiViewPipeline(DiffusionPipeline):
         return self.scheduler.alphas_cumprod
 
     @property
-    def text(self) -> TextEncoder:
-        """The reader of prompts: tokens, warnings about words that it does not know."""
-        return self._prompt_cache.encoder(self.tokenizer, self.text_encoder)
+    def text(self) -> PromptReader:
+        """The network's reader of prompts, which also knows which words it does not know."""
+        return self.unet.reader(self.tokenizer, self._prompt_cache.network(self.text_encoder))
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Return the text tokens of each prompt (each different one is read once); "" is the unconditional text."""
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Return what the network is told of each prompt (each different one is read once); "" is no text.
+
+        The network alone reads it.
+        """
         return self._prompt_cache.read(self.text, prompts).to(self._execution_device, self.unet.dtype)
 
     def release_text(self, prompts: Sequence[str]) -> None:
@@ -311,12 +322,11 @@ class MultiViewPipeline(DiffusionPipeline):
         self,
         x: Float[Tensor, "b v c h w"],
         t: Int[Tensor, "b"],
-        text: Float[Tensor, "b n d"] | Float[Tensor, "b v n d"],
-        cameras: Float[Tensor, "b v 16"] | None,
+        condition: Condition,
+        cameras: Cameras | None,
     ) -> Float[Tensor, "b v c h w"]:
-        """Return the noise in x_t, whatever the network itself predicts."""
-        dtype = self.unet.dtype
-        predicted = self.unet(x.to(dtype), t, text.to(dtype), cameras).to(x)
+        """Return the noise in x_t, whatever the network itself predicts; cameras as `backbone.Backbone` takes them."""
+        predicted = self.unet(x.to(self.unet.dtype), t, condition, cameras).to(x)
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
         return decompose(predicted, x, alpha_bar, prediction=self.scheduler.config["prediction_type"]).noise
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewfold.data.batches import Batch, LatentSet
 from viewfold.data.shards import open_shards
 from viewfold.errors import InputError
+from viewfold.model.condition import Condition
 from viewfold.model.weights_hash import hash_tensors
 from viewfold.training.loop import fit
 from viewfold.training.monitor import Progress
@@ -28,12 +28,11 @@ from viewfold.training.settings import LoopSettings
 from viewfold.training.writers import WriterName
 
 if TYPE_CHECKING:
-    from viewfold.model.text import TextEncoder
-    from viewfold.model.unet import MultiViewUNet
+    from viewfold.model.backbone import Backbone, PromptReader
 
 
 CAPTIONS_KEPT = 40_000
-"""Text embeddings held in memory, in half precision (25 kB each for the shipped encoder)."""
+"""Conditions held in memory, in half precision (25 kB each for the shipped encoder)."""
 
 HELD_OUT_OBJECTS = 64
 """About so many held-out objects are predicted at each check, the same ones under the same noise."""
@@ -73,29 +72,29 @@ class MixedBatch:
 
 
 class TextCache:
-    """The states of captions that were read already, on the host in half precision."""
+    """What the network is told of captions that were read already, on the host in half precision."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
-        self._known: dict[str, Tensor] = {}
+    def __init__(self, reader: PromptReader) -> None:
+        self._reader = reader
+        self._known: dict[str, Condition] = {}
 
     @torch.no_grad()
-    def read(self, captions: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Return the states of captions, float32 on the host; those that are new are read in one batch."""
+    def read(self, captions: Sequence[str]) -> Condition:
+        """Return a row for each caption, float32 on the host; those that are new are read in one batch."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         if new:
-            with torch.autocast(self._encoder.network.device.type, enabled=False):  # as sampling reads them
-                states = self._encoder.encode(new).half().cpu()
-            self._known |= dict(zip(new, states, strict=True))
-        text = torch.stack([self._known[caption].float() for caption in captions])
+            with torch.autocast(self._reader.network.device.type, enabled=False):  # as sampling reads them
+                read = self._reader.encode(new).to("cpu", torch.float16)
+            self._known |= dict(zip(new, read, strict=True))
+        condition = Condition.cat([self._known[caption].to(dtype=torch.float32) for caption in captions])
         while len(self._known) > CAPTIONS_KEPT:
             del self._known[next(iter(self._known))]
-        return text
+        return condition
 
 
 def train_diffusion(
-    unet: MultiViewUNet,
-    encoder: TextEncoder,
+    unet: Backbone,
+    reader: PromptReader,
     alphas_cumprod: Tensor,
     out: str | Path,
     *,
@@ -112,8 +111,8 @@ def train_diffusion(
     """Train `unet` where it is and return it with its averaged weights, and what the run cost.
 
     Args:
-        unet: fresh or pretrained, float32; all of it is trained.
-        encoder: frozen.
+        unet: the network, fresh or pretrained, float32; all of it is trained.
+        reader: of captions, the network's own (`unet.reader`); frozen.
         alphas_cumprod: of the scheduler that will sample.
         out: holds the checkpoints, log.jsonl and run.json; a run there is continued.
         objects: shards of posed views with cached latents.
@@ -129,6 +128,7 @@ def train_diffusion(
         AssetError: latents or captions of a sample that cannot be used.
         FitError, WeightsError, OutputError, Stopped: see `fit`.
     """
+    assert isinstance(unet, nn.Module)
     objective = settings.objective
     if (pictures is None) != (objective.share_2d == 0):
         raise InputError(
@@ -152,18 +152,22 @@ def train_diffusion(
     alphas_cumprod = alphas_cumprod.to(device)
     unet.requires_grad_(True).train()
 
-    texts = TextCache(encoder)
+    texts = TextCache(reader)
 
     def term(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:
         dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
         captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
-        text = texts.read(captions).to(device)
-        latents, cameras = batch.latents, batch.cameras
-        if not settings.fold and cameras is not None:
-            text = text.repeat_interleave(latents.shape[1], dim=0)
-            latents, cameras = latents.flatten(0, 1)[:, None], cameras.flatten(0, 1)[:, None]
+        condition, latents = texts.read(captions).to(device), batch.latents
+        if not settings.fold and batch.cameras is not None:  # each view an object of its own
+            condition, latents = condition.repeat_interleave(latents.shape[1]), latents.flatten(0, 1)[:, None]
         return diffusion_loss(
-            unet, latents, text, cameras, alphas_cumprod=alphas_cumprod, settings=objective, generator=generator
+            unet,
+            latents,
+            condition,
+            batch.cameras,
+            alphas_cumprod=alphas_cumprod,
+            settings=objective,
+            generator=generator,
         )
 
     def draw(step: int, generator: torch.Generator) -> MixedBatch:
@@ -202,7 +206,7 @@ def train_diffusion(
             "views": settings.views,
             "fold": settings.fold,
             "objective": asdict(objective),
-            "text_encoder": hash_tensors(sorted(encoder.network.state_dict().items())).hexdigest(),
+            "text_encoder": hash_tensors(sorted(reader.network.state_dict().items())).hexdigest(),
             "noise_schedule": hash_tensors([("alphas_cumprod", alphas_cumprod)]).hexdigest(),
             "objects": object_set.fingerprint,
             "pictures": None if picture_set is None else picture_set.fingerprint,

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import Prediction, compose, velocity
 
-Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(latents b v c h w, timesteps b, text b n d, cameras b v 16 or None) -> prediction b v c h w"""
+Network = Callable[[Tensor, Tensor, Any, Cameras | None], Tensor]
+"""(latents b v c h w, timesteps b, condition of b prompts, cameras or None) -> prediction b v c h w
+
+`viewfold.model.backbone.Backbone` says more; the condition is its own, and passes through unread.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +62,8 @@ def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> F
 def diffusion_loss(
     network: Network,
     latents: Float[Tensor, "b v c h w"],
-    text: Float[Tensor, "b n d"],
-    cameras: Float[Tensor, "b v 16"] | None,
+    condition: Any,
+    cameras: Cameras | None,
     *,
     alphas_cumprod: Float[Tensor, "t"],
     settings: ObjectiveSettings,
@@ -80,7 +85,7 @@ def diffusion_loss(
             target = velocity(latents, noise, alpha_bar)
         case "sample":
             target = latents
-    predicted = network(compose(latents, noise, alpha_bar), timesteps, text, cameras)
+    predicted = network(compose(latents, noise, alpha_bar), timesteps, condition, cameras)
     error = (predicted.float() - target.float()).square().flatten(1).mean(dim=1)
     return (error * loss_weight(alpha_bar, settings)).mean()
 
