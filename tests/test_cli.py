@@ -1,7 +1,6 @@
 """The command line: help at once, results where it says, and every foreseen failure as one line and an exit code."""
 
 import errno
-import gc
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from viewfold.cli import command, flow, main
-from viewfold.cli.progress import progress_bars
 from viewfold.errors import FitError, InputError, OutputError
 
 
@@ -343,19 +341,3 @@ def test_a_closed_pipe_is_no_error(length: int) -> None:
     errors = process.stderr.read().decode()
     process.stderr.close()
     assert (process.wait(), errors) == (0, "")
-
-
-def test_the_garbage_collector_rests_while_libraries_load_and_works_while_the_program_does(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    seen = []
-
-    def run(verb: object) -> None:
-        seen.append(gc.isenabled())
-        with progress_bars():
-            seen.append(gc.isenabled())
-
-    monkeypatch.setattr(command.Assets, "run", run)
-    assert gc.isenabled()
-    assert main(["assets", "1", "--out", str(tmp_path / "toys")]) == 0
-    assert seen == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0

@@ -21,6 +21,7 @@ from viewfold.lifting.stages import LiftSettings, MeshSettings
 from viewfold.model.backbone import Backbone, PromptReader
 from viewfold.model.condition import Condition
 from viewfold.pipeline import MultiViewPipeline, estimate
+from viewfold.scene.grid import GridSettings
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings
 from viewfold.training.settings import LoopSettings
@@ -111,8 +112,9 @@ def test_its_work_is_counted_from_its_configuration(tmp_path: Path, monkeypatch:
 
 def test_it_is_a_prior_of_a_lift(model: MultiViewPipeline) -> None:
     settings = LiftSettings(
-        fit=FitSettings(resolution=16, steps=12, samples=16),
-        distil=DistilSettings(steps=3, samples=16),
+        representation=GridSettings(resolution=16, samples=16),
+        fit=FitSettings(steps=12),
+        distil=DistilSettings(steps=3),
         mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
     )
     asset = viewfold.lift(model, "a red mug", views=ball_views(size=16), settings=settings)

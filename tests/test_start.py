@@ -1,0 +1,25 @@
+"""The start of the command line: what it leaves undone until the work begins."""
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from viewfold.cli import command, main
+from viewfold.cli.progress import progress_bars
+
+
+def test_the_garbage_collector_rests_while_libraries_load_and_works_while_the_program_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    def run(verb: object) -> None:
+        seen.append(gc.isenabled())
+        with progress_bars():
+            seen.append(gc.isenabled())
+
+    monkeypatch.setattr(command.Assets, "run", run)
+    assert gc.isenabled()
+    assert main(["assets", "1", "--out", str(tmp_path / "toys")]) == 0
+    assert seen == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
