@@ -207,28 +207,6 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
     assert torch.isfinite(torch.tensor(report["rerender_psnr_db"]))
 
 
-@pytest.mark.parametrize(
-    ("options", "steps", "guidance"),
-    [
-        ([], 60, 3.0),
-        (["--preset", "draft"], 0, 3.0),
-        (["--preset", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
-    ],
-)
-def test_a_preset_says_how_much_is_done_and_options_override_it(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], steps: int, guidance: float
-) -> None:
-    asked = []
-
-    def stop(*_: object, settings: object, **__: object) -> None:
-        asked.append(settings)
-        raise FitError("enough is known.")
-
-    monkeypatch.setattr("viewfold.make.lift", stop)
-    assert main(["lift", "a red mug", "--model", model, "--out", str(tmp_path / "mug.glb"), *options]) == 5
-    assert (asked[0].distil.steps, asked[0].distil.guidance, asked[0].fit.steps) == (steps, guidance, 80)
-
-
 def test_an_output_that_cannot_be_written_exits_with_four(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

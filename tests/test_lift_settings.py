@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
+from fakes import tiny_model
 
 from viewfold.camera import framing_distance
-from viewfold.errors import InputError
+from viewfold.cli import main
+from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lifting.presets import MVDREAM_NOISE
@@ -85,3 +88,26 @@ def test_a_field_that_fills_all_that_is_rendered_never_passes(coverage: float) -
 
 def test_silhouettes_beyond_what_is_rendered_do_not_fire() -> None:
     assert collapse_limits(0.8, most=0.68)[1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "guidance"),
+    [
+        ([], 60, 3.0),
+        (["--preset", "draft"], 0, 3.0),
+        (["--preset", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
+    ],
+)
+def test_a_preset_says_how_much_is_done_and_options_override_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], steps: int, guidance: float
+) -> None:
+    asked = []
+
+    def stop(*_: object, settings: object, **__: object) -> None:
+        asked.append(settings)
+        raise FitError("enough is known.")
+
+    monkeypatch.setattr("viewfold.cli.flow.open_model", lambda *_, **__: tiny_model())
+    monkeypatch.setattr("viewfold.make.lift", stop)
+    assert main(["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), *options]) == 5
+    assert (asked[0].distil.steps, asked[0].distil.guidance, asked[0].fit.steps) == (steps, guidance, 80)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -106,7 +107,7 @@ def lift(
     on the CPU.
 
     Args:
-        model: the prior that the field is distilled against.
+        model: the prior that what is fitted is distilled against.
         prompt: what the views show.
         views: pictures with cameras; None samples them.
         sample: makes views from a seed, if none are given; asked again with the next seed if they show no object.
@@ -136,14 +137,9 @@ def lift(
         painted = paint(extracted, settings=settings.mesh)
     with watch.told("check"):
         asset = assemble(painted, prompt=prompt)
-    surface = extracted.surface
     report = {
         **asset.report,
-        "watertight": surface.watertight,
-        "components": surface.components_kept,
-        "components_dropped": surface.components_found - surface.components_kept,
-        "faces": len(asset.mesh.faces),
-        "threshold": round(surface.threshold, 3),
+        **_describe(extracted.surface, faces=len(asset.mesh.faces)),
         "fit_loss": round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
         "fov_deg": round(fitted.observed.lens[0], 2),
@@ -188,6 +184,17 @@ def assemble(painted: Painted, *, prompt: str) -> Asset3D:
         prompt=prompt,
         report=measured,
     )
+
+
+def _describe(surface: SurfaceResult, *, faces: int) -> dict[str, Any]:
+    """Return what a report says of a surface and of the mesh that came of it."""
+    return {
+        "watertight": surface.watertight,
+        "components": surface.components_kept,
+        "components_dropped": surface.components_found - surface.components_kept,
+        "faces": faces,
+        "threshold": round(surface.threshold, 3),
+    }
 
 
 def _fit_first(
