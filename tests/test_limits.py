@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from viewfold.errors import WeightsError
 from viewfold.weights import checkpoint, folder
 from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.folder import check_folder, read_object
+from viewfold.weights.folder import check_folder
 
 
 def config(at: Path, **values: object) -> Path:
@@ -79,13 +79,6 @@ def test_numbers_of_files_and_bytes_at_their_limits(tmp_path: Path, monkeypatch:
     (tmp_path / "third").write_text("")
     with pytest.raises(WeightsError, match="at most 2 files; it holds 3"):
         check_folder(tmp_path)
-
-
-def test_an_object_is_an_object(tmp_path: Path) -> None:
-    for content in ("[]", "3", "{", ""):
-        (tmp_path / "a.json").write_text(content)
-        with pytest.raises(WeightsError, match="must hold a JSON object"):
-            read_object(tmp_path / "a.json")
 
 
 def test_a_file_of_weights_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

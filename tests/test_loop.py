@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from viewfold.errors import AssetError, FitError, InputError, WeightsError
+from viewfold.errors import AssetError, FitError, InputError, OutputError, WeightsError
 from viewfold.training.average import Ema
 from viewfold.training.loop import fit
 from viewfold.training.optimizer import Optimizer
@@ -184,7 +184,7 @@ def test_what_a_step_cannot_use_keeps_the_steps_before_it(failing: int, tmp_path
 def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     def nested(step: int, generator: torch.Generator) -> Tensor:
         if step == 1:
-            with pytest.raises(InputError, match="one run at a time"):
+            with pytest.raises(OutputError, match="one run at a time"):
                 run(tmp_path)
         return draw(step, generator)
 

@@ -17,12 +17,11 @@ import torch
 from PIL import Image, ImageSequence
 
 from viewfold import picture as pictures
-from viewfold import store
 from viewfold import views as module
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
 from viewfold.picture import contact_sheet, read_image, to_pil, write_turntable
-from viewfold.views import Views, atomic_write, check_output, read_json
+from viewfold.views import Views, atomic_write, check_output
 
 
 def saved(picture: Image.Image, **options: Any) -> io.BytesIO:
@@ -222,22 +221,6 @@ def test_alpha_is_the_fourth_channel_of_every_picture(tmp_path: Path) -> None:
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_json_file_is_bounded_whole_and_an_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    path.write_text('{"a": "\u00e9"}', encoding="utf-8")
-    assert read_json(str(path)) == {"a": "\u00e9"}
-    monkeypatch.setattr(store, "MAX_JSON_BYTES", path.stat().st_size)
-    assert read_json(path) == {"a": "\u00e9"}
-    monkeypatch.setattr(store, "MAX_JSON_BYTES", path.stat().st_size - 1)
-    with pytest.raises(AssetError, match="smaller than"):
-        read_json(path)
-    monkeypatch.undo()
-    for content in (b"[" * 100_000, b"\xff", b"3"):
-        path.write_bytes(content)
-        with pytest.raises(AssetError, match=r"a\.json"):
-            read_json(path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR])

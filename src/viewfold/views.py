@@ -6,7 +6,6 @@ nerfstudio (`transforms.json`) and a person (`contact.png`).  Knows no network a
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError
 from viewfold.origin.record import given_places, payload, picture_fields
 from viewfold.picture import contact_sheet, read_image, to_pil, write_turntable
-from viewfold.store import atomic_write, check_output, read_json
+from viewfold.store import atomic_write, check_output, read_json, write_json
 
 GROUND = 0.5
 """Grey that pictures with alpha are laid over where they must be opaque: that of the shipped model's training."""
@@ -92,8 +91,8 @@ class Views:
             if turntable and len(self) > 1:
                 pace = max(2, len(self) / 4)
                 write_turntable(opaque, temporary / "turntable.webp", frames_per_second=pace, record=record)
-            (temporary / "transforms.json").write_text(json.dumps(self._transforms(), indent=1))
-            (temporary / "run.json").write_text(json.dumps({"prompt": self.prompt, **self.run}, indent=1))
+            write_json(temporary / "transforms.json", self._transforms())
+            write_json(temporary / "run.json", {"prompt": self.prompt, **self.run})
         return Path(folder)
 
     def _transforms(self) -> dict[str, Any]:

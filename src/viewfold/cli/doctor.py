@@ -15,6 +15,7 @@ from typing import Annotated
 
 from viewfold.cli.option import unset
 from viewfold.errors import InputError, ViewfoldError
+from viewfold.store import read_json
 
 EXTRAS = {
     "lora": ("peft", "--lora"),
@@ -205,7 +206,7 @@ def _listed_files(folder: Path) -> list[str]:
     named = [f"{part}/config.json" for part in ("vae", "text_encoder", "unet")]
     named += ["tokenizer/tokenizer.json", "scheduler/scheduler_config.json"]
     for index in sorted(folder.glob("*/*.safetensors.index.json")):
-        shards = set(json.loads(index.read_text())["weight_map"].values())
+        shards = set(read_json(index)["weight_map"].values())
         named += [f"{index.parent.name}/{shard}" for shard in sorted(shards)]
     for part in ("vae", "text_encoder", "unet"):
         if not any((folder / part).glob("*.safetensors")):

@@ -6,7 +6,6 @@ exist is skipped, so an interrupted run is finished by starting it again, and se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from viewfold.data.toybox import AUTHOR, LICENCE, Asset, Group, sample_toy
 from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
 from viewfold.scene.interchange import to_trimesh
-from viewfold.store import atomic_write
+from viewfold.store import atomic_write, write_json
 
 _CHUNK = 32
 """Assets per task of a worker process."""
@@ -101,7 +100,7 @@ def write_asset(asset: Asset | Group, folder: str | Path) -> bool:
     with atomic_write(glb) as temporary:
         temporary.write_bytes(content)
     with atomic_write(card) as temporary:
-        temporary.write_text(json.dumps(asset_record(asset), indent=1) + "\n", encoding="utf-8")
+        write_json(temporary, asset_record(asset))
     return True
 
 

@@ -6,7 +6,6 @@ into the layout that `render` writes, one view each and no camera, so that every
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image, to_pil
-from viewfold.store import atomic_write
+from viewfold.store import atomic_write, write_json
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 VARIATION_SELECTOR = 0xFE0F
@@ -101,4 +100,4 @@ def _write_picture(path: Path, target: Path, *, name: str, size: int) -> None:
     with atomic_write(target) as temporary:
         temporary.mkdir()
         to_pil(straight).save(temporary / "000.webp", lossless=True)
-        (temporary / "meta.json").write_text(json.dumps(meta))
+        write_json(temporary / "meta.json", meta)

@@ -8,7 +8,6 @@ Knows no captions but those that the json holds, and no network.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ from viewfold.formats import MESHES
 from viewfold.picture import to_pil
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
-from viewfold.store import atomic_write, check_output, read_json
+from viewfold.store import atomic_write, check_output, read_json, write_json
 
 RENDER_FILES = r"\d{3,}\.webp|meta\.json|\.DS_Store"
 """Names in a folder of renders; a folder that holds anything else is never replaced."""
@@ -191,7 +190,7 @@ def render_asset(path: Path, out: Path, *, settings: RenderSettings) -> None:
         partial.mkdir()
         names = _write_pictures(straight, partial)
         meta = {**record, "uid": path.stem, "views": _describe(cameras, names), "render": asdict(settings)}
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        write_json(partial / "meta.json", meta)
 
 
 def _write_pictures(rgba: Float[Tensor, "v 4 h w"], folder: Path) -> list[str]:

@@ -7,7 +7,6 @@ sides.  It chooses among the names that it knows: shown anything else, it still 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from viewfold.errors import AssetError, InputError, WeightsError
-from viewfold.store import atomic_write, read_json
+from viewfold.store import atomic_write, read_json, write_json
 
 SIZE = 64
 """Pixels across and down of what the network sees; other sizes are resampled."""
@@ -149,11 +148,10 @@ def save_judge(judge: Judge, folder: str | Path, *, figures: Mapping[str, Any]) 
     from safetensors.torch import save_file
 
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    config = json.dumps({**asdict(judge.config), "figures": figures}, indent=1)
     with atomic_write(Path(folder) / "model.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     with atomic_write(Path(folder) / "config.json") as temporary:
-        temporary.write_text(config + "\n")
+        write_json(temporary, {**asdict(judge.config), "figures": figures})
 
 
 def load_judge(folder: str | Path | None = None) -> tuple[Judge, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation
-from viewfold.store import atomic_write
+from viewfold.store import atomic_write, write_json
 from viewfold.views import Views
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
@@ -72,7 +71,7 @@ class Asset3D:
         if turntable:
             self._save_turntable(path.with_suffix(".webp"))
         with atomic_write(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps({"prompt": self.prompt, **self.report}, indent=1))
+            write_json(temporary, {"prompt": self.prompt, **self.report})
         return path
 
     def _save_turntable(self, path: Path) -> None:

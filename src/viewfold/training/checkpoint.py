@@ -7,7 +7,6 @@ it is a pickle.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import warnings
@@ -19,7 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from viewfold.errors import InputError, OutputError, ViewfoldError, WeightsError
-from viewfold.store import atomic_write, read_json
+from viewfold.store import atomic_write, read_json, write_json
+from viewfold.store.sync import sync_folder, sync_tree
 from viewfold.training.ranks import Ranks, lost_process
 
 RECORD = "record.json"
@@ -68,7 +68,7 @@ class Checkpoints:
         elif self.ranks.lead and not path.exists():
             with atomic_write(path) as folder:
                 _write(folder, state, together=False)
-                (folder / RECORD).write_text(json.dumps(record, indent=1))
+                write_json(folder / RECORD, record)
         if self.ranks.lead:
             for old in self.all()[: -self.keep]:
                 shutil.rmtree(old, ignore_errors=True)
@@ -85,8 +85,10 @@ class Checkpoints:
                 _write(temporary, state, together=True)
             with self.ranks.together(), _place(path):  # nobody goes on, or reads it, before it stands
                 if self.ranks.lead:
-                    (temporary / RECORD).write_text(json.dumps(record, indent=1))
+                    write_json(temporary / RECORD, record)
+                    sync_tree(temporary)
                     temporary.replace(path)
+                    sync_folder(path.parent)
         except BaseException:
             if self.ranks.lead:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
 from viewfold.model.weights_hash import hash_tensors
-from viewfold.store import atomic_write, read_json
+from viewfold.store import atomic_write, read_json, write_json
 from viewfold.training.average import Ema
 from viewfold.training.checkpoint import Checkpoints, contradictions, step_of
 from viewfold.training.health import check_finite
@@ -261,7 +261,7 @@ class Run:
         report = self.record(done) | self._costs()
         if self.ranks.lead:
             with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(report, indent=1))
+                write_json(temporary, report)
         return Trained(network=network, report=report)
 
     def _costs(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import torch
 from viewfold.errors import InputError, ViewfoldError, WeightsError
 from viewfold.model.defaults import T2I, Defaults
 from viewfold.model.unet import MultiViewUNet
+from viewfold.store import read_json
 from viewfold.weights.convert import INDEX, load_unet
-from viewfold.weights.folder import check_folder, check_size, read_object
+from viewfold.weights.folder import check_folder, check_size
 from viewfold.weights.verbosity import quiet
 
 MODEL_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -115,9 +116,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise WeightsError(f"`{folder}` must be a model's folder with {INDEX}; there is none. Check the path.")
-    if path.stat().st_size > _MAX_INDEX_BYTES:
-        raise WeightsError(f"`{path}` must be at most {_MAX_INDEX_BYTES} bytes; it is larger.")
-    return read_object(path)
+    return read_json(path, error=WeightsError, max_bytes=_MAX_INDEX_BYTES)
 
 
 def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> Any:

@@ -6,7 +6,6 @@ network alone.  The configuration is read off the shapes; no code from a file is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from viewfold.errors import InputError, WeightsError
 from viewfold.formats import WEIGHTS
 from viewfold.model.defaults import released_defaults
-from viewfold.store import atomic_write, check_output
+from viewfold.store import atomic_write, check_output, read_json, write_json
 from viewfold.weights.checkpoint import read_checkpoint
 from viewfold.weights.clip import padding
 from viewfold.weights.folder import check_folder, check_size
@@ -134,7 +133,7 @@ def _write_index(path: Path, unet: Mapping[str, Tensor], **heads: int | None) ->
 
     defaults = released_defaults(read_unet_layout(shapes_of(unet), **heads))
     index = {"_class_name": "MultiViewPipeline", "_diffusers_version": __version__, **_CLASSES, **asdict(defaults)}
-    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(path, index, indent=2)
 
 
 def load_unet(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> MultiViewUNet:
@@ -200,15 +199,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"`folder` must hold a network's config.json; got {folder}, which has none.")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise WeightsError(f"`folder` must hold a config.json of at most {_MAX_CONFIG_BYTES} bytes; {path} is larger.")
-    try:
-        config = json.loads(path.read_text())
-        layers = [config.get("layers_per_block", 2), config.get("transformer_layers_per_block", 1)]
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(
-            f"`folder` must hold a config.json that is a JSON object; {path} is not: {error}."
-        ) from error
+    config = read_json(path, error=WeightsError, max_bytes=_MAX_CONFIG_BYTES)
+    layers = [config.get("layers_per_block", 2), config.get("transformer_layers_per_block", 1)]
     for number in [n for entry in layers for n in (entry if isinstance(entry, list) else [entry])]:
         if not isinstance(number, int) or not 0 <= number <= _MAX_LAYERS:
             raise WeightsError(f"`folder` must describe at most {_MAX_LAYERS} layers a block; {path} says {number}.")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from viewfold.errors import FileError, InputError, OutputError
+from viewfold.store import lock, read_json, write_json
+from viewfold.store.sync import sync_folder
 
 TIMEOUT_S = 30.0
 """Silence of a server after which a connection counts as broken."""
@@ -74,22 +75,17 @@ def download(
         FileError: no mirror gave the whole file.  What came is kept.
         OutputError: the disk is too small, cannot be written, or another process is downloading the same file.
     """
-    from filelock import FileLock, Timeout
-
     for url in urls:
         check_url(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(_beside(path, ".lock"), timeout=0))
-        except Timeout as error:
-            raise OutputError(f"`{path}` is being downloaded by another process. Wait for it, or stop it.") from error
+    taken = f"`{path}` is being downloaded by another process. Wait for it, or stop it."
+    with lock(_beside(path, ".lock"), taken):
         transfer = _Transfer(path, max_bytes=max_bytes, spare=spare, progress=progress)
         failures = []
         for url in urls:
             try:
                 transfer.fetch(url)
                 os.replace(transfer.part, path)
+                sync_folder(path.parent)
                 return
             except _Refused as error:
                 failures.append(f"{url}: {error}")
@@ -101,8 +97,8 @@ def download(
 def source(path: Path) -> Source | None:
     """Return where the bytes of `path`, or of its beginning, were downloaded from; None if nothing says so."""
     try:
-        return Source(**json.loads(_note(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Source(**read_json(_note(path)))
+    except (FileError, TypeError):
         return None
 
 
@@ -211,7 +207,7 @@ class _Transfer:
         found = Source(url=url, size=size, validator=_validator(response))
         with _writing(self.path):
             self.part.unlink(missing_ok=True)
-            _note(self.path).write_text(json.dumps(asdict(found)), encoding="utf-8")
+            write_json(_note(self.path), asdict(found))
         return found
 
     def _receive(self, response: Any, size: int, *, have: int) -> None:

@@ -7,7 +7,6 @@ and wait for ever on a file that is a pipe.
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from viewfold.errors import WeightsError
+from viewfold.store import read_json
 from viewfold.weights.checkpoint import check_header
 
 MAX_FILES = 256
@@ -69,7 +69,7 @@ def check_folder(folder: Path) -> None:
         elif path.name in _CONFIGS:
             _check_config(path)
         elif path.suffix == ".json":
-            read_object(path)
+            _read(path)
 
 
 def check_size(kind: Any, folder: Path) -> None:
@@ -81,7 +81,7 @@ def check_size(kind: Any, folder: Path) -> None:
         WeightsError: it does, or the configuration describes no network.
     """
     shapes = [shape for path in folder.glob("*.safetensors") for shape in _shapes(path)]
-    if (repeats := _repeats(read_object(folder / "config.json"))) > len(shapes) + MAX_LAYERS:
+    if (repeats := _repeats(_read(folder / "config.json"))) > len(shapes) + MAX_LAYERS:
         raise WeightsError(f"`{folder}` must hold the weights of {repeats} layers; it holds {len(shapes)} tensors.")
     if not hasattr(kind, "load_config") and not hasattr(kind, "config_class"):
         return
@@ -102,19 +102,8 @@ def build(kind: Any, folder: Path) -> Any:
     return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        WeightsError: it is damaged, or something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"`{path}` must hold a JSON object; it cannot be read: {str(error)[:160]}.") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"`{path}` must hold a JSON object; got {type(found).__name__}.")
-    return found
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, error=WeightsError, max_bytes=MAX_TEXT_BYTES)
 
 
 def _repeats(config: dict[str, Any]) -> int:
@@ -141,7 +130,7 @@ def _shapes(path: Path) -> list[torch.Size]:
 
 
 def _check_shards(path: Path) -> None:
-    shards = read_object(path).get("weight_map")
+    shards = _read(path).get("weight_map")
     names = list(shards.values()) if isinstance(shards, dict) else []
     beside = {file.name for file in path.parent.iterdir() if file.is_file()}
     if not names or not all(isinstance(name, str) and name in beside for name in names):
@@ -149,7 +138,7 @@ def _check_shards(path: Path) -> None:
 
 
 def _check_config(path: Path) -> None:
-    for key, value in _walk(read_object(path), path):
+    for key, value in _walk(_read(path), path):
         limit = MAX_LAYERS if "layer" in key else MAX_NUMBER
         if key in FOREIGN and value is not None and value is not False:
             raise WeightsError(f"`{path}` must describe a network by itself; it has `{key}`, which names another one.")

@@ -7,7 +7,6 @@ recorded in `<name>.json` beside the model's folder and holds ever after, unless
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfold.errors import FileError, InputError, WeightsError
+from viewfold.store import atomic_write, read_json, write_json
 from viewfold.weights.download import check_url, download, forget, source
 
 HUB = "https://huggingface.co"
@@ -76,10 +76,10 @@ def record(name: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if re.fullmatch(r"[0-9a-f]{64}", found["sha256"]):
             return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileError, KeyError, TypeError):
         pass
     raise WeightsError(f"`{path}` must hold the hash of the first download; it is damaged. Remove it to start anew.")
 
@@ -137,7 +137,6 @@ def is_offline() -> bool:
 
 
 def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: Report) -> None:
-    from viewfold.store import atomic_write
     from viewfold.weights.convert import convert
 
     release, origin = RELEASES[name], source(path)
@@ -162,7 +161,7 @@ def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: R
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with atomic_write(_record_path(name)) as temporary:
-        temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_json(temporary, found)
     if origin is not None and not keep:
         path.unlink()
     forget(path)

@@ -1,25 +1,21 @@
-"""Results on disk, whole or not at all; and JSON of a reasonable size.
+"""Results on disk, whole or not at all.
 
-Below everything that writes.  A file or a folder is made beside its place and renamed, so that no reader sees half of
-it and no failure leaves any.  Knows no pictures and no networks.
+A file or a folder is made beside its place and renamed, so that no reader sees half of it and no failure leaves any.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from viewfold.errors import AssetError, OutputError, ViewfoldError
-
-MAX_JSON_BYTES = 16 * 2**20
+from viewfold.errors import OutputError, ViewfoldError
+from viewfold.store.sync import settle, sync_folder
+from viewfold.store.temporary import new_in, old_in, temporary
 
 CANNOT_WRITE = {
     errno.ENOSPC,
@@ -32,6 +28,7 @@ CANNOT_WRITE = {
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 _FULL_BYTES = 2**20
 """With less space than this a writer that fails without a reason has run out of it."""
@@ -39,32 +36,53 @@ _FULL_BYTES = 2**20
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` if the block succeeds.
+    """Yield a temporary path beside `path`, bring it to the disk and rename it to `path` if the block succeeds.
 
-    The block may create a file or a folder there.  On any failure, Ctrl-C included, nothing is left behind.
+    The block may create a file or a folder there, of the same name.  On any failure, Ctrl-C included, nothing is left
+    behind and what stood at `path` stands there again.  Of two writers of one folder the later one's result stands,
+    whole; a reader sees a whole one at any time (where the disk cannot exchange two folders, none for a moment).  A
+    symbolic link stays, and what it points to is replaced.
+
+    A process that is killed leaves a temporary folder, which the next writer of `path` on this machine removes.
 
     Raises:
         OutputError: the disk is full or the place cannot be written.
     """
-    path = Path(path).absolute() if not Path(path).name else Path(path)
-    temporary: Path | None = None
+    asked, path, kept = path, followed(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary = holder / path.name
-        yield temporary
-        _replace(temporary, path)
+        with _parent_of(path), temporary(path) as holder:
+            kept, new = old_in(holder), new_in(holder, path)
+            yield new
+            settle(new, path, aside=kept)
     except ViewfoldError:
         raise
     except Exception as error:
+        left = f" What stood there is in `{kept}`." if kept is not None and os.path.lexists(kept) else ""
         code = _write_failure(error, path.parent)
         if code is None:
+            if left:
+                error.add_note(left.strip())
             raise
         reason = os.strerror(code).lower()
-        raise OutputError(f"`{path}` cannot be written: {reason}. Free the space or name another place.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary.parent, ignore_errors=True)
+        raise OutputError(
+            f"`{asked}` cannot be written: {reason}.{left} Free the space or name another place."
+        ) from error
+
+
+@contextlib.contextmanager
+def _parent_of(path: Path) -> Iterator[None]:
+    """Make the folders above a path; their names reach the disk after the block."""
+    made = [folder for folder in path.parents if not os.path.lexists(folder)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield
+    for folder in made:
+        sync_folder(folder.parent)
+
+
+def followed(path: str | Path) -> Path:
+    """Return the place that is written: where a symbolic link leads, and a name in place of "." and ".."."""
+    leads = os.path.islink(path) or Path(path).name in ("", "..")
+    return Path(os.path.realpath(path)) if leads else Path(path).absolute()
 
 
 def _write_failure(error: Exception, folder: Path) -> int | None:
@@ -89,7 +107,7 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
     Raises:
         OutputError: the place is taken by something else, or cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(followed(path)))
     reason = None
     try:
         above = next(folder for folder in path.parents if folder.exists())
@@ -112,26 +130,3 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
         reason = (error.strerror or str(error)).lower()
     if reason is not None:
         raise OutputError(f"`{path}` cannot be written: {reason}. Name another place.")
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    if temporary.is_dir() and path.is_dir():
-        retired = temporary.parent / "retired"
-        os.replace(path, retired)
-        os.replace(temporary, path)
-    else:
-        os.replace(temporary, path)
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object of at most 16 MiB; AssetError names the file otherwise."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise AssetError(f"`{path}` must be smaller than {MAX_JSON_BYTES} bytes; got {path.stat().st_size}.")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AssetError(f"`{path}` cannot be read: {error}.") from error
-    if not isinstance(document, dict):
-        raise AssetError(f"`{path}` must hold a JSON object; got {type(document).__name__}.")
-    return document

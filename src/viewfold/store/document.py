@@ -1,0 +1,49 @@
+"""JSON objects in files, of a reasonable size."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from viewfold.errors import AssetError, FileError, OutputError
+
+MAX_JSON_BYTES = 16 * 2**20
+
+
+def read_json(path: str | Path, *, error: type[FileError] = AssetError, max_bytes: int | None = None) -> dict[str, Any]:
+    """Read a JSON object of at most `max_bytes`, 16 MiB by default.
+
+    Raises:
+        error: the file is missing, larger, no file at all (a pipe would be waited for), or holds something else.
+    """
+    path, limit = Path(path), MAX_JSON_BYTES if max_bytes is None else max_bytes
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise error(f"`{path}` must hold a JSON object; it is a pipe, a socket or a device.")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise error(f"`{path}` must be at most {limit} bytes; it has {max(status.st_size, len(content))}.")
+        document = json.loads(content.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as failure:
+        reason = getattr(failure, "strerror", None) or str(failure)[:160]
+        raise error(f"`{path}` must hold a JSON object; it cannot be read: {reason}.") from failure
+    if not isinstance(document, dict):
+        raise error(f"`{path}` must hold a JSON object; got {type(document).__name__}.")
+    return document
+
+
+def write_json(path: str | Path, document: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """Write a JSON object, there where `atomic_write` says: this alone makes no file whole.
+
+    Raises:
+        OutputError: it is larger than `read_json` reads.
+    """
+    content = (json.dumps(document, indent=indent) + "\n").encode("ascii")
+    if len(content) > MAX_JSON_BYTES:
+        raise OutputError(f"`{path}` must be at most {MAX_JSON_BYTES} bytes; it would have {len(content)}.")
+    Path(path).write_bytes(content)

@@ -1,0 +1,144 @@
+"""Temporary folders beside a result, by a name that tells, and what becomes of those of processes that were killed.
+
+    .NAME.viewfold-0/        a second writer of NAME at the same time has -1, and so on
+        held                 locked by its writer, so that a lock that is free tells of a writer that is gone
+        new/NAME             what is being written
+        old                  what stood there before, between two renames where one cannot do
+
+`held` also names the machine: some network disks keep locks within one.  What another machine left stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing tells a writer that is gone, and nothing is swept
+    fcntl = None  # type: ignore[assignment]
+
+SWEPT = 16
+"""How many temporaries of one name are looked for.  Without a list of the folder, which may hold a million results."""
+
+_LONGEST_NAME = 200
+"""Bytes of a name that still leave room for ours in the 255 of most disks."""
+
+
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` that is this writer's alone, and clear it up; swept first are those left behind."""
+    sweep(path)
+    holder, descriptor = _make(path)
+    try:
+        yield holder
+    finally:
+        clear(holder, path)
+        os.close(descriptor)
+
+
+def new_in(holder: Path, path: Path) -> Path:
+    """Return where in a temporary folder the successor of `path` is made."""
+    return holder / "new" / path.name
+
+
+def old_in(holder: Path) -> Path:
+    """Return where in a temporary folder a predecessor waits."""
+    return holder / "old"
+
+
+def sweep(path: Path) -> None:
+    """Clear up the temporaries of `path` whose writers, on this machine, are gone."""
+    for slot in range(SWEPT):
+        _reclaim(_holder(path, slot), path)
+
+
+def clear(holder: Path, path: Path) -> None:
+    """Remove a temporary folder.  A predecessor in it returns if its place is empty; where it cannot, both stay."""
+    old = old_in(holder)
+    if os.path.lexists(old) and not os.path.lexists(path):
+        try:
+            os.replace(old, path)
+        except OSError:
+            return
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def _holder(path: Path, slot: int) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.viewfold-{slot}")
+
+
+def _make(path: Path) -> tuple[Path, int]:
+    """Return a new temporary folder and the descriptor whose lock says that it is in use."""
+    for slot in itertools.count():
+        holder = _holder(path, slot)
+        try:
+            holder.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        try:
+            (holder / "new").mkdir()
+            return holder, _hold(holder)
+        except BaseException:
+            shutil.rmtree(holder, ignore_errors=True)
+            raise
+    raise AssertionError
+
+
+def _hold(holder: Path) -> int:
+    """Return the descriptor of a lock, which gets its name once it is locked: never, where the disk keeps no locks."""
+    unnamed = holder / "new.held"
+    descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        os.write(descriptor, _machine())
+        if _locked(descriptor):
+            unnamed.rename(holder / "held")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file without waiting; False if another process has it, or the disk keeps no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _reclaim(holder: Path, path: Path) -> None:
+    """Clear a temporary folder if nobody holds its lock."""
+    try:
+        descriptor = os.open(holder / "held", os.O_RDWR)
+    except OSError:  # there is none, as a rule
+        return
+    try:
+        if _locked(descriptor) and _is_named(descriptor, holder / "held") and os.read(descriptor, 1024) == _machine():
+            clear(holder, path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file is the one of this name: another may have cleared it and made a new one since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _machine() -> bytes:
+    return platform.node().encode(errors="replace")[:1024]

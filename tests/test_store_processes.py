@@ -1,0 +1,135 @@
+"""Several processes that write one place: whole results alone, and nothing left of those that were killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_store import names, posix, text_of, two_ways, write
+
+from viewfold.errors import OutputError
+from viewfold.store import atomic_write, lock
+
+__all__ = ["two_ways"]
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from viewfold.store import atomic_write, sync
+path, who, count, way = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+if "turns" in way:
+    sync._renameat2 = lambda: None
+if "dies" in way:
+    real = os.replace
+    os.replace = lambda *paths: os.kill(os.getpid(), 9) if str(paths[1]) == str(path) else real(*paths)
+for index in range(count):
+    with atomic_write(path) as new:
+        new.mkdir()
+        for name in ("a", "b"):
+            (new / name).write_text(f"{who} {index}")
+        if "waits" in way:
+            print("ready", flush=True)
+            time.sleep(60)
+"""
+
+
+@contextmanager
+def writer(path: Path, who: str, *, count: int = 1, way: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", WRITER, str(path), who, str(count), way]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            if "waits" in way:
+                assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_of_two_writers_of_one_folder_a_reader_always_sees_a_whole_result(two_ways: str, tmp_path: Path) -> None:
+    path, seen = tmp_path / "a", set()
+    write(path, "first")
+    with writer(path, "x", count=200, way=two_ways) as x, writer(path, "y", count=200, way=two_ways) as y:
+        until = time.monotonic() + 60
+        while None in (x.poll(), y.poll()) and time.monotonic() < until:
+            try:
+                folder = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                assert two_ways == "by turns"
+                continue
+            try:
+                seen.add(whole(folder))
+            except FileNotFoundError:
+                pass  # this one was replaced while it was read
+            finally:
+                os.close(folder)
+        assert (x.wait(60), y.wait(60)) == (0, 0)
+    assert len(seen) > 10 and text_of(path) in ("x 199", "y 199") and names(tmp_path) == ["a"]
+
+
+def whole(folder: int) -> str:
+    texts = []
+    for name in ("a", "b"):
+        with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder)) as file:
+            texts.append(file.read())
+    assert texts[0] == texts[1] != ""
+    return texts[0]
+
+
+@posix
+def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with writer(path, "killed", way="waits") as killed, writer(path, "alive", way="waits"):
+        killed.send_signal(signal.SIGKILL)
+        killed.wait(60)
+        assert names(tmp_path) == [".a.viewfold-0", ".a.viewfold-1"]
+        assert text_of(tmp_path / ".a.viewfold-0" / "new" / "a") == "killed 0"
+        write(tmp_path / "b", "of another name")
+        assert len(names(tmp_path)) == 3
+        write(path, "whole")
+        assert names(tmp_path) == [".a.viewfold-1", "a", "b"]
+        assert text_of(tmp_path / ".a.viewfold-1" / "new" / "a") == "alive 0"
+    write(path, "again")
+    assert names(tmp_path) == ["a", "b"] and text_of(path) == "again"
+
+
+@posix
+def test_what_was_killed_on_another_machine_is_left_alone(tmp_path: Path) -> None:
+    """Whether its writer is gone cannot be told from here: some network disks keep locks within a machine."""
+    with writer(tmp_path / "a", "killed", way="waits") as killed:
+        killed.send_signal(signal.SIGKILL)
+    (tmp_path / ".a.viewfold-0" / "held").write_text("elsewhere")
+    write(tmp_path / "a", "whole")
+    assert names(tmp_path) == [".a.viewfold-0", "a"]
+
+
+@posix
+def test_a_folder_whose_writer_was_killed_between_two_renames_returns(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write(path, "before")
+    with writer(path, "killed", way="turns, dies") as killed:
+        assert killed.wait(60) == -signal.SIGKILL
+    assert names(tmp_path) == [".a.viewfold-0"]
+    with pytest.raises(ZeroDivisionError), atomic_write(path):
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["a"] and text_of(path) == "before"
+
+
+def test_a_lock_is_for_one_at_a_time_and_says_so_in_the_words_of_its_caller(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run.lock"
+    with (
+        lock(path, "one at a time."),
+        pytest.raises(OutputError, match=r"^one at a time\.$"),
+        lock(path, "one at a time."),
+    ):
+        pytest.fail("two hold it")
+    with lock(path, "it is free again"):
+        pass
+    with pytest.raises(OutputError, match="cannot be locked"), lock(tmp_path / "deep", ""):
+        pass
