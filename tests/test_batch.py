@@ -12,6 +12,7 @@ from fakes import tiny_model
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError
+from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, batch, generate, generate_batch
 from viewfold.pipeline.batch import BatchReport, folder_name, read_prompts
 from viewfold.views import Views
@@ -84,11 +85,11 @@ def test_every_setting_reaches_the_model_and_what_is_left_out_is_its_own(
     model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     generate_batch(model, ["a mug"], tmp_path)
-    own = {"seed": 0, "steps": 30, "guidance": 7.5, "rescale": 0.0, "negative": "", "watermark": None}
+    own = {"seed": 0, "steps": 30, "guidance": 7.5, "rescale": 0.0, "negative": "", "origin": ORIGIN}
     assert {name: calls[0][name] for name in own} == own and "suffix" not in calls[0]
     assert torch.equal(calls[0]["cameras"].code(), Cameras.orbit(4, elevation_deg=15).code())
     asked = {"seed": 3, "steps": 2, "guidance": 1.5, "rescale": 0.5, "negative": "a car", "suffix": " x"}
-    asked |= {"watermark": True, "safety": None, "cameras": Cameras.orbit(2)}
+    asked |= {"origin": None, "cameras": Cameras.orbit(2)}
     generate_batch(model, ["a mug"], tmp_path / "other", **asked)
     assert {name: calls[1][name] for name in asked} == asked
     named = MultiViewPipeline(

@@ -15,6 +15,7 @@ import pytest
 from viewfold import camera, picture, views
 from viewfold.camera import Cameras
 from viewfold.data import assets, pictures, render, shards
+from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
 from viewfold.scene import field, grid, light, mesh, rasterize, surface, texture, volume
@@ -39,8 +40,8 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mesh.Mesh.normals, {"crease_deg": 40.0}),
     (mesh.Material, {"color": (1.0, 1.0, 1.0), "texture": None, "roughness": 0.8, "metallic": 0.0}),
     (light.Light, {"sky": 0.80, "ground": 0.55, "key": 0.30, "direction": (0.4, -0.7, 0.6)}),
-    (picture.contact_sheet, {"columns": None, "gap": 2, "mark": None}),
-    (picture.write_turntable, {"frames_per_second": 15.0, "record": None}),
+    (picture.contact_sheet, {"columns": None, "gap": 2, "label": UNLABELLED}),
+    (picture.write_turntable, {"frames_per_second": 15.0, "label": UNLABELLED}),
     (views.Views.save, {"turntable": True}),
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
     (shards.pack, {"samples_per_shard": 512, "progress": None}),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "formats", "device", "store", "camera", "ground", "picture", "views", "origin"}
+EVERYWHERE = {"errors", "formats", "device", "store", "camera", "ground", "picture", "views", "label"}
 ARROWS = {
     "errors": set(),
     "formats": set(),
@@ -31,19 +31,20 @@ ARROWS = {
     "ground": set(),
     "picture": set(),
     "views": set(),
+    "label": set(),
     "origin": set(),
     "diffusion": set(),
     "model": set(),
     "weights": {"model"},
     "scene": set(),
-    "pipeline": {"model", "weights", "diffusion"},
+    "pipeline": {"model", "weights", "diffusion", "origin"},
     "lifting": {"scene", "diffusion"},
     "data": {"scene"},
     "training": {"model", "data", "diffusion"},
     "evaluation": {"scene"},
     "select": {"pipeline", "lifting", "evaluation"},
-    "make": {"pipeline", "lifting"},
-    "server": {"pipeline", "lifting", "select", "make"},
+    "make": {"pipeline", "lifting", "origin"},
+    "server": {"pipeline", "lifting", "select", "make", "origin"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.
 

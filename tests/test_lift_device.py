@@ -97,11 +97,12 @@ def test_the_pictures_cross_to_the_host_once() -> None:
 
 
 def test_a_mark_is_put_into_pictures_that_were_drawn_there() -> None:
+    from viewfold.origin.hook import Origin
     from viewfold.origin.watermark import read
 
-    shipped = viewfold.load("toybox", device="cpu")
+    shipped, marked = viewfold.load("toybox", device="cpu"), Origin(watermark=True)
     with second_device() as device:
-        views = generate(move(shipped, device), "a red mug", cameras=Cameras.orbit(1), steps=1, watermark=True)
+        views = generate(move(shipped, device), "a red mug", cameras=Cameras.orbit(1), steps=1, origin=marked)
         assert on(CPU, views.rgb) and read(views.rgb[0]) is not None
 
 

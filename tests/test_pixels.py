@@ -20,6 +20,8 @@ from viewfold import picture as pictures
 from viewfold import views as module
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
+from viewfold.label import UNLABELLED
+from viewfold.origin.hook import label_of
 from viewfold.picture import contact_sheet, read_image, to_pil, write_turntable
 from viewfold.views import Views, atomic_write, check_output
 
@@ -166,10 +168,11 @@ def test_a_folder_of_views_turns_at_a_pace_that_can_be_followed(tmp_path: Path, 
 
 def test_a_sheet_carries_a_mark_of_its_own_where_it_is_large_enough() -> None:
     rgb = torch.full((2, 3, 64, 64), 0.5)
-    plain, marked = (np.asarray(contact_sheet(rgb, mark=mark), int) for mark in (None, 5))
+    label = label_of({"watermark": "00000005"})
+    plain, marked = (np.asarray(contact_sheet(rgb, label=said), int) for said in (UNLABELLED, label))
     assert plain.shape == marked.shape and 0 < np.abs(plain - marked).max() < 20
     small = torch.full((2, 3, 8, 8), 0.5)
-    assert np.array_equal(np.asarray(contact_sheet(small, mark=5)), np.asarray(contact_sheet(small)))
+    assert np.array_equal(np.asarray(contact_sheet(small, label=label)), np.asarray(contact_sheet(small)))
 
 
 # Lenses ---------------------------------------------------------------------------------------------------------------

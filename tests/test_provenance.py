@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import AssetError, InputError
 from viewfold.lifting.asset import Asset3D
+from viewfold.origin.hook import Origin, label_of, relabelled
 from viewfold.origin.record import TRAINED_ALGORITHMIC_MEDIA, payload, picture_fields, read_provenance, record
 from viewfold.origin.watermark import embed, read
 from viewfold.picture import read_image, write_turntable
@@ -29,6 +31,7 @@ from viewfold.scene.interchange import load_mesh
 from viewfold.views import Views
 
 RECORD = record(model="folders/mvdream", weights_sha256="c0ffee00" * 8, prompt="a red mug", seed=7, watermark=True)
+LABEL = label_of(RECORD)
 MESH = cube((0.8, 0.1, 0.2), (0.0, 0.0, 0.0))
 
 
@@ -41,9 +44,10 @@ def model() -> Any:
     return pipeline
 
 
-def make_views(**run: Any) -> Views:
+def make_views(record: object = None) -> Views:
+    """Pictures of noise whose files carry a record, as the hook leaves them."""
     rgb = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), (64, 64))
-    return Views(rgb=rgb, cameras=Cameras.orbit(2), run=run)
+    return relabelled(Views(rgb=rgb, cameras=Cameras.orbit(2), run={} if record is None else {"provenance": record}))
 
 
 def test_a_record_says_which_model_and_seed_and_keeps_the_prompt_to_itself() -> None:
@@ -58,7 +62,7 @@ def test_a_picture_carries_its_record(suffix: str, tmp_path: Path) -> None:
     if suffix == ".png":
         Image.new("RGB", (8, 8)).save(path, **picture_fields(RECORD, suffix=suffix))
     else:
-        write_turntable(make_views().rgb, path, record=RECORD)
+        write_turntable(make_views().rgb, path, label=LABEL)
     said = read_provenance(path)
     assert said.record == RECORD
     assert said.digital_source_type == TRAINED_ALGORITHMIC_MEDIA
@@ -68,7 +72,7 @@ def test_a_picture_carries_its_record(suffix: str, tmp_path: Path) -> None:
 
 
 def test_other_programs_find_the_fields_where_they_look(tmp_path: Path) -> None:
-    make_views(provenance=RECORD).save(tmp_path / "mug")
+    make_views(RECORD).save(tmp_path / "mug")
     with Image.open(tmp_path / "mug" / "000.png") as picture:
         assert picture.info["Software"] == RECORD["software"]
         assert TRAINED_ALGORITHMIC_MEDIA in picture.info["XML:com.adobe.xmp"]
@@ -81,13 +85,13 @@ def test_other_programs_find_the_fields_where_they_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
 def test_a_mesh_carries_its_record_and_still_opens(suffix: str, tmp_path: Path) -> None:
-    path = save_mesh(MESH, tmp_path / f"mug{suffix}", record=RECORD)
+    path = save_mesh(MESH, tmp_path / f"mug{suffix}", label=LABEL)
     assert read_provenance(path).record == RECORD
     assert len(load_mesh(path).faces) == 12
 
 
 def test_a_glb_names_its_maker_in_gltfs_own_fields(tmp_path: Path) -> None:
-    tree, _ = read_glb(save_mesh(MESH, tmp_path / "mug.glb", record=RECORD))
+    tree, _ = read_glb(save_mesh(MESH, tmp_path / "mug.glb", label=LABEL))
     assert tree["asset"] == {"version": "2.0", "generator": RECORD["software"], "extras": {"provenance": RECORD}}
 
 
@@ -102,7 +106,7 @@ def test_what_no_model_made_does_not_claim_it(name: str, tmp_path: Path) -> None
 
 def test_generate_records_and_marks_where_the_model_says_so(model: Any, tmp_path: Path) -> None:
     plain = generate(model, "a red mug", steps=1)
-    marked = generate(model, "a red mug", steps=1, watermark=True)
+    marked = generate(model, "a red mug", steps=1, origin=Origin(watermark=True))
     assert payload(plain.run["provenance"]) is None and read(plain.rgb[0]) is None
     number = payload(marked.run["provenance"])
     assert number == int(marked.run["weights_sha256"][:8], 16)
@@ -119,7 +123,7 @@ def test_a_models_index_decides_and_a_call_overrules_it(model: Any) -> None:
     model.register_to_config(watermark=True)
     try:
         assert payload(generate(model, "a red mug", steps=1).run["provenance"]) is not None
-        assert payload(generate(model, "a red mug", steps=1, watermark=False).run["provenance"]) is None
+        assert payload(generate(model, "a red mug", steps=1, origin=Origin(watermark=False)).run["provenance"]) is None
     finally:
         model.register_to_config(watermark=False)
 
@@ -129,24 +133,24 @@ def test_pictures_that_are_too_small_go_unmarked_unless_the_mark_was_asked_for()
     tiny.register_to_config(watermark=True)
     assert payload(generate(tiny, "a red mug", steps=1).run["provenance"]) is None
     with pytest.raises(InputError, match="at least 48 px"):
-        generate(tiny, "a red mug", steps=1, watermark=True)
+        generate(tiny, "a red mug", steps=1, origin=Origin(watermark=True))
 
 
 def test_given_pictures_stay_as_they_are_and_claim_nothing(tmp_path: Path) -> None:
-    views = make_views(provenance={**RECORD, "given": [1]})
+    views = make_views({**RECORD, "given": [1]})
     folder = views.save(tmp_path / "mug")
     assert read_provenance(folder / "000.png").record == RECORD
     assert read_provenance(folder / "001.png").record is None
 
 
 def test_a_batch_marks_too(model: Any, tmp_path: Path) -> None:
-    done = generate_batch(model, ["a red mug"], tmp_path, steps=1, watermark=True).done[0]
+    done = generate_batch(model, ["a red mug"], tmp_path, steps=1, origin=Origin(watermark=True)).done[0]
     assert read(read_image(done / "000.png")[:3]) is not None
 
 
 def test_an_asset_carries_the_record_of_its_report(tmp_path: Path) -> None:
     grid = GridField(resolution=4)
-    asset = Asset3D(mesh=MESH, representation=grid, views=make_views(), prompt="a cube", report={"provenance": RECORD})
+    asset = Asset3D(mesh=MESH, representation=grid, views=make_views(), prompt="a cube", label=LABEL)
     path = asset.save(tmp_path / "cube.glb")
     assert read_provenance(path).record == RECORD
     assert read_provenance(path.with_suffix(".webp")).record == RECORD
@@ -196,7 +200,7 @@ def test_missing_files_and_unknown_kinds_are_named(tmp_path: Path) -> None:
 )
 def test_a_record_that_is_none_is_not_passed_on(found: object, tmp_path: Path) -> None:
     assert payload(found) is None
-    views = make_views(provenance=found)
+    views = make_views(found)
     views.save(tmp_path / "views")
     said = read_provenance(tmp_path / "views" / "000.png").record or {}
     assert set(said) <= {"watermark"}
@@ -225,9 +229,9 @@ def test_the_source_type_of_another_program_is_read(tmp_path: Path) -> None:
 
 
 def test_the_verb_reads_records_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    views = make_views(provenance=RECORD)
-    marked = Views(rgb=embed(views.rgb, 0xC0FFEE00), cameras=views.cameras, run=views.run)
-    folder, mesh = marked.save(tmp_path / "mug"), save_mesh(MESH, tmp_path / "mug.glb", record=RECORD)
+    views = make_views(RECORD)
+    marked = replace(views, rgb=embed(views.rgb, 0xC0FFEE00))
+    folder, mesh = marked.save(tmp_path / "mug"), save_mesh(MESH, tmp_path / "mug.glb", label=LABEL)
     assert main(["provenance", str(folder / "000.png"), str(mesh)]) == 0
     said = capsys.readouterr().out
     assert "model: mvdream" in said and "watermark: c0ffee00, as in the record" in said and said.count("seed: 7") == 2
@@ -262,13 +266,3 @@ def test_names_and_prompts_that_are_no_text_are_shown_and_recorded(
     Image.new("RGB", (64, 64)).save(path)
     assert main(["provenance", str(path)]) == 0
     assert "mug\\udcff.png:" in capsys.readouterr().out
-
-
-def test_a_mark_goes_into_pictures_that_were_drawn_and_not_into_given_ones() -> None:
-    from viewfold.pipeline.generation import _mark
-
-    made = record(model="toybox", weights_sha256="0" * 64, prompt="a mug", seed=0, watermark=True)
-    rgb = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    marked = _mark(rgb, {**made, "given": [1]})
-    assert torch.equal(marked[1], rgb[1])
-    assert not torch.equal(marked[0], rgb[0]) and not torch.equal(marked[2], rgb[2])

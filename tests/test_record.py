@@ -14,6 +14,7 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.model.defaults import GRADIO, PORT, T2I, TOYBOX, Defaults, released_defaults
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21
+from viewfold.origin.hook import Origin
 from viewfold.pipeline import MultiViewPipeline, generate, load
 from viewfold.pipeline.generation import orbit
 from viewfold.views import Views
@@ -139,11 +140,11 @@ def test_small_pictures_are_marked_only_if_asked(
     model = MultiViewPipeline(**parts, watermark=True)
     if asked_for and size < 48:
         with pytest.raises(InputError):
-            generate(model, "a red mug", watermark=asked_for)
+            generate(model, "a red mug", origin=Origin(watermark=asked_for))
         return
-    views = generate(model, "a red mug", watermark=asked_for)
+    views = generate(model, "a red mug", origin=Origin(watermark=asked_for))
     assert (not torch.equal(views.rgb, grey[0])) == mark
-    assert torch.equal(generate(model, "a red mug", watermark=False).rgb, grey[0])
+    assert torch.equal(generate(model, "a red mug", origin=Origin(watermark=False)).rgb, grey[0])
 
 
 def test_a_model_knows_its_name_and_the_default_cameras_are_four(tmp_path: Any) -> None:

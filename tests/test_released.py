@@ -220,7 +220,7 @@ def test_the_community_folder_draws_what_ours_draws(folders: dict[str, Path], tm
         "steps": 2,
         "guidance": 5.0,
         "suffix": "",
-        "watermark": False,
+        "origin": None,
     }
     assert torch.equal(generate(theirs, "a mug", **options).rgb, generate(ours, "a mug", **options).rgb)
     (folder / "unet" / "config.json").write_text(json.dumps({**described, "num_head_channels": -1, "num_heads": -1}))

@@ -12,6 +12,7 @@ from fakes import tiny_model
 from torch import Tensor
 
 from viewfold.errors import MissingExtraError, PromptError
+from viewfold.origin.hook import Origin
 from viewfold.origin.safety import PROMPT_GUARD, PictureGuard
 from viewfold.pipeline import generate, generate_batch
 
@@ -80,7 +81,7 @@ class Recorder:
 
 def test_a_check_of_ones_own_is_asked_before_and_after_and_may_replace_pictures() -> None:
     check = Recorder()
-    views = generate(tiny_model(), "a red mug", steps=1, safety=check)
+    views = generate(tiny_model(), "a red mug", steps=1, origin=Origin(safety=check))
     assert check.asked == ["a red mug", "pictures"] and bool((views.rgb == 0.5).all())
 
 
@@ -89,7 +90,7 @@ def test_generate_refuses_before_it_draws_and_none_switches_that_off(tmp_path: A
     with pytest.raises(PromptError, match="sexualise"):
         generate(model, "loli", steps=1, progress=lambda *step: steps.append(step))
     assert not steps
-    assert len(generate(model, "a red loli mug", steps=1, safety=None)) == 4
+    assert len(generate(model, "a red loli mug", steps=1, origin=Origin(safety=None))) == 4
     report = generate_batch(model, ["loli", "a red mug"], tmp_path, steps=1)
     assert list(report.failed) == ["loli"] and len(report.done) == 1
 
@@ -137,6 +138,7 @@ def test_the_picture_check_refuses_by_the_classifiers_score(monkeypatch: pytest.
 def test_the_command_line_passes_the_flags_on() -> None:
     from viewfold.cli.origin import OriginFlags
 
-    assert OriginFlags().arguments() == {"watermark": None, "safety": PROMPT_GUARD}
-    assert OriginFlags(no_watermark=True, safety="off").arguments() == {"watermark": False, "safety": None}
-    assert isinstance(OriginFlags(safety="pictures").arguments()["safety"], PictureGuard)
+    assert OriginFlags().arguments() == {"origin": Origin(watermark=None, safety=PROMPT_GUARD)}
+    off = OriginFlags(no_watermark=True, safety="off").arguments()
+    assert off == {"origin": Origin(watermark=False, safety=None)}
+    assert isinstance(OriginFlags(safety="pictures").arguments()["origin"].safety, PictureGuard)

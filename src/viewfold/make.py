@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from viewfold.lifting.stages import Asset3D, LiftSettings
 from viewfold.lifting.stages import lift as lift_views
-from viewfold.origin.record import cleaned
-from viewfold.origin.safety import PROMPT_GUARD, Safety
+from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.pipeline.generation import describe_origin
+from viewfold.pipeline.generation import made_by
+from viewfold.pipeline.hook import OriginHook
 from viewfold.views import Views
 
 
@@ -21,8 +21,7 @@ def lift(
     views: Views | None = None,
     seed: int = 0,
     settings: LiftSettings | None = None,
-    watermark: bool | None = None,
-    safety: Safety | None = PROMPT_GUARD,
+    origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Asset3D:
     """Make a 3D asset of a prompt: generate views where none are given, then fit, distil and extract.
@@ -33,15 +32,15 @@ def lift(
         views: pictures to start from, with their cameras; None generates four.
         seed: of everything random, the views included.
         settings: of the fit and the distillation; None is what the defaults say.
-        watermark, safety: see `generate`; a marked model's turntable is marked, meshes and textures are not.
+        origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
 
     Raises:
-        InputError, PromptError: the prompt, the views or the settings cannot be used, or `safety` refuses.
+        InputError, PromptError: the prompt, the views or the settings cannot be used, or `origin` refuses.
         FitError: the fit diverged or found no surface.
     """
-    if safety is not None:
-        safety.check_prompt(prompt)
+    if origin is not None:
+        origin.check_prompt(prompt)
     report = progress or (lambda stage, done, total: None)
 
     settings = settings or LiftSettings()
@@ -50,12 +49,11 @@ def lift(
         def drawn(done: int, total: int) -> None:
             report("generate", done, total)
 
-        return generate(model, prompt, seed=seed, watermark=watermark, safety=safety, progress=drawn)
+        return generate(model, prompt, seed=seed, origin=origin, progress=drawn)
 
     asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
-    origin = cleaned(asset.views.run.get("provenance"))
-    if origin and watermark is False:
-        origin.pop("watermark", None)
-    if settings.distil.steps:  # otherwise the views alone decide: renders and photographs stay what they are
-        origin = describe_origin(model, prompt, seed=seed, watermark=watermark)
-    return replace(asset, report=asset.report | ({"provenance": origin} if origin else {}))
+    if origin is None:
+        return asset
+    # Without distillation the views alone decide: renders and photographs stay what they are.
+    label = origin.label(asset.views, made_by(model, prompt, seed=seed) if settings.distil.steps else None)
+    return replace(asset, label=label, report=asset.report | label.report())

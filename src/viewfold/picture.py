@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import AssetError, InputError
-from viewfold.origin.record import picture_fields
-from viewfold.origin.watermark import MIN_EDGE, embed
+from viewfold.label import UNLABELLED, Label, Unlabelled
 from viewfold.store import atomic_write
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 4096 * 4096
 """A picture with more pixels is refused before it is decoded."""
+
+MAX_FIELDS = 2**16
+"""Letters, or bytes, of fields that are kept of a picture."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read, in Pillow's words; of its other formats some start programs (EPS) or are seldom looked after."""
@@ -60,12 +63,60 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
 
+@dataclass(frozen=True)
+class KeptFields(Unlabelled):
+    """A label that says again what the files of loaded views said; whoever wrote it, and without reading it."""
+
+    views: tuple[dict[str, Any], ...] = ()
+    """Options of Pillow's `save` for each picture."""
+
+    whole: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same by the suffix of the files that show all of them: the sheet's and the turntable's."""
+
+    def picture_options(self, suffix: str, *, view: int | None = None) -> dict[str, Any]:
+        """Return what the file said that this one stands for."""
+        if view is None:
+            return self.whole.get(suffix, {})
+        return self.views[view] if suffix == ".png" and view < len(self.views) else {}
+
+
+def kept_fields(path: str | Path, *, suffix: str) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that write a file's own fields into a .png or .webp; none if it has none.
+
+    Kept are the XMP, and what both kinds of file have: texts from PNG to PNG, EXIF from WebP to WebP.  What follows the
+    pixels of a PNG, or is longer than `MAX_FIELDS` in all, is left out.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo, iTXt
+
+    if not Path(path).is_file():
+        return {}
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            found, kind = {str(name): value for name, value in picture.info.items()}, picture.format
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return {}
+    packet = found["xmp"] if isinstance(found.get("xmp"), bytes) else b""
+    if suffix == ".webp":
+        kept = {"xmp": packet} | ({"exif": found["exif"]} if kind == "WEBP" and "exif" in found else {})
+        return kept if 0 < sum(map(len, kept.values())) <= MAX_FIELDS else {}
+    texts = {name: text for name, text in found.items() if kind == "PNG" and isinstance(text, str)}
+    if packet and kind != "PNG":
+        texts = {"XML:com.adobe.xmp": iTXt(packet.decode("utf-8", "replace"))}
+    if not 0 < sum(map(len, texts.values())) <= MAX_FIELDS:
+        return {}
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    return {"pnginfo": info}
+
+
 def contact_sheet(
-    rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, gap: int = 2, mark: int | None = None
+    rgb: Float[Tensor, "v 3 h w"], *, columns: int | None = None, gap: int = 2, label: Label = UNLABELLED
 ) -> Image.Image:
     """Lay pictures out in rows of `columns` (default: all in one row up to 8), with a white gap.
 
-    Marks of the pictures cannot be read from the sheet; `mark` is one of its own, where it is large enough.
+    Marks of the pictures cannot be read from the sheet; `label` gives it one of its own.
     """
     n_views, _, height, width = rgb.shape
     columns = columns or min(n_views, 8)
@@ -74,17 +125,15 @@ def contact_sheet(
     for index, picture in enumerate(rgb.detach().float().cpu()):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
-    if mark is not None and min(sheet.shape[1:]) >= MIN_EDGE:
-        sheet = embed(sheet[None], mark)[0]
-    return to_pil(sheet)
+    return to_pil(label.mark(sheet[None])[0])
 
 
 def write_turntable(
-    rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_per_second: float = 15.0, record: object = None
+    rgb: Float[Tensor, "v 3 h w"], path: str | Path, *, frames_per_second: float = 15.0, label: Label = UNLABELLED
 ) -> None:
     """Write views as an animation: .webp or .gif with Pillow, .mp4 if imageio-ffmpeg is installed.
 
-    A `record` of provenance goes into the file (not into .mp4).
+    What `label` says goes into the file's fields (not into .mp4's).
 
     Raises:
         InputError: another suffix.
@@ -96,7 +145,7 @@ def write_turntable(
         _write_mp4(frames, path, frames_per_second)
     elif path.suffix in (".webp", ".gif"):
         options: dict[str, Any] = {"quality": 90} if path.suffix == ".webp" else {"disposal": 2}
-        options |= picture_fields(record, suffix=path.suffix)
+        options |= label.picture_options(path.suffix)
         with atomic_write(path) as temporary:
             duration = round(1000 / frames_per_second)
             frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options)

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError
-from viewfold.origin.record import given_places, payload, picture_fields
-from viewfold.picture import contact_sheet, read_image, to_pil, write_turntable
+from viewfold.label import UNLABELLED, Label
+from viewfold.picture import KeptFields, contact_sheet, kept_fields, read_image, to_pil, write_turntable
 from viewfold.store import atomic_write, check_output, read_json, write_json
 
 GROUND = 0.5
 """Grey that pictures with alpha are laid over where they must be opaque: that of the shipped model's training."""
+
+SHEET, TURNTABLE = "contact.png", "turntable.webp"
 
 VIEW_FILES = r"\d{3}\.png|contact\.png|turntable\.webp|transforms\.json|run\.json|\.DS_Store"
 """Names in a folder of views; a folder that holds anything else is never replaced."""
@@ -45,6 +47,9 @@ class Views:
 
     run: dict[str, Any] = field(default_factory=dict)
     """How they were made: resolved configuration, seed, versions, timings; becomes run.json."""
+
+    label: Label = UNLABELLED
+    """What their files say beside what they show; of loaded ones, what their files said."""
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 4 or self.rgb.shape[1] != 3 or len(self.cameras) != len(self.rgb):
@@ -72,25 +77,23 @@ class Views:
         """Write 000.png ..., contact.png, turntable.webp, transforms.json (nerfstudio's) and run.json, all or nothing.
 
         Pictures are RGBA where `alpha` is known, straight as `rgb` is; the sheet and the turntable show them over
-        `GROUND`.  They carry the record of provenance in `run`, if there is one.  Returns the folder.
+        `GROUND`.  Their fields, and the sheet's own mark, are what `label` says.  Returns the folder.
 
         Raises:
             OutputError: the folder cannot be written, or holds other things than views.
         """
         check_output(folder, holds=VIEW_FILES)
-        record = self.run.get("provenance")
-        fields, mark = picture_fields(record, suffix=".png"), payload(record)
-        given = given_places(record)
         opaque = self.over()
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             pictures = self.rgb if self.alpha is None else torch.cat([self.rgb, self.alpha], dim=1)
             for index, picture in enumerate(pictures):
-                to_pil(picture).save(temporary / f"{index:03d}.png", **({} if index in given else fields))
-            contact_sheet(opaque, mark=mark).save(temporary / "contact.png", **fields)
+                to_pil(picture).save(temporary / f"{index:03d}.png", **self.label.picture_options(".png", view=index))
+            sheet = contact_sheet(opaque, label=self.label)
+            sheet.save(temporary / SHEET, **self.label.picture_options(".png"))
             if turntable and len(self) > 1:
                 pace = max(2, len(self) / 4)
-                write_turntable(opaque, temporary / "turntable.webp", frames_per_second=pace, record=record)
+                write_turntable(opaque, temporary / TURNTABLE, frames_per_second=pace, label=self.label)
             write_json(temporary / "transforms.json", self._transforms())
             write_json(temporary / "run.json", {"prompt": self.prompt, **self.run})
         return Path(folder)
@@ -110,6 +113,9 @@ class Views:
     def load(cls, folder: str | Path) -> Views:
         """Read what `save` wrote, or any nerfstudio folder with square pictures centred on the axis.
 
+        `label` keeps what the files said, so that it is there again when the views are saved; but for the sheet's mark,
+        which is made of pixels: `origin.hook.relabelled` gives that back.
+
         Raises:
             AssetError: transforms.json or a picture is missing, damaged, outside the folder, or not square.
         """
@@ -126,13 +132,24 @@ class Views:
             cameras = Cameras(world_from_camera=poses, fov_deg=fov)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise AssetError(f"`{folder}/transforms.json` is not a list of posed pictures: {error!r}.") from error
-        pictures = [read_image(_inside(folder, name)) for name in names]
+        files = [_inside(folder, name) for name in names]
+        pictures = [read_image(file) for file in files]
         if len({picture.shape for picture in pictures}) != 1 or pictures[0].shape[1] != pictures[0].shape[2]:
             raise AssetError(f"`{folder}` must hold square pictures of one size; got {[p.shape for p in pictures]}.")
         stacked = torch.stack(pictures)
         run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
         alpha = stacked[:, 3:] if stacked.shape[1] == 4 else None
-        return cls(rgb=stacked[:, :3], alpha=alpha, cameras=cameras, prompt=str(run.pop("prompt", "")), run=run)
+        kept = tuple(kept_fields(file, suffix=".png") for file in files)
+        together = [_inside(folder, name) for name in (SHEET, TURNTABLE)]
+        whole = {file.suffix: kept_fields(file, suffix=file.suffix) for file in together}
+        return cls(
+            rgb=stacked[:, :3],
+            alpha=alpha,
+            cameras=cameras,
+            prompt=str(run.pop("prompt", "")),
+            run=run,
+            label=KeptFields(kept, whole),
+        )
 
 
 def _inside(folder: Path, name: str) -> Path:

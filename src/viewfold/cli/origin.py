@@ -25,10 +25,11 @@ class OriginFlags:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `generate` and `lift` that these flags stand for."""
+        from viewfold.origin.hook import Origin
         from viewfold.origin.safety import PROMPT_GUARD, PictureGuard
 
         safety = {"prompt": PROMPT_GUARD, "pictures": PictureGuard(), "off": None}[self.safety]
-        return {"watermark": False if self.no_watermark else None, "safety": safety}
+        return {"origin": Origin(watermark=False if self.no_watermark else None, safety=safety)}
 
 
 @dataclass(frozen=True, kw_only=True)

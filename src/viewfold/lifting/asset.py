@@ -9,8 +9,7 @@ from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.origin.record import payload
-from viewfold.origin.watermark import embed
+from viewfold.label import UNLABELLED, Label
 from viewfold.picture import write_turntable
 from viewfold.scene.export import save_mesh
 from viewfold.scene.mesh import Mesh
@@ -45,6 +44,9 @@ class Asset3D:
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Seconds per stage, memory, and how well the exported file stands for the representation."""
 
+    label: Label = UNLABELLED
+    """What its files say beside what they show."""
+
     def render(self, cameras: Cameras, *, size: int) -> Rendering:
         """Draw the mesh in its own colours (light is painted in)."""
         return rasterize(self.mesh, cameras, size=size, light=None)
@@ -52,8 +54,7 @@ class Asset3D:
     def save(self, path: str | Path, *, turntable: bool = True) -> Path:
         """Write a mesh (.glb, .obj, .ply) with its report (.json) and turntable (.webp), or one turntable alone.
 
-        Each file is complete or absent, and carries the record of provenance in `report`, if there is one.  Returns
-        `path`.
+        Each file is complete or absent, and says what `label` does.  Returns `path`.
 
         Raises:
             InputError: another suffix.
@@ -67,7 +68,7 @@ class Asset3D:
         if suffix not in MESH_SUFFIXES:
             known = ", ".join(MESH_SUFFIXES + TURNTABLE_SUFFIXES)
             raise InputError(f"`path` must end in one of {known}; got '{path.name}'.")
-        save_mesh(self.mesh, path, record=self.report.get("provenance"))
+        save_mesh(self.mesh, path, label=self.label)
         if turntable:
             self._save_turntable(path.with_suffix(".webp"))
         with atomic_write(path.with_suffix(".json")) as temporary:
@@ -76,6 +77,5 @@ class Asset3D:
 
     def _save_turntable(self, path: Path) -> None:
         cameras = Cameras.orbit(TURNTABLE_FRAMES, elevation_deg=15, fov_deg=float(self.views.cameras.fov_deg.mean()))
-        record = self.report.get("provenance")
-        frames, mark = self.render(cameras, size=TURNTABLE_SIZE).over(GROUND), payload(record)
-        write_turntable(frames if mark is None else embed(frames, mark), path, record=record)
+        frames = self.render(cameras, size=TURNTABLE_SIZE).over(GROUND)
+        write_turntable(self.label.mark(frames), path, label=self.label)

@@ -1,1 +1,1 @@
-"""Where results come from, and what may be made at all: records in files, the invisible mark, checks of safety."""
+"""Where results come from, and what may be made at all: a hook that signs them, records, the mark, checks of safety."""

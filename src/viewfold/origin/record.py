@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 import struct
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from viewfold.errors import AssetError, InputError
+from viewfold.label import software
 
 Record = dict[str, Any]
 
@@ -71,11 +71,6 @@ class FileOrigin:
 
     digital_source_type: str | None
     """IPTC's, whoever wrote it."""
-
-
-def software() -> str:
-    """Return our name and version."""
-    return f"viewfold {sys.modules['viewfold'].__version__}"
 
 
 def record(*, model: str, weights_sha256: str, prompt: str, seed: int, watermark: bool) -> Record:
@@ -148,10 +143,10 @@ def picture_fields(record: object, *, suffix: str) -> dict[str, Any]:
     return {}
 
 
-def glb_asset(record: object) -> dict[str, Any]:
-    """Return what belongs into a glTF's `asset`: who wrote it, and the record if a model made it."""
+def glb_extras(record: object) -> dict[str, Any]:
+    """Return what belongs into a glTF's `asset` beside the program that wrote it: nothing without a record."""
     known = cleaned(record)
-    return {"generator": software(), **({"extras": {"provenance": known}} if known else {})}
+    return {"extras": {"provenance": known}} if known else {}
 
 
 def comment(record: object) -> str:

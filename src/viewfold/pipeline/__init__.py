@@ -2,6 +2,7 @@
 
 generation    load a model by name, folder or file; one prompt -> Views with the record of the run
 batch         a file of prompts -> a folder each, resumable
+hook          what is asked of whoever looks at prompts and signs results
 multiview     the diffusers pipeline itself, which is also the prior of distillation
 anchors       views that are given and kept, with others drawn around them
 prompt_cache  prompts are read once; the text network may go when all are read

@@ -16,8 +16,9 @@ from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
-from viewfold.origin.safety import PROMPT_GUARD, Safety
+from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline.generation import describe_run, generate, orbit
+from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.store import read_json
 
@@ -56,8 +57,7 @@ def generate_batch(
     rescale: float = 0.0,
     negative: str | None = None,
     suffix: str | None = None,
-    watermark: bool | None = None,
-    safety: Safety | None = PROMPT_GUARD,
+    origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, Path], None] | None = None,
 ) -> BatchReport:
     """Generate views of each prompt into a folder of its own; finished ones are skipped, bad ones reported.
@@ -67,7 +67,7 @@ def generate_batch(
         prompts: texts; repeated ones are made once.
         out: the folder of folders.
         cameras, seed, steps, guidance, rescale, negative, suffix: the same for every prompt, see `generate`.
-        watermark, safety: likewise; they do not tell units apart.
+        origin: likewise; it does not tell units apart.
         progress: called with each prompt and its folder when it is done, skipped or has failed.
 
     Raises:
@@ -97,7 +97,7 @@ def generate_batch(
             report.skipped.append(folder)
         else:
             try:
-                views = generate(model, prompt, cameras=cameras, watermark=watermark, safety=safety, **settings)
+                views = generate(model, prompt, cameras=cameras, origin=origin, **settings)
                 report.done.append(views.save(folder))
             except OutputError:
                 raise

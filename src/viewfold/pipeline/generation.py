@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.device import find_device, peak_memory_mib
 from viewfold.errors import PromptError
+from viewfold.label import Made
 from viewfold.model.defaults import Defaults
 from viewfold.model.weights_hash import weights_hash
-from viewfold.origin.record import given_places, payload, record
-from viewfold.origin.safety import PROMPT_GUARD, Safety
-from viewfold.origin.watermark import MIN_EDGE, embed
+from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline.anchors import FRESH_NOISE, around
+from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.pipeline.placement import Placement, check_placement, default_dtype, place, warn_of_slow
 from viewfold.views import Views
@@ -78,8 +76,7 @@ def generate(
     negative: str | None = None,
     suffix: str | None = None,
     timesteps: Sequence[int] | None = None,
-    watermark: bool | None = None,
-    safety: Safety | None = PROMPT_GUARD,
+    origin: OriginHook | None = ORIGIN,
     progress: Progress | None = None,
 ) -> Views:
     """Sample views of a prompt and note how they were made.
@@ -92,22 +89,21 @@ def generate(
         seed, steps, guidance, rescale, negative, timesteps: see `MultiViewPipeline.__call__`; `steps`, `guidance` and
             `negative` are the model's own (`model.defaults`) where they are None.
         suffix: words that follow the prompt; None takes the model's own (", 3d asset" for MVDream's), "" none.
-        watermark: whether the pictures that are drawn carry the invisible mark; None as the model's index says, and
-            none on pictures below 48 px, which cannot carry it.
-        safety: asked about the prompt before and the pictures after; None asks nobody.
+        origin: asked about the prompt before, and given the views to sign after; the default refuses some prompts, and
+            says in every file that a model made it (docs/weights.md).  None asks nobody and says nothing.
         progress: called after each step.
 
     Returns:
-        The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, the record of
-        provenance that their files will carry, and warnings about
-        the prompt (words that the model does not know, text that was cut).  Given views are kept pixel for pixel (at
-        the model's size, on grey): in place where they stand at one of the cameras, otherwise in front of all others.
+        The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, warnings about the
+        prompt (words that the model does not know, text that was cut), and what `origin` adds: the record of
+        provenance that their files will carry.  Given views are kept pixel for pixel (at the model's size, on grey):
+        in place where they stand at one of the cameras, otherwise in front of all others.
 
     Raises:
-        InputError, PromptError, FitError: as `MultiViewPipeline.__call__`; PromptError also when `safety` refuses.
+        InputError, PromptError, FitError: as `MultiViewPipeline.__call__`; PromptError also when `origin` refuses.
     """
-    if safety is not None:
-        safety.check_prompt(prompt)
+    if origin is not None:
+        origin.check_prompt(prompt)
     defaults = model.defaults
     cameras = orbit(defaults) if cameras is None else cameras
     steps = defaults.steps if steps is None else steps
@@ -147,46 +143,27 @@ def generate(
         eta=0.0 if anchors is None else FRESH_NOISE,
         callback_on_step_end=report,
     )
-    rgb = pictures[0].cpu() if safety is None else safety.check_pictures(pictures[0].cpu())
-    watermark = False if watermark is None and min(rgb.shape[-2:]) < MIN_EDGE else watermark
-    origin = describe_origin(model, prompt, seed=seed, watermark=watermark, given=settings["given"] or ())
     run = {
         "settings": settings,
         "warnings": model.text.check(prompt) + _doubts(model, negative),
-        "provenance": origin,
         "scheduler": type(model.scheduler).__name__,
         "seconds": round(time.perf_counter() - started, 3),
         **describe_run(model),
     }
-    return Views(rgb=_mark(rgb, origin), cameras=cameras, prompt=prompt, run=run)
+    views = Views(rgb=pictures[0].cpu(), cameras=cameras, prompt=prompt, run=run)
+    return views if origin is None else origin.sign(views, made_by(model, prompt, seed=seed, given=settings["given"]))
 
 
-def _mark(rgb: Float[Tensor, "v 3 h w"], origin: dict[str, Any]) -> Float[Tensor, "v 3 h w"]:
-    """Mark the pictures that were drawn, if their record says so; given ones stay as they are."""
-    number = payload(origin)
-    if number is None:
-        return rgb
-    marked = embed(rgb, number)
-    given = given_places(origin)
-    marked[given] = rgb[given]
-    return marked
-
-
-def describe_origin(
-    model: MultiViewPipeline, prompt: str, *, seed: int, watermark: bool | None, given: Sequence[int] = ()
-) -> dict[str, Any]:
-    """Return the record of provenance of what a model makes; `given` are the views that it did not draw.
-
-    `watermark` None is what the model's index says.
-    """
-    made = record(
+def made_by(model: MultiViewPipeline, prompt: str, *, seed: int, given: Sequence[int] | None = None) -> Made:
+    """Return what a model knows of what it makes; `given` are the places of the views that it does not draw."""
+    return Made(
         model=str(model.config.get("_name_or_path") or "unnamed"),
         weights_sha256=weights_hash(model),
         prompt=prompt,
         seed=seed,
-        watermark=bool(model.config.get("watermark", False)) if watermark is None else watermark,
+        given=tuple(given or ()),
+        watermark=bool(model.config.get("watermark", False)),
     )
-    return {**made, "given": list(given)} if given else made
 
 
 def orbit(defaults: Defaults, *, n_views: int = 4) -> Cameras:

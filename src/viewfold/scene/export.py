@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.origin.record import comment, glb_asset, picture_fields
+from viewfold.label import UNLABELLED, Label, software
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.mesh import Material, Mesh
 from viewfold.store import atomic_write
@@ -35,12 +35,12 @@ _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 """glTF's names for what a buffer view holds: vertices, indices."""
 
 
-def save_mesh(mesh: Mesh, path: str | Path, *, record: object = None) -> Path:
+def save_mesh(mesh: Mesh, path: str | Path, *, label: Label = UNLABELLED) -> Path:
     """Write a mesh as .glb, .obj or .ply, by the suffix; whole or not at all.
 
     Shading normals are written, with hard edges where `Mesh.normals` sees a crease.  An OBJ comes with NAME.mtl and
     NAME_0.png ... beside it, written first; without them if all of its colour is at the vertices.  A PLY holds no
-    picture: a texture becomes colours of the vertices.  A `record` of provenance goes into the file's own fields.
+    picture: a texture becomes colours of the vertices.  What `label` says goes into the file's own fields.
 
     Raises:
         InputError: another suffix, or a mesh without faces.
@@ -52,11 +52,11 @@ def save_mesh(mesh: Mesh, path: str | Path, *, record: object = None) -> Path:
         raise InputError(f"`path` must end in {', '.join(_WRITERS)}; got {path.name!r}. Choose one of these kinds.")
     if not len(mesh.faces):
         raise InputError("`mesh` must have at least one face to be saved; it is empty.")
-    write(mesh.to("cpu"), path, record)
+    write(mesh.to("cpu"), path, label)
     return path
 
 
-def _save_glb(mesh: Mesh, path: Path, record: object) -> None:
+def _save_glb(mesh: Mesh, path: Path, label: Label) -> None:
     from trimesh.exchange.gltf import export_glb
 
     mesh, normals = split_normals(mesh)
@@ -67,7 +67,7 @@ def _save_glb(mesh: Mesh, path: Path, record: object) -> None:
         scene.geometry[f"part_{number}"].vertex_normals = normals[used].numpy()
 
     def finish(tree: dict[str, Any]) -> None:
-        tree["asset"].update(glb_asset(record))
+        tree["asset"].update({"generator": software(), **label.glb_asset()})
         for part in tree["meshes"]:
             for primitive in part["primitives"]:
                 # Without a material a primitive counts as polished metal; vertex colours come without one.
@@ -86,7 +86,7 @@ def _save_glb(mesh: Mesh, path: Path, record: object) -> None:
         temporary.write_bytes(data)
 
 
-def _save_obj(mesh: Mesh, path: Path, record: object) -> None:
+def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
     has_library = mesh.vertex_color is None or any(m.texture is not None for m in mesh.materials)
     mesh, normals = split_normals(mesh if has_library else to_vertex_colors(mesh))
     stem = re.sub(r"[^\w.-]", "_", path.stem)
@@ -98,13 +98,13 @@ def _save_obj(mesh: Mesh, path: Path, record: object) -> None:
         if surface.texture is not None:
             library.append(f"map_Kd {stem}_{number}.png")
             with atomic_write(path.with_name(f"{stem}_{number}.png")) as temporary:
-                temporary.write_bytes(_png(surface.texture, record))
+                temporary.write_bytes(_png(surface.texture, label))
     if has_library:  # importers that see a material ignore colours of vertices
         with atomic_write(path.with_name(f"{stem}.mtl")) as temporary:
             temporary.write_text("\n".join(library) + "\n")
 
     columns = [_y_up(mesh.vertices)] if mesh.vertex_color is None else [_y_up(mesh.vertices), mesh.vertex_color]
-    lines = [f"# {comment(record)}"] if comment(record) else []
+    lines = [f"# {label.comment()}"] if label.comment() else []
     lines += [f"mtllib {stem}.mtl"] if has_library else []
     lines += [f"v {_row(x)}" for x in torch.cat(columns, dim=1).tolist()]
     lines += [f"vn {_row(x)}" for x in _y_up(normals).tolist()]
@@ -119,21 +119,21 @@ def _save_obj(mesh: Mesh, path: Path, record: object) -> None:
         temporary.write_text("\n".join(lines) + "\n")
 
 
-def _save_ply(mesh: Mesh, path: Path, record: object) -> None:
+def _save_ply(mesh: Mesh, path: Path, label: Label) -> None:
     from trimesh.exchange.ply import export_ply
 
     mesh, normals = split_normals(to_vertex_colors(mesh))
     geometry = to_trimesh(mesh, convention="ply").geometry["part_0"]
     geometry.vertex_normals = normals.numpy()
     data = export_ply(geometry, vertex_normal=True)
-    if comment(record):
+    if label.comment():
         kind, end, rest = data.partition(b"1.0\n")
-        data = kind + end + f"comment {comment(record)}\n".encode() + rest
+        data = kind + end + f"comment {label.comment()}\n".encode() + rest
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
-_WRITERS: dict[str, Callable[[Mesh, Path, object], None]] = {".glb": _save_glb, ".obj": _save_obj, ".ply": _save_ply}
+_WRITERS: dict[str, Callable[[Mesh, Path, Label], None]] = {".glb": _save_glb, ".obj": _save_obj, ".ply": _save_ply}
 
 
 def split_normals(mesh: Mesh) -> tuple[Mesh, Float[Tensor, "k 3"]]:
@@ -188,10 +188,10 @@ def _row(numbers: Any) -> str:
     return " ".join(f"{x:.7g}" for x in numbers)
 
 
-def _png(texture: Float[Tensor, "h w 3"], record: object) -> bytes:
+def _png(texture: Float[Tensor, "h w 3"], label: Label) -> bytes:
     from PIL import Image
 
     pixels: np.ndarray = (texture.clamp(0, 1) * 255).round().byte().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", **picture_fields(record, suffix=".png"))
+    Image.fromarray(pixels).save(buffer, format="PNG", **label.picture_options(".png"))
     return buffer.getvalue()
