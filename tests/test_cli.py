@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import command, flow, main
+from viewfold.cli import command, main, option
 from viewfold.errors import FitError, InputError, OutputError
 
 
@@ -298,10 +298,10 @@ def test_assets_that_cannot_be_used_are_named_and_the_rest_is_done(
 
 
 def test_slugs_are_safe_names() -> None:
-    assert flow.slug("A red mug!") == "a-red-mug"
-    assert flow.slug("../../etc/passwd") == "etc-passwd"
-    assert flow.slug("???") == "untitled"
-    assert len(flow.slug("very " * 100)) <= 48
+    assert option.slug("A red mug!") == "a-red-mug"
+    assert option.slug("../../etc/passwd") == "etc-passwd"
+    assert option.slug("???") == "untitled"
+    assert len(option.slug("very " * 100)) <= 48
 
 
 @pytest.mark.parametrize("length", [1, 10**6])

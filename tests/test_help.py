@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import dataset, doctor, flow, main, origin, placement, training
+from viewfold.cli import dataset, doctor, generate, lift, main, origin, placement, training
 
 
 @pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
@@ -19,9 +19,11 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    groups = (flow.CameraFlags, flow.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
-              training.ProcessFlags, training.WatchFlags)  # fmt: skip
-    verbs = (flow.Generate, flow.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
+    groups = (
+        generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
+        training.ProcessFlags, training.WatchFlags,
+    )  # fmt: skip
+    verbs = (generate.Generate, lift.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
         lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
         for name, kind in home.__annotations__.items():

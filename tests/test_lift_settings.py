@@ -107,7 +107,7 @@ def test_a_preset_says_how_much_is_done_and_options_override_it(
         asked.append(settings)
         raise FitError("enough is known.")
 
-    monkeypatch.setattr("viewfold.cli.flow.open_model", lambda *_, **__: tiny_model())
+    monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: tiny_model())
     monkeypatch.setattr("viewfold.make.lift", stop)
     assert main(["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), *options]) == 5
     assert (asked[0].distil.steps, asked[0].distil.guidance, asked[0].fit.steps) == (steps, guidance, 80)

@@ -20,7 +20,8 @@ import tyro
 
 from viewfold.cli.dataset import Assets, Pack, Render
 from viewfold.cli.doctor import Doctor
-from viewfold.cli.flow import Generate, Lift
+from viewfold.cli.generate import Generate
+from viewfold.cli.lift import Lift
 from viewfold.cli.origin import Provenance
 from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train

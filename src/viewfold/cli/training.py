@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from viewfold.cli.flow import Device, chosen, given
-from viewfold.cli.option import unset
+from viewfold.cli.model import Device, chosen
+from viewfold.cli.option import given, slug, unset
 from viewfold.cli.progress import training_bar
 from viewfold.errors import InputError, Stopped
 
@@ -177,7 +177,6 @@ class Train:
             return None
         import torch
 
-        from viewfold.cli.flow import slug
         from viewfold.pipeline.generation import orbit
 
         cameras = orbit(model.defaults, n_views=self.views or 4)

@@ -1,27 +1,21 @@
-"""`viewfold generate` and `viewfold lift`: from a prompt to pictures, from pictures to a 3D file."""
+"""`viewfold generate`: from a prompt, or a file of them, to pictures with cameras."""
 
 from __future__ import annotations
 
 import itertools
-import re
-import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
-from viewfold.cli.option import unset
+from viewfold.cli.model import Device, Loras, open_model, say_notes
+from viewfold.cli.option import slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
-from viewfold.formats import MESHES
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Loras = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE[:SCALE]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,120 +162,9 @@ class Generate:
             raise PromptError(f"{len(done.failed)} prompts could not be drawn; the rest is done.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lift:
-    """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
-
-    prompt: Positional[Annotated[str, arg(metavar="PROMPT")]]
-    """What to make."""
-    source: Annotated[Path | None, unset("FOLDER", name="from")] = None
-    """Folder of saved views to start from; by default they are generated."""
-    model: str = "toybox"
-    """A shipped or installed model, a model folder, or a released checkpoint file."""
-    out: Annotated[Path | None, unset("FILE")] = None
-    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
-    seed: int = 0
-    """The same seed makes the same object."""
-    preset: Literal["standard", "draft"] = "standard"
-    """How much is done: draft only fits the views, which is quick; the options below override it."""
-    steps: Annotated[int | None, unset("INT")] = None
-    """Steps of distillation, by default 60; 0, as with draft, only fits the views."""
-    guidance: Annotated[float | None, unset("FLOAT")] = None
-    """Of the distillation: how closely to follow the prompt; by default 3."""
-    negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
-    """What to keep away from, in the distillation; by default nothing."""
-    faces: Annotated[int | None, unset("INT")] = None
-    """Largest number of faces; by default 4000."""
-    texture: Annotated[int | None, unset("INT")] = None
-    """Width of the texture in texels; by default 512."""
-    lora: Loras = ()
-    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
-    device: Device = "auto"
-    """Where to compute."""
-    memory: PlacementFlags = PlacementFlags()
-    origin: OriginFlags = OriginFlags()
-
-    def run(self) -> None:
-        """Make the files and say where they are."""
-        out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
-        if out.suffix.lower() not in MESHES:
-            raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
-        check_source(self.source)
-        from viewfold.lifting.presets import DRAFT, STANDARD
-        from viewfold.make import lift
-        from viewfold.store import check_output
-        from viewfold.views import Views
-
-        started = time.perf_counter()
-        check_output(out)
-        base = DRAFT if self.preset == "draft" else STANDARD
-        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
-        mesh = {"faces": self.faces, "texture_size": self.texture}
-        settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
-        views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
-        say_notes(model.text.check(self.prompt))
-        defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
-        model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
-        with progress_bars() as report:
-            asset = lift(
-                model,
-                self.prompt,
-                views=views,
-                seed=self.seed,
-                settings=settings,
-                progress=report,
-                **self.origin.arguments(),
-            )
-            asset.save(out)
-        seconds = time.perf_counter() - started
-        print(
-            f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
-        )
-
-
-def open_model(
-    name: str, *, device: Device, placement: PlacementFlags, lora: Iterable[str] = (), scheduler: str | None = None
-) -> Any:
-    """Load a model and change it as the command line asks: LoRA files with their scales, another scheduler."""
-    from viewfold.diffusion.sampler import named_scheduler
-    from viewfold.pipeline import load
-
-    model = load(name, device=chosen(device), **placement.settings())
-    for entry in lora:
-        path, _, scale = entry.rpartition(":")
-        is_scale = bool(path) and re.fullmatch(r"[-+]?\d*\.?\d+", scale) is not None
-        model.load_lora_weights(path if is_scale else entry, scale=float(scale) if is_scale else 1.0)
-    if scheduler is not None:
-        model.scheduler = named_scheduler(scheduler, like=model.scheduler)
-    return model
-
-
 def check_source(source: Path | None) -> None:
     """Refuse a folder that holds no views before anything slow is done."""
     if source is not None and not (source / "transforms.json").is_file():
         raise AssetError(
             f"`source` must be a folder that `viewfold generate` wrote; '{source}' holds no transforms.json."
         )
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were set on the command line."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def chosen(device: Device) -> str | None:
-    """Return None where the library is to choose."""
-    return None if device == "auto" else device
-
-
-def say_notes(notes: Iterable[str]) -> None:
-    """Print what a person should know about the prompt before it is drawn."""
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-
-
-def slug(prompt: str) -> str:
-    """Return a short name for files: `A red mug!` -> `a-red-mug`."""
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
-    return words[:48].rstrip("-") or "untitled"

@@ -1,0 +1,91 @@
+"""`viewfold lift`: from a prompt, or from views, to a 3D file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from viewfold.cli.generate import check_source
+from viewfold.cli.model import Device, Loras, open_model, say_notes
+from viewfold.cli.option import given, slug, unset
+from viewfold.cli.origin import OriginFlags
+from viewfold.cli.placement import PlacementFlags
+from viewfold.cli.progress import progress_bars
+from viewfold.errors import InputError
+from viewfold.formats import MESHES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lift:
+    """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
+
+    prompt: Positional[Annotated[str, arg(metavar="PROMPT")]]
+    """What to make."""
+    source: Annotated[Path | None, unset("FOLDER", name="from")] = None
+    """Folder of saved views to start from; by default they are generated."""
+    model: str = "toybox"
+    """A shipped or installed model, a model folder, or a released checkpoint file."""
+    out: Annotated[Path | None, unset("FILE")] = None
+    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
+    seed: int = 0
+    """The same seed makes the same object."""
+    preset: Literal["standard", "draft"] = "standard"
+    """How much is done: draft only fits the views, which is quick; the options below override it."""
+    steps: Annotated[int | None, unset("INT")] = None
+    """Steps of distillation, by default 60; 0, as with draft, only fits the views."""
+    guidance: Annotated[float | None, unset("FLOAT")] = None
+    """Of the distillation: how closely to follow the prompt; by default 3."""
+    negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
+    """What to keep away from, in the distillation; by default nothing."""
+    faces: Annotated[int | None, unset("INT")] = None
+    """Largest number of faces; by default 4000."""
+    texture: Annotated[int | None, unset("INT")] = None
+    """Width of the texture in texels; by default 512."""
+    lora: Loras = ()
+    """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
+    device: Device = "auto"
+    """Where to compute."""
+    memory: PlacementFlags = PlacementFlags()
+    origin: OriginFlags = OriginFlags()
+
+    def run(self) -> None:
+        """Make the files and say where they are."""
+        out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
+        if out.suffix.lower() not in MESHES:
+            raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
+        check_source(self.source)
+        from viewfold.lifting.presets import DRAFT, STANDARD
+        from viewfold.make import lift
+        from viewfold.store import check_output
+        from viewfold.views import Views
+
+        started = time.perf_counter()
+        check_output(out)
+        base = DRAFT if self.preset == "draft" else STANDARD
+        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
+        mesh = {"faces": self.faces, "texture_size": self.texture}
+        settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
+        views = None if self.source is None else Views.load(self.source)
+        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
+        say_notes(model.text.check(self.prompt))
+        defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
+        model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
+        with progress_bars() as report:
+            asset = lift(
+                model,
+                self.prompt,
+                views=views,
+                seed=self.seed,
+                settings=settings,
+                progress=report,
+                **self.origin.arguments(),
+            )
+            asset.save(out)
+        seconds = time.perf_counter() - started
+        print(
+            f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
+        )
