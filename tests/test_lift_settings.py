@@ -16,7 +16,7 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lifting.presets import MVDREAM_NOISE
-from viewfold.lifting.scoring import SDS, Reconstruction, score_loss
+from viewfold.lifting.score import SDS, Reconstruction, score_loss
 from viewfold.lifting.stages import LiftSettings
 from viewfold.scene.grid import GridField
 
@@ -42,7 +42,7 @@ def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:
 def test_a_score_is_chosen_told_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, object]] = []
     for name in ("reconstruction_loss", "sds_loss"):
-        monkeypatch.setattr(f"viewfold.lifting.scoring.{name}", lambda name=name, **more: told.append({name: more}))
+        monkeypatch.setattr(f"viewfold.lifting.score.{name}", lambda name=name, **more: told.append({name: more}))
     for score in (DistilSettings().score, Reconstruction(rescale=0.25), SDS()):
         score_loss(score)(guidance=3.0)
     both = {"guidance": 3.0, "rescale": 0.5}

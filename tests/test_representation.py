@@ -16,7 +16,7 @@ from viewfold.lifting.fit import FitSettings, Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
 from viewfold.lifting.observation import observe
 from viewfold.lifting.photometric import Photometric
-from viewfold.lifting.scoring import SDS, Reconstruction, Score
+from viewfold.lifting.score import SDS, Reconstruction, Score
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridField, GridSettings

@@ -21,7 +21,7 @@ from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.scoring import SDS, Reconstruction, Score, score_loss, unknown_score
+from viewfold.lifting.score import SDS, Reconstruction, Score, score_loss, unknown_score
 from viewfold.scene.representation import Representation
 
 PHOTOMETRIC_EVERY = 3

@@ -1,13 +1,16 @@
-"""The two distillation losses: what a frozen prior thinks is wrong with a set of rendered views.
+"""Scores: what a frozen prior thinks is wrong with a set of rendered views, and which of them a distillation descends.
 
-Both take latents of the renders (with their gradient) and return a scalar to differentiate.  The prior itself is
+Both losses take latents of the renders (with their gradient) and return a scalar to differentiate.  The prior itself is
 never differentiated.  Source: MVDream, section 3.3 and equation 5; MVDream-threestudio `multiview_diffusion_guidance`
 for the details that the paper leaves out.  Knows no field and no renderer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +19,34 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import compose, decompose, guide
 from viewfold.diffusion.guidance import rescale as contrast
+from viewfold.errors import InputError
 from viewfold.lifting.prior import Prior
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Pull latents to the clean ones that the prior sees in them (x0-reconstruction; MVDream, equation 5)."""
+
+    rescale: float = 0.5
+    """0 to 1: how far contrast is brought back to the unguided one's (MVDream-threestudio)."""
+
+    kind: Literal["reconstruction"] = field(default="reconstruction", init=False)
+    """Names the score in records."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"`rescale` must lie between 0 and 1; got {self.rescale}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDS:
+    """Plain score distillation (DreamFusion, equation 3); its contrast is guidance's, there is nothing to rescale."""
+
+    kind: Literal["sds"] = field(default="sds", init=False)
+    """Names the score in records."""
+
+
+Score = Reconstruction | SDS
 
 
 def reconstruction_loss(
@@ -100,3 +130,22 @@ def _predict(
     predicted = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), condition, twice)
     conditional, unconditional = predicted.to(noisy).chunk(2)
     return conditional, unconditional
+
+
+def score_loss(score: Score | str) -> Callable[..., Tensor]:
+    """Return the loss of a score; all take the arguments of `sds_loss`.
+
+    Raises:
+        InputError: a score that there is not.
+    """
+    match score:
+        case Reconstruction(rescale=rescale):
+            return partial(reconstruction_loss, rescale=rescale)
+        case SDS():
+            return sds_loss
+    raise unknown_score(score)
+
+
+def unknown_score(score: Any) -> InputError:
+    """Return the error that refuses a score by name."""
+    return InputError(f"`score` must be Reconstruction(...) or SDS(); got {score!r}. Both are in lifting/score.py.")
