@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from viewfold.cli.option import unset
 from viewfold.errors import AssetError, FileError, InputError
+from viewfold.formats import PICTURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Provenance:
 
 def look(path: Path) -> dict[str, Any]:
     """Return what a file says of its origin and, for a picture, the payload of its mark as eight hex digits or None."""
-    from viewfold.origin.record import PICTURES, read_provenance
+    from viewfold.origin.record import read_provenance
     from viewfold.origin.watermark import read
     from viewfold.picture import read_image
 

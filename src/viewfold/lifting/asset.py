@@ -9,6 +9,7 @@ from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.formats import ANIMATIONS, MESHES
 from viewfold.label import UNLABELLED, Label
 from viewfold.picture import write_turntable
 from viewfold.scene.export import save_mesh
@@ -19,8 +20,6 @@ from viewfold.scene.representation import Representation
 from viewfold.store import atomic_write, write_json
 from viewfold.views import Views
 
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
-TURNTABLE_SUFFIXES = (".webp", ".gif", ".mp4")
 TURNTABLE_FRAMES = 36
 TURNTABLE_SIZE = 192
 GROUND = 1.0
@@ -62,11 +61,11 @@ class Asset3D:
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        if suffix in TURNTABLE_SUFFIXES:
+        if suffix in ANIMATIONS:
             self._save_turntable(path)
             return path
-        if suffix not in MESH_SUFFIXES:
-            known = ", ".join(MESH_SUFFIXES + TURNTABLE_SUFFIXES)
+        if suffix not in MESHES:
+            known = ", ".join(MESHES + ANIMATIONS)
             raise InputError(f"`path` must end in one of {known}; got '{path.name}'.")
         save_mesh(self.mesh, path, label=self.label)
         if turntable:

@@ -20,6 +20,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from viewfold.errors import AssetError, InputError
+from viewfold.formats import MESHES, PICTURES
 from viewfold.label import software
 
 Record = dict[str, Any]
@@ -43,9 +44,6 @@ MAX_HEADER_BYTES = 2**16
 """How far into an OBJ or PLY a record is looked for."""
 MAX_TREE_BYTES = 16 * 2**20
 MAX_XMP_BYTES = 2**20
-
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}
-MESHES = (".glb", ".obj", ".ply")
 
 _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E  # of TIFF 6.0, used by EXIF
 _XMP_KEY = "XML:com.adobe.xmp"  # of PNG, by the XMP specification, part 3
