@@ -37,7 +37,7 @@ ALSO = {
     "store.sync": ("store", "store_processes"),
     "store.temporary": ("store", "store_processes"),
     "store.mutex": ("store_processes",),
-    "store.document": ("store",),
+    "store.document": ("store_document",),
     "pipeline.multiview": ("pipeline", "anchors", "generation"),
     "diffusion.sampler": ("pipeline", "steps", "anchors"),
     "pipeline.generation": ("generation", "record", "anchors", "provenance", "origin_hook", "safety"),

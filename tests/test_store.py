@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.errors import AssetError, OutputError, WeightsError
-from viewfold.store import atomic_write, check_output, read_json, sync, write_json
-from viewfold.store.document import MAX_JSON_BYTES
+from viewfold.errors import OutputError
+from viewfold.store import atomic_write, check_output, sync
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps no such locks and links")
 
@@ -138,7 +137,7 @@ def test_a_working_folder_may_change_while_a_relative_path_is_written(
 
 
 def failing(real: Callable[..., None], steps: set[int], code: int) -> Callable[..., None]:
-    count = iter(range(100))
+    count = iter(range(10_000))
 
     def rename(*paths: object) -> None:
         if next(count) in steps:
@@ -193,6 +192,19 @@ def test_a_folder_survives_an_exchange_that_fails(code: int, tmp_path: Path, mon
             write(tmp_path / "a", "after")
         assert text_of(tmp_path / "a") == "before"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT])
+def test_a_place_that_others_always_take_first_is_given_up(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", "before", folder=False)
+    monkeypatch.setattr(os, "replace", failing(os.replace, set(range(sync.ATTEMPTS)), code))
+    with pytest.raises((OSError, OutputError)):
+        write(tmp_path / "a", "after", folder=False)
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "b"):
+        pass  # nothing was made
+    assert text_of(tmp_path / "a") == "before" and names(tmp_path) == ["a"]
 
 
 def test_ctrl_c_between_two_renames_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,33 +322,12 @@ def test_a_disk_that_syncs_no_folders_is_written_all_the_same(tmp_path: Path, mo
     assert text_of(tmp_path / "a") == "text"
 
 
-# JSON -----------------------------------------------------------------------------------------------------------------
+@posix
+def test_a_folder_that_cannot_reach_the_disk_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int) -> None:
+        if os.path.isdir(f"/dev/fd/{descriptor}"):
+            raise OSError(errno.EIO, "broken")
 
-
-def test_an_object_comes_back_and_is_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text('{"a": "\u00e9"}', encoding="utf-8")
-    size = path.stat().st_size
-    assert read_json(str(path)) == read_json(path, max_bytes=size) == {"a": "\u00e9"}
-    with pytest.raises(AssetError, match=rf"a\.json` must be at most {size - 1} bytes; it has {size}"):
-        read_json(path, max_bytes=size - 1)
-    write_json(path, {"a": ["\u00e9", "\udcff", None, 0.5]})
-    assert read_json(path) == {"a": ["\u00e9", "\udcff", None, 0.5]}
-    with pytest.raises(OutputError, match="at most"):
-        write_json(path, {"a": "x" * MAX_JSON_BYTES})
-
-
-@pytest.mark.parametrize("content", [b"[]", b"3", b"{", b"", b"\xff", b"[" * 100_000, None, "folder", "pipe"])
-@pytest.mark.parametrize("kind", [AssetError, WeightsError])
-def test_what_is_no_object_is_named_by_the_error_of_the_caller(
-    kind: type[AssetError | WeightsError], content: object, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.json"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content == "folder":
-        path.mkdir()
-    elif content == "pipe":
-        os.mkfifo(path)
-    with pytest.raises(kind, match=r"a\.json` must hold a JSON object"):
-        read_json(path, error=kind)
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken"):
+        write(tmp_path / "a", "text", folder=False)
