@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from viewfold.errors import ViewfoldError
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.convert import build_unet, split
+from viewfold.weights.original import split, unet_from_original
 
 CPU_S, WALL_S, SPARE_BYTES, CASES_A_CHILD = 20, 180, 3 * 2**30, 400
 
@@ -76,7 +76,7 @@ def load(path: Path) -> str:
             else:
                 tensors = read_checkpoint(path)
                 came = "read"
-                build_unet(split(tensors)["unet"], head_channels=8)
+                unet_from_original(split(tensors)["unet"], head_channels=8)
             came = "loaded"
     except ViewfoldError as error:
         str(error).encode("utf-8", "backslashreplace")
@@ -154,7 +154,7 @@ def main() -> int:
                     os._exit(1)
             os.close(writer)
             last = ""
-            for line in os.fdopen(prompt_cache, errors="replace"):
+            for line in os.fdopen(reader, errors="replace"):
                 if line.startswith("= "):
                     outcomes[line[2:].strip() if "FINDING" not in line else "FINDING"] += 1
                     if "FINDING" in line:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes import tiny_model
 
+from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, OutputError
 from viewfold.origin.hook import ORIGIN
@@ -183,8 +184,8 @@ def test_a_file_of_prompts_is_bounded_and_utf8(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "list.txt"
     path.write_text("  a caf\u00e9 table # 2\r\n\n#x\na car", encoding="utf-8")
     assert read_prompts(path) == ["a caf\u00e9 table # 2", "a car"]
-    monkeypatch.setattr(batch, "MAX_PROMPT_FILE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(limits, "PROMPT_FILE_BYTES", path.stat().st_size)
     assert len(read_prompts(path)) == 2
-    monkeypatch.setattr(batch, "MAX_PROMPT_FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(limits, "PROMPT_FILE_BYTES", path.stat().st_size - 1)
     with pytest.raises(InputError, match="at most .* bytes"):
         read_prompts(path)

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig
 from viewfold.errors import WeightsError
 from viewfold.model.text import TextEncoder
 from viewfold.weights.clip import read_text_config, text_sources
-from viewfold.weights.original import build_text_encoder
+from viewfold.weights.original import text_encoder_from_original
 from viewfold.weights.tokenizer import END_ID, START_ID, ZERO, clip_tokenizer
 
 IDS = torch.tensor([[START_ID, 320, 2368, END_ID] + [0] * 73, [START_ID] + list(range(300, 375)) + [END_ID]])
@@ -27,7 +27,7 @@ def named(tower: OpenClipTower) -> dict[str, Tensor]:
 
 
 def test_the_open_clip_tower_gives_the_numbers_of_open_clip(tower: OpenClipTower) -> None:
-    network = build_text_encoder(named(tower))
+    network = text_encoder_from_original(named(tower))
     with torch.no_grad():
         ours, theirs = network(IDS).last_hidden_state, tower(IDS)
     assert network.config.num_hidden_layers == 2
@@ -37,7 +37,7 @@ def test_the_open_clip_tower_gives_the_numbers_of_open_clip(tower: OpenClipTower
 
 def test_the_clip_tower_is_transformers_own() -> None:
     tensors = clip_tensors()
-    network = build_text_encoder(tensors)
+    network = text_encoder_from_original(tensors)
     assert (network.config.hidden_act, network.config.num_hidden_layers) == ("quick_gelu", 2)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, tensors[f"transformer.text_model.{name}"])
@@ -66,7 +66,7 @@ def test_every_tensor_of_the_full_towers_has_its_place(n_blocks: int, width: int
     assert len(sources) == len(set(sources.values())) == n_names
     assert {source.name for source in sources.values()} | unread == set(shapes)
     assert (config["num_attention_heads"], config["intermediate_size"]) == (width // 64, 4 * width)
-    network = build_text_encoder(state)
+    network = text_encoder_from_original(state)
     assert set(network.state_dict()) == set(sources)
 
 
@@ -74,18 +74,18 @@ def test_towers_that_do_not_fit_are_refused_by_name(tower: OpenClipTower) -> Non
     tensors = named(tower)
     lacking = {name: tensor for name, tensor in tensors.items() if name != "model.ln_final.bias"}
     with pytest.raises(WeightsError, match=r"missing: 1 \(model\.ln_final\.bias\)"):
-        build_text_encoder(lacking)
+        text_encoder_from_original(lacking)
     with pytest.raises(WeightsError, match=r"unexpected: 1 \(model\.visual\.proj\)"):
-        build_text_encoder({**tensors, "model.visual.proj": torch.zeros(3)})
+        text_encoder_from_original({**tensors, "model.visual.proj": torch.zeros(3)})
     stacked = "model.transformer.resblocks.1.attn.in_proj_weight"
     with pytest.raises(WeightsError, match=r"resblocks\.1\.attn\.in_proj_weight \(256, 128\) instead of \(384, 128\)"):
-        build_text_encoder({**tensors, stacked: torch.zeros(256, 128)})
+        text_encoder_from_original({**tensors, stacked: torch.zeros(256, 128)})
     with pytest.raises(WeightsError, match="model.ln_final.bias of int64 instead of floating point"):
-        build_text_encoder({**tensors, "model.ln_final.bias": torch.zeros(128, dtype=torch.long)})
+        text_encoder_from_original({**tensors, "model.ln_final.bias": torch.zeros(128, dtype=torch.long)})
     with pytest.raises(WeightsError, match="49408 tokens"):
-        build_text_encoder({**tensors, "model.token_embedding.weight": torch.zeros(100, 128)})
+        text_encoder_from_original({**tensors, "model.token_embedding.weight": torch.zeros(100, 128)})
     with pytest.raises(WeightsError, match=r"token_embedding\.weight' is missing"):
-        build_text_encoder({"transformer.h.0.weight": torch.zeros(3)})
+        text_encoder_from_original({"transformer.h.0.weight": torch.zeros(3)})
 
 
 def test_the_tokenizer_knows_clips_numbers() -> None:
@@ -97,7 +97,7 @@ def test_the_tokenizer_knows_clips_numbers() -> None:
 
 
 def test_prompts_are_filled_up_and_cut_as_the_original_does() -> None:
-    network = build_text_encoder(text_tensors("sd21"))
+    network = text_encoder_from_original(text_tensors("sd21"))
     for pad, number in ((ZERO, 0), ("<|endoftext|>", END_ID)):
         ids: list[list[int]] = []
         encoder = TextEncoder(clip_tokenizer(pad=pad), network)
@@ -110,6 +110,6 @@ def test_prompts_are_filled_up_and_cut_as_the_original_does() -> None:
 
 
 def test_stacked_projections_are_taken_apart_into_storage_of_their_own(tower: OpenClipTower) -> None:
-    network = build_text_encoder(named(tower))
+    network = text_encoder_from_original(named(tower))
     pointers = [p.untyped_storage().data_ptr() for n, p in network.named_parameters() if "self_attn" in n]
     assert len(set(pointers)) == len(pointers)

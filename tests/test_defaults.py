@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from viewfold import camera, picture, views
+from viewfold import camera, limits, picture, views
 from viewfold.camera import Cameras
 from viewfold.data import assets, pictures, render, shards
 from viewfold.label import UNLABELLED
@@ -115,8 +115,8 @@ def test_constants_with_a_unit_or_a_source() -> None:
     assert (texture.OUTSIDE, texture.INSIDE, texture.N_SAMPLES, texture.ROUGHNESS) == (0.02, 0.04, 7, 0.9)
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)
     assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, rasterize.NEAR) == (40.0, 0.7, 0.4, 0.01)
-    assert (shards.SAMPLES_PER_SHARD, shards.MAX_MEMBER_BYTES) == (512, 64 * 2**20)
-    assert (picture.MAX_PIXELS, document.MAX_JSON_BYTES) == (4096**2, 16 * 2**20)
+    assert (shards.SAMPLES_PER_SHARD, limits.SHARD_MEMBER_BYTES) == (512, 64 * 2**20)
+    assert (limits.PICTURE_PIXELS, document.MAX_JSON_BYTES) == (4096**2, 16 * 2**20)
     assert assets.LICENCE and assets.AUTHOR
 
 

@@ -21,12 +21,12 @@ import torch
 from fakes import tiny_model
 from safetensors.torch import save_file
 
+from viewfold import limits
 from viewfold.errors import WeightsError
-from viewfold.weights import pickle_check
-from viewfold.weights.checkpoint import MAX_HEADER_BYTES, read_checkpoint
+from viewfold.weights.checkpoint import read_checkpoint
 from viewfold.weights.components import read_components
-from viewfold.weights.convert import load_unet
-from viewfold.weights.folder import MAX_TEXT_BYTES, check_folder
+from viewfold.weights.folder import check_folder
+from viewfold.weights.network import load_unet
 from viewfold.weights.pickle_check import check_pickle
 
 SPARE_BYTES = 2 * 2**30
@@ -103,9 +103,9 @@ def test_a_table_of_contents_longer_than_its_file_is_refused(tmp_path: Path, cla
 
 
 def test_a_vast_table_of_contents_is_not_parsed(tmp_path: Path) -> None:
-    path = safetensors(tmp_path / "x.safetensors", b"{}", claimed=MAX_HEADER_BYTES + 1)
-    os.truncate(path, MAX_HEADER_BYTES * 2)
-    with pytest.raises(WeightsError, match=f"claims a header of {MAX_HEADER_BYTES + 1} bytes"):
+    path = safetensors(tmp_path / "x.safetensors", b"{}", claimed=limits.CHECKPOINT_HEADER_BYTES + 1)
+    os.truncate(path, limits.CHECKPOINT_HEADER_BYTES * 2)
+    with pytest.raises(WeightsError, match=f"claims a header of {limits.CHECKPOINT_HEADER_BYTES + 1} bytes"):
         read_checkpoint(path)
 
 
@@ -176,7 +176,7 @@ def test_a_pickle_that_does_more_than_hold_weights_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, packed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pickle_check, "MAX_OPCODES", 2000)
+    monkeypatch.setattr(limits, "PICKLE_OPCODES", 2000)
     data = pickled(b"}" + text("state_dict"), BOMBS[says], b"s")
     path = tmp_path / "x.pt"
     archive(path, data) if packed else path.write_bytes(data)
@@ -284,8 +284,8 @@ def test_a_configuration_that_names_other_code_or_weights_is_refused(model: Path
 def test_a_vast_vocabulary_is_not_read(model: Path, name: str) -> None:
     path = model / "tokenizer" / name
     path.touch()
-    os.truncate(path, MAX_TEXT_BYTES + 1)
-    with pytest.raises(WeightsError, match=rf"{name}` must be at most {MAX_TEXT_BYTES} bytes"):
+    os.truncate(path, limits.FOLDER_TEXT_BYTES + 1)
+    with pytest.raises(WeightsError, match=rf"{name}` must be at most {limits.FOLDER_TEXT_BYTES} bytes"):
         read_components(model)
 
 

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "formats", "device", "store", "camera", "ground", "picture", "views", "label"}
+EVERYWHERE = {"errors", "limits", "formats", "device", "store", "camera", "ground", "picture", "views", "label"}
 ARROWS = {
     "errors": set(),
+    "limits": set(),
     "formats": set(),
     "device": set(),
     "store": set(),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from viewfold import limits
 from viewfold.errors import WeightsError
-from viewfold.weights import checkpoint, folder
+from viewfold.weights import folder
 from viewfold.weights.checkpoint import read_checkpoint
 from viewfold.weights.folder import check_folder
 
@@ -61,9 +62,9 @@ def test_names_of_other_code_may_be_empty_and_no_more(tmp_path: Path, key: str) 
 
 
 def test_numbers_of_files_and_bytes_at_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MAX_FILES", 2)
-    monkeypatch.setattr(folder, "MAX_CONFIG_BYTES", 10)
-    monkeypatch.setattr(folder, "MAX_TEXT_BYTES", 20)
+    monkeypatch.setattr(limits, "FOLDER_FILES", 2)
+    monkeypatch.setattr(limits, "CONFIG_BYTES", 10)
+    monkeypatch.setattr(limits, "FOLDER_TEXT_BYTES", 20)
     (tmp_path / "config.json").write_text('{"a": 345}')
     (tmp_path / "words.txt").write_text("x" * 20)
     check_folder(tmp_path)
@@ -85,9 +86,9 @@ def test_a_file_of_weights_is_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.ones(100)}, path)
     size = path.stat().st_size
-    monkeypatch.setattr(checkpoint, "MAX_BYTES", size)
+    monkeypatch.setattr(limits, "CHECKPOINT_BYTES", size)
     assert read_checkpoint(str(path))["a"].sum() == 100
-    monkeypatch.setattr(checkpoint, "MAX_BYTES", size - 1)
+    monkeypatch.setattr(limits, "CHECKPOINT_BYTES", size - 1)
     with pytest.raises(WeightsError, match=f"1 to {size - 1} bytes; a.safetensors has {size}"):
         read_checkpoint(path)
 

@@ -20,7 +20,7 @@ from viewfold.cli import main
 from viewfold.errors import InputError, MissingExtraError, WeightsError
 from viewfold.model.weights_hash import freeze_hash, weights_hash
 from viewfold.pipeline import generate
-from viewfold.pipeline.lora import read_lora
+from viewfold.weights.lora import read_lora
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed (extra `lora`)")
 
@@ -237,6 +237,7 @@ MISFITS = {
     "NaN": (bad({"lora_A.weight": A * float("nan"), "lora_B.weight": B}), QUERY),
     "integers": (bad({"lora_A.weight": A.long(), "lora_B.weight": B.long()}), QUERY),
     "another method": (bad({"lora_A.weight": A, "lora_B.weight": B, "dora_scale": torch.ones(16)}), "dora_scale"),
+    "an infinite alpha": (bad({"lora_A.weight": A, "lora_B.weight": B, "alpha": torch.tensor(float("inf"))}), QUERY),
     "a whole layer": (bad({"weight": torch.ones(16, 16)}), "1 names"),
     "twice": (bad({"lora_A.weight": A, "lora.down.weight": A.clone(), "lora_B.weight": B}), "1 names"),
 }

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.model.unet import MultiViewUNet
-from viewfold.weights.convert import build_unet, build_vae, write_scheduler
+from viewfold.weights.convert import write_scheduler
+from viewfold.weights.original import unet_from_original, vae_from_original
 
 pytestmark = pytest.mark.parity
 
@@ -56,7 +57,7 @@ def original_weights(name: str) -> dict[str, Tensor]:
 @cache
 def unet(name: str) -> MultiViewUNet:
     config = facts(name)["config"]
-    return build_unet(
+    return unet_from_original(
         original_weights(name), heads=config.get("num_heads"), head_channels=config.get("num_head_channels")
     )
 
@@ -98,7 +99,7 @@ def test_norms_use_the_epsilons_of_the_original(name: str) -> None:
 def vae() -> torch.nn.Module:
     arrays = recipe().state_dict_for(facts("vae")["shapes"], facts("vae")["seed"])
     assert recipe().digest(arrays) == facts("vae")["weights_sha256"]
-    return build_vae({key: torch.from_numpy(value) for key, value in arrays.items()})
+    return vae_from_original({key: torch.from_numpy(value) for key, value in arrays.items()})
 
 
 def test_the_vae_posterior_equals_the_original() -> None:

@@ -20,7 +20,7 @@ from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.prior import Prior
 from viewfold.model.condition import Condition
 from viewfold.pipeline import MultiViewPipeline
-from viewfold.weights.convert import build_unet
+from viewfold.weights.original import unet_from_original
 
 CAMERAS = Cameras.orbit(4)
 
@@ -47,7 +47,7 @@ def original(model, parity) -> MultiViewPipeline:
         steps_offset=1,
     )
     return MultiViewPipeline(
-        **{**model.components, "unet": build_unet(tensors, head_channels=8), "scheduler": scheduler}
+        **{**model.components, "unet": unet_from_original(tensors, head_channels=8), "scheduler": scheduler}
     )
 
 

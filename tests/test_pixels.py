@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from viewfold import picture as pictures
+from viewfold import limits
 from viewfold import views as module
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError
@@ -100,7 +100,7 @@ def test_a_key_colour_and_cmyk_are_read() -> None:
 
 
 def test_the_number_of_pixels_is_bounded_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 12)
+    monkeypatch.setattr(limits, "PICTURE_PIXELS", 12)
     assert read_image(saved(Image.new("RGB", (4, 3)))).shape == (3, 3, 4)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(AssetError, match=r"at most 12 pixels; got \(4, 4\)"):

@@ -101,7 +101,7 @@ def test_the_gradients_of_the_network_are_those_of_one_process_with_both_batches
 
 @pytest.mark.parametrize("name", ["unet", "unet_fsdp"])
 def test_the_result_is_an_ordinary_network_the_same_on_all_processes(name: str, out: Path) -> None:
-    from viewfold.weights.convert import load_unet
+    from viewfold.weights.network import load_unet
 
     first, second = seen(out, name), seen(out, name, rank=1)
     assert all(torch.equal(first["result"][key], second["result"][key]) for key in first["result"])

@@ -16,7 +16,7 @@ from server import Mirror, serve
 from viewfold.cli import main
 from viewfold.errors import FileError, InputError, WeightsError
 from viewfold.weights import download, original, release
-from viewfold.weights.convert import load_unet
+from viewfold.weights.network import load_unet
 from viewfold.weights.release import RELEASES, fetch, installed, record
 
 NAME = "mvdream-sd21"

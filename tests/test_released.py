@@ -21,9 +21,10 @@ from viewfold.model.defaults import T2I, Defaults, released_defaults
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, TOYBOX, UNetLayout
 from viewfold.pipeline import MultiViewPipeline, generate, load
 from viewfold.weights import keymap
-from viewfold.weights.convert import convert, load_unet
+from viewfold.weights.convert import convert
 from viewfold.weights.keymap import original_name, read_unet_layout, read_vae_config, unet_modules, vae_modules
-from viewfold.weights.original import build_unet, build_vae
+from viewfold.weights.network import load_unet
+from viewfold.weights.original import unet_from_original, vae_from_original
 from viewfold.weights.tokenizer import END_ID, clip_tokenizer
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
@@ -164,7 +165,7 @@ def test_networks_of_released_sizes_need_no_heads(layout: UNetLayout, millions: 
     found = read_unet_layout(shapes, heads=None, head_channels=None)
     assert (found.heads, found.head_channels) == (layout.heads, layout.head_channels)
     assert (found == layout) is camera
-    assert len(build_unet(kept).state_dict()) == len(kept)
+    assert len(unet_from_original(kept).state_dict()) == len(kept)
     assert released_defaults(found) == (T2I if camera else Defaults())
 
 
@@ -185,7 +186,7 @@ def test_every_tensor_of_the_full_vae_has_its_place() -> None:
     assert sample | {"quant_conv.weight", "encoder.down.2.block.0.nin_shortcut.weight"} <= set(named)
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     assert read_vae_config(shapes)["block_out_channels"] == (128, 256, 512, 512)
-    assert round(sum(tensor.numel() for tensor in build_vae(named).state_dict().values()) / 1e6, 2) == 83.65
+    assert round(sum(tensor.numel() for tensor in vae_from_original(named).state_dict().values()) / 1e6, 2) == 83.65
 
 
 # Other folders --------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_a_plain_2d_folder_is_where_training_starts(folders: dict[str, Path], tm
 def test_imagedreams_networks_are_recognised(name: str) -> None:
     tensors = {**unet_tensors("sd21"), name: torch.zeros(3)}
     with pytest.raises(WeightsError, match=r"ImageDream.*1 tensors.*CLIP image encoder.*sd-v2\.1-base-4view\.pt"):
-        build_unet(tensors, head_channels=16)
+        unet_from_original(tensors, head_channels=16)
     with pytest.raises(WeightsError, match="ImageDream"):
         keymap.refuse_image_prompt([f"model.diffusion_model.{name}"])
 
@@ -270,7 +271,7 @@ def test_imagedreams_networks_are_recognised(name: str) -> None:
 def test_integers_in_place_of_weights_are_named() -> None:
     tensors = {**unet_tensors("sd21"), "out.2.bias": torch.zeros(4, dtype=torch.int64)}
     with pytest.raises(WeightsError, match=r"out\.2\.bias of int64 instead of floating point"):
-        build_unet(tensors, head_channels=16)
+        unet_from_original(tensors, head_channels=16)
 
 
 def test_a_released_model_that_is_not_installed_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

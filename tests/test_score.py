@@ -15,7 +15,7 @@ from viewfold.errors import InputError
 from viewfold.lifting.presets import MVDREAM_NOISE
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.score import reconstruction_loss, sds_loss
-from viewfold.weights.convert import build_unet
+from viewfold.weights.original import unet_from_original
 
 PARITY = Path(__file__).parent / "parity"
 TABLE = json.loads((PARITY / "guidance.json").read_text())
@@ -106,7 +106,7 @@ class SmallNetwork:
     def __init__(self) -> None:
         weights = load_file(PARITY / "unet_small.safetensors")
         named = {k.removeprefix("weights."): v.float() for k, v in weights.items() if k.startswith("weights.")}
-        self.unet = build_unet(named, head_channels=TABLE["unet_config"]["num_head_channels"])
+        self.unet = unet_from_original(named, head_channels=TABLE["unet_config"]["num_head_channels"])
 
     def condition(self, prompts):
         raise AssertionError("not asked for")

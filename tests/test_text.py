@@ -9,7 +9,8 @@ import torch
 
 import viewfold
 from viewfold.errors import PromptError
-from viewfold.model.text import MAX_CHARACTERS, TextEncoder, clean
+from viewfold.limits import PROMPT_CHARACTERS
+from viewfold.model.text import TextEncoder, clean
 
 FOLDER = Path(viewfold.__file__).parent / "models" / "toybox"
 
@@ -111,11 +112,11 @@ def test_a_prompt_that_says_nothing_is_refused(encoder, prompt):
 
 
 def test_a_huge_prompt_is_refused_before_it_is_read(encoder):
-    with pytest.raises(PromptError, match=str(MAX_CHARACTERS)):
-        encoder.states(["a" * (MAX_CHARACTERS + 1)])
-    assert encoder.check("z " * (MAX_CHARACTERS // 2))
+    with pytest.raises(PromptError, match=str(PROMPT_CHARACTERS)):
+        encoder.states(["a" * (PROMPT_CHARACTERS + 1)])
+    assert encoder.check("z " * (PROMPT_CHARACTERS // 2))
     with pytest.raises(PromptError, match="words that the model reads"):
-        encoder.check("z" * MAX_CHARACTERS)
+        encoder.check("z" * PROMPT_CHARACTERS)
 
 
 def test_lists_of_prompts_are_lists(encoder):

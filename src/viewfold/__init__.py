@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from viewfold.make import lift
     from viewfold.pipeline import MultiViewPipeline, generate, load
     from viewfold.views import Views
-    from viewfold.weights.convert import convert, load_unet
+    from viewfold.weights.convert import convert
+    from viewfold.weights.network import load_unet
 
 __version__ = "0.1.0"
 
@@ -73,7 +74,7 @@ _HOMES = {
     "generate": "pipeline",
     "lift": "make",
     "load": "pipeline",
-    "load_unet": "weights.convert",
+    "load_unet": "weights.network",
 }
 """The module that each public name comes from; the errors are the rest."""
 

@@ -17,18 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.errors import AssetError, InputError
 from viewfold.label import UNLABELLED, Label, Unlabelled
 from viewfold.store import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MAX_PIXELS = 4096 * 4096
-"""A picture with more pixels is refused before it is decoded."""
-
-MAX_FIELDS = 2**16
-"""Letters, or bytes, of fields that are kept of a picture."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read, in Pillow's words; of its other formats some start programs (EPS) or are seldom looked after."""
@@ -46,15 +41,15 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     """Read a picture as RGB, or RGBA where it has alpha, in [0, 1].
 
     Raises:
-        AssetError: the file is missing, not a picture, truncated, or larger than `MAX_PIXELS`.
+        AssetError: the file is missing, not a picture, truncated, or larger than the limits allow.
     """
     from PIL import Image
 
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+            if picture.width * picture.height > limits.PICTURE_PIXELS:
                 raise AssetError(
-                    f"`{path}` must have at most {MAX_PIXELS} pixels; got {picture.size}. Make it smaller."
+                    f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
                 )
             has_alpha = "A" in picture.getbands() or "transparency" in picture.info
             array = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"))
@@ -84,7 +79,7 @@ def kept_fields(path: str | Path, *, suffix: str) -> dict[str, Any]:
     """Return the options of Pillow's `save` that write a file's own fields into a .png or .webp; none if it has none.
 
     Kept are the XMP, and what both kinds of file have: texts from PNG to PNG, EXIF from WebP to WebP.  What follows the
-    pixels of a PNG, or is longer than `MAX_FIELDS` in all, is left out.
+    pixels of a PNG, or is longer than `limits.PICTURE_FIELDS` in all, is left out.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
@@ -99,11 +94,11 @@ def kept_fields(path: str | Path, *, suffix: str) -> dict[str, Any]:
     packet = found["xmp"] if isinstance(found.get("xmp"), bytes) else b""
     if suffix == ".webp":
         kept = {"xmp": packet} | ({"exif": found["exif"]} if kind == "WEBP" and "exif" in found else {})
-        return kept if 0 < sum(map(len, kept.values())) <= MAX_FIELDS else {}
+        return kept if 0 < sum(map(len, kept.values())) <= limits.PICTURE_FIELDS else {}
     texts = {name: text for name, text in found.items() if kind == "PNG" and isinstance(text, str)}
     if packet and kind != "PNG":
         texts = {"XML:com.adobe.xmp": iTXt(packet.decode("utf-8", "replace"))}
-    if not 0 < sum(map(len, texts.values())) <= MAX_FIELDS:
+    if not 0 < sum(map(len, texts.values())) <= limits.PICTURE_FIELDS:
         return {}
     info = PngInfo()
     for name, text in texts.items():

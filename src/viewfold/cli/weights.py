@@ -31,7 +31,8 @@ class Convert:
         """Convert and say which parts were written."""
         import torch
 
-        from viewfold.weights.convert import ORIGINAL_PREFIXES, convert
+        from viewfold.weights.convert import convert
+        from viewfold.weights.original import ORIGINAL_PREFIXES
 
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         parts = convert(
@@ -56,7 +57,7 @@ class Show:
     def run(self) -> None:
         """Print one line per network."""
         from viewfold.weights.checkpoint import read_checkpoint
-        from viewfold.weights.convert import split
+        from viewfold.weights.original import split
 
         for name, tensors in sorted(split(read_checkpoint(self.file)).items()):
             n_parameters = sum(tensor.numel() for tensor in tensors.values())

@@ -22,13 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, FitError, InputError
 from viewfold.picture import read_image
 from viewfold.store import atomic_write, read_json
 
 SAMPLES_PER_SHARD = 512
-MAX_MEMBER_BYTES = 64 * 2**20
 _ENCODER = "VIEWFOLD.latents"  # a field of the tar's own header
 
 
@@ -211,7 +211,7 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
-                if not member.isfile() or "/" in member.name or member.size > MAX_MEMBER_BYTES:
+                if not member.isfile() or "/" in member.name or member.size > limits.SHARD_MEMBER_BYTES:
                     raise AssetError(f"`{shard}` holds an unusable member '{member.name}' of {member.size} bytes.")
                 uid, _, suffix = member.name.partition(".")
                 yield uid, suffix, member.offset_data, member.size

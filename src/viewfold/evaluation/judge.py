@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from viewfold import limits
 from viewfold.errors import AssetError, InputError, WeightsError
 from viewfold.store import atomic_write, read_json, write_json
 
@@ -23,8 +24,6 @@ SIZE = 64
 """Pixels across and down of what the network sees; other sizes are resampled."""
 
 SHIPPED = Path(__file__).parents[1] / "models" / "judge"
-MAX_WEIGHTS_BYTES = 16 * 2**20
-MAX_LABELS, MAX_CHANNELS = 4096, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +37,12 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         for name, labels in (("kinds", self.kinds), ("colors", self.colors)):
-            if not 1 <= len(labels) <= MAX_LABELS or not all(isinstance(label, str) for label in labels):
-                raise InputError(f"`{name}` must be 1 to {MAX_LABELS} names; got {len(labels)}.")
-        if len(self.channels) != 4 or not all(isinstance(c, int) and 0 < c <= MAX_CHANNELS for c in self.channels):
-            raise InputError(f"`channels` must be four numbers from 1 to {MAX_CHANNELS}; got {self.channels}.")
+            if not 1 <= len(labels) <= limits.JUDGE_LABELS or not all(isinstance(label, str) for label in labels):
+                raise InputError(f"`{name}` must be 1 to {limits.JUDGE_LABELS} names; got {len(labels)}.")
+        if len(self.channels) != 4 or not all(
+            isinstance(c, int) and 0 < c <= limits.JUDGE_CHANNELS for c in self.channels
+        ):
+            raise InputError(f"`channels` must be four numbers from 1 to {limits.JUDGE_CHANNELS}; got {self.channels}.")
 
 
 class Answers(NamedTuple):
@@ -172,8 +173,8 @@ def load_judge(folder: str | Path | None = None) -> tuple[Judge, dict[str, Any]]
         document = read_json(folder / "config.json")
         lists = {name: tuple(document[name]) for name in ("kinds", "colors", "channels")}
         judge = Judge(JudgeConfig(**lists))
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise WeightsError(f"`{path}` must be at most {MAX_WEIGHTS_BYTES} bytes; got {path.stat().st_size}.")
+        if path.stat().st_size > limits.JUDGE_BYTES:
+            raise WeightsError(f"`{path}` must be at most {limits.JUDGE_BYTES} bytes; got {path.stat().st_size}.")
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     except WeightsError:
         raise

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from viewfold import limits
 from viewfold.errors import InputError
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
-
-MAX_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +39,14 @@ class Defaults:
     """Whether pictures carry the invisible mark; on for models that draw what may pass for photographs."""
 
     def __post_init__(self) -> None:
-        limits = {"guidance": (0, 1e6), "steps": (1, 10_000), "elevation_deg": (-90, 90), "azimuth_deg": (-1e6, 1e6)}
-        for name, (low, high) in limits.items():
+        ranges = {"guidance": (0, 1e6), "steps": (1, 10_000), "elevation_deg": (-90, 90), "azimuth_deg": (-1e6, 1e6)}
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not low <= value <= high:  # NaN is outside
                 raise InputError(f"`{name}` must be a finite number between {low:g} and {high:g}; got {value!r}.")
         for name in ("suffix", "negative"):
-            if len(getattr(self, name)) > MAX_CHARACTERS:
-                raise InputError(f"`{name}` must have at most {MAX_CHARACTERS} characters; it has more.")
+            if len(getattr(self, name)) > limits.SETTING_CHARACTERS:
+                raise InputError(f"`{name}` must have at most {limits.SETTING_CHARACTERS} characters; it has more.")
 
     def worded(self, prompt: str, suffix: str | None = None) -> str:
         """Return the prompt with the suffix (None: the model's own, "" none), which is not put there twice."""

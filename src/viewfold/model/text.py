@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.errors import FitError, PromptError
 from viewfold.model.condition import Condition
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 TOKENS = "tokens"
 """Name of the token states, "b n d" (or one text per view, "b v n d"), in a network's condition."""
-
-MAX_CHARACTERS = 10_000
-"""Longer prompts are refused before they are tokenised."""
 
 MAX_TOKENS = 77
 """Length used where a tokenizer states none (transformers then says 1e30): CLIP's."""
@@ -164,8 +162,10 @@ def clean(prompt: str) -> str:
     """Return the prompt without control characters and doubled blanks; `PromptError` if it is no text or huge."""
     if not isinstance(prompt, str):
         raise PromptError(f"`prompt` must be a string; got {type(prompt).__name__}. Write what the object is.")
-    if len(prompt) > MAX_CHARACTERS:
-        raise PromptError(f"`prompt` must have at most {MAX_CHARACTERS} characters; got {len(prompt)}. Shorten it.")
+    if len(prompt) > limits.PROMPT_CHARACTERS:
+        raise PromptError(
+            f"`prompt` must have at most {limits.PROMPT_CHARACTERS} characters; got {len(prompt)}. Shorten it."
+        )
     kept = (" " if unicodedata.category(char) in UNSEEN else char for char in prompt)
     return " ".join("".join(kept).split())
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
 from viewfold.origin.hook import ORIGIN
@@ -22,7 +23,6 @@ from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.multiview import MultiViewPipeline
 from viewfold.store import read_json
 
-MAX_PROMPT_FILE_BYTES = 64 * 2**20
 _SLUG_LENGTH, _HASH_LENGTH = 40, 10
 
 
@@ -158,8 +158,8 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_PROMPT_FILE_BYTES:
-            raise InputError(f"`prompts` must be a file of at most {MAX_PROMPT_FILE_BYTES} bytes; {path} is larger.")
+        if path.stat().st_size > limits.PROMPT_FILE_BYTES:
+            raise InputError(f"`prompts` must be a file of at most {limits.PROMPT_FILE_BYTES} bytes; {path} is larger.")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8 text"

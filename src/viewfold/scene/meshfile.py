@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viewfold import limits
 from viewfold.errors import AssetError
 from viewfold.formats import MESHES
 from viewfold.picture import FORMATS
@@ -21,17 +22,8 @@ from viewfold.picture import FORMATS
 if TYPE_CHECKING:
     import trimesh
 
-MAX_BYTES = 512 * 2**20
-"""Of the file, and of everything that it refers to."""
-
-MAX_FACES = 5_000_000
-"""Of the scene, copies counted."""
-
 TEXTURES = (*FORMATS, "MPO", "TGA")
 """Pillow's words for the kinds of textures that are read; MPO is a JPEG with a second picture."""
-
-MAX_TEXTURE_PIXELS = 8192 * 8192
-MAX_NODES = 100_000
 
 
 def open_scene(path: str | Path) -> trimesh.Scene:
@@ -46,8 +38,8 @@ def open_scene(path: str | Path) -> trimesh.Scene:
         raise AssetError(f"`{path}` must end in one of {', '.join(MESHES)}. Convert it first.")
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise AssetError(f"`{path}` must be at most {MAX_BYTES} bytes; it has {size}. Simplify it first.")
+        if size > limits.MESH_BYTES:
+            raise AssetError(f"`{path}` must be at most {limits.MESH_BYTES} bytes; it has {size}. Simplify it first.")
         data = path.read_bytes()
     except OSError as error:
         raise AssetError(f"`{path}` cannot be read: {error.strerror or error}. Check the name.") from error
@@ -72,7 +64,7 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
         """Opens what lies in the folder of the asset, up to a total size."""
 
         def __init__(self) -> None:
-            self.left = MAX_BYTES
+            self.left = limits.MESH_BYTES
 
         def get(self, key: str) -> bytes:
             try:
@@ -89,7 +81,7 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
                 raise FileNotFoundError(name)
             self.left -= found.stat().st_size
             if self.left < 0:
-                raise AssetError(f"it refers to files of more than {MAX_BYTES} bytes. Simplify it first.")
+                raise AssetError(f"it refers to files of more than {limits.MESH_BYTES} bytes. Simplify it first.")
             content = found.read_bytes()
             if found.suffix.lower() not in (".mtl", ".bin"):
                 _check_image(content)
@@ -125,8 +117,8 @@ def _open(data: bytes, suffix: str, folder: Path) -> trimesh.Scene:
     n_faces = 0
     for node in scene.graph.nodes_geometry:
         n_faces += len(getattr(scene.geometry[scene.graph[node][1]], "faces", ()))
-        if n_faces > MAX_FACES:
-            raise AssetError(f"it must have at most {MAX_FACES} faces, copies counted. Simplify it first.")
+        if n_faces > limits.MESH_FACES:
+            raise AssetError(f"it must have at most {limits.MESH_FACES} faces, copies counted. Simplify it first.")
     if n_faces == 0:
         raise AssetError("it must have at least one face; it is empty or holds only points and lines.")
     return scene
@@ -140,14 +132,16 @@ def _check_glb(data: bytes) -> None:
     if version != 2 or kind != 0x4E4F534A or length > len(data) or json_length > len(data) - 20:
         raise AssetError(f"its header promises {length} bytes of GLB 2; got {len(data)} of GLB {version}.")
     tree: dict[str, Any] = json.loads(data[20 : 20 + json_length])
-    if len(tree.get("nodes", ())) > MAX_NODES:
-        raise AssetError(f"it must have at most {MAX_NODES} nodes; it has {len(tree['nodes'])}.")
+    if len(tree.get("nodes", ())) > limits.MESH_NODES:
+        raise AssetError(f"it must have at most {limits.MESH_NODES} nodes; it has {len(tree['nodes'])}.")
     for accessor in tree.get("accessors", ()):
         # One without a buffer view is made of zeros, as many as it says.
-        if not 0 <= accessor.get("count", 0) <= 3 * MAX_FACES:
-            raise AssetError(f"it must have at most {MAX_FACES} faces; an accessor counts {accessor['count']} entries.")
-    if sum(a.get("count", 0) for a in tree.get("accessors", ()) if "bufferView" not in a) > 3 * MAX_FACES:
-        raise AssetError(f"it must have at most {MAX_FACES} faces; its empty accessors count more entries.")
+        if not 0 <= accessor.get("count", 0) <= 3 * limits.MESH_FACES:
+            raise AssetError(
+                f"it must have at most {limits.MESH_FACES} faces; an accessor counts {accessor['count']} entries."
+            )
+    if sum(a.get("count", 0) for a in tree.get("accessors", ()) if "bufferView" not in a) > 3 * limits.MESH_FACES:
+        raise AssetError(f"it must have at most {limits.MESH_FACES} faces; its empty accessors count more entries.")
     binary = data[20 + json_length + 8 :]
     views = tree.get("bufferViews", ())
     for image in tree.get("images", ()):
@@ -163,8 +157,8 @@ def _check_ply(data: bytes) -> None:
         raise AssetError("it does not start like a PLY file. Export it again.")
     for line in header.splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] == b"element" and not 0 <= int(words[2]) <= 3 * MAX_FACES:
-            raise AssetError(f"it must have at most {MAX_FACES} faces; its header counts {int(words[2])}.")
+        if len(words) == 3 and words[0] == b"element" and not 0 <= int(words[2]) <= 3 * limits.MESH_FACES:
+            raise AssetError(f"it must have at most {limits.MESH_FACES} faces; its header counts {int(words[2])}.")
         if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(data):
             raise AssetError(f"its header counts {int(words[2])} elements in {len(data)} bytes. Export it again.")
 
@@ -184,5 +178,5 @@ def _check_image(content: bytes) -> None:
 
 def _check_pixels(size: tuple[int, int]) -> None:
     pixels = math.prod(size)
-    if pixels > MAX_TEXTURE_PIXELS:
-        raise AssetError(f"a texture must have at most {MAX_TEXTURE_PIXELS} pixels; one has {pixels}.")
+    if pixels > limits.TEXTURE_PIXELS:
+        raise AssetError(f"a texture must have at most {limits.TEXTURE_PIXELS} pixels; one has {pixels}.")

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.errors import InputError, OutputError, ViewfoldError, WeightsError
 from viewfold.store import atomic_write, read_json, write_json
 from viewfold.store.sync import sync_folder, sync_tree
@@ -24,7 +25,6 @@ from viewfold.training.ranks import Ranks, lost_process
 
 RECORD = "record.json"
 _NAME = re.compile(r"checkpoint-(\d{8,12})")
-_MAX_HEADER_BYTES = 64 * 2**20
 
 
 class Checkpoints:
@@ -202,7 +202,7 @@ def _place(path: Path) -> Iterator[None]:
 def _check_header(file: Path) -> None:
     with file.open("rb") as content:
         claimed = int.from_bytes(content.read(8), "little")
-    if not 2 <= claimed <= min(_MAX_HEADER_BYTES, file.stat().st_size - 8):
+    if not 2 <= claimed <= min(limits.STATE_HEADER_BYTES, file.stat().st_size - 8):
         raise ValueError(f"{file.name} is damaged or cut short")
 
 

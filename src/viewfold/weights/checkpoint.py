@@ -14,15 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.errors import WeightsError
 from viewfold.formats import WEIGHTS
 from viewfold.weights.pickle_check import check_pickle
-
-MAX_BYTES = 32 * 2**30
-"""Larger files are refused; the largest released MVDream checkpoint has 5.2 GB."""
-
-MAX_HEADER_BYTES = 16 * 2**20
-"""The table of contents of Stable Diffusion takes 0.1 MiB."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -42,9 +37,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if path.suffix not in WEIGHTS:
         raise WeightsError(f"`path` must end in {', '.join(WEIGHTS)}; got {path.name}.")
     size = path.stat().st_size
-    if not 0 < size <= MAX_BYTES:
+    if not 0 < size <= limits.CHECKPOINT_BYTES:
         raise WeightsError(
-            f"`path` must hold 1 to {MAX_BYTES} bytes; {path.name} has {size}. Is the download complete?"
+            f"`path` must hold 1 to {limits.CHECKPOINT_BYTES} bytes; {path.name} has {size}. Is the download complete?"
         )
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not tensors:
@@ -78,7 +73,7 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(8)
     claimed = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= claimed <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+    if len(start) < 8 or not 2 <= claimed <= min(limits.CHECKPOINT_HEADER_BYTES, path.stat().st_size - 8):
         raise WeightsError(
             f"`path` must be a whole .safetensors file; {path.name} is damaged or cut short (it claims a header of "
             f"{claimed} bytes). Download it again."

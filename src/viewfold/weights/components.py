@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from viewfold.errors import InputError, ViewfoldError, WeightsError
+from viewfold import limits
+from viewfold.errors import InputError, WeightsError
 from viewfold.model.defaults import T2I, Defaults
 from viewfold.model.unet import MultiViewUNet
 from viewfold.store import read_json
-from viewfold.weights.convert import INDEX, load_unet
-from viewfold.weights.folder import check_folder, check_size
-from viewfold.weights.verbosity import quiet
+from viewfold.weights.folder import INDEX, check_folder
+from viewfold.weights.network import load_unet, read_network, reading
 
 MODEL_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
@@ -31,10 +31,6 @@ NETWORK_PARTS = ("vae", "text_encoder", "unet")
 
 PORT_PIPELINE, PORT_UNET = "MVDreamPipeline", "MultiViewUNetModel"
 """Names in folders of the community port (ashawkey/mvdream_diffusers), whose UNet keeps the original's names."""
-
-_MAX_INDEX_BYTES = 64 * 2**10
-_NEVER_USED = ("pooler.", "text_projection.")
-"""Parts of text encoders that no token passes through; they may be absent."""
 
 _MORE_THAN_TEXT = {"pixel_values", "input_features", "input_values", "decoder_input_ids", "labels"}
 """Inputs of what is no text encoder: readers of pictures or sound, translators, and networks with a task's head."""
@@ -58,8 +54,7 @@ def read_components(
     missing = [part for part in MODEL_PARTS if part not in given and part not in index]
     if missing:
         raise WeightsError(f"`{folder / INDEX}` must name {', '.join(MODEL_PARTS)}; missing: {', '.join(missing)}.")
-    with quiet():
-        return {part: _read_part(folder, part, index[part], dtype) for part in MODEL_PARTS if part not in given}
+    return {part: _read_part(folder, part, index[part], dtype) for part in MODEL_PARTS if part not in given}
 
 
 def read_classes(folder: str | Path) -> dict[str, Any]:
@@ -107,8 +102,7 @@ def read_text(folder: str | Path) -> tuple[Any, Any]:
         WeightsError: a part is missing or damaged.
     """
     index = {"text_encoder": ["transformers", "BertModel"], "tokenizer": ["transformers", "BertTokenizerFast"]}
-    with quiet():
-        encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
+    encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
     return encoder, tokenizer
 
 
@@ -116,7 +110,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise WeightsError(f"`{folder}` must be a model's folder with {INDEX}; there is none. Check the path.")
-    return read_json(path, error=WeightsError, max_bytes=_MAX_INDEX_BYTES)
+    return read_json(path, error=WeightsError, max_bytes=limits.CONFIG_BYTES)
 
 
 def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> Any:
@@ -124,39 +118,16 @@ def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> An
         raise WeightsError(f"`{folder}` must hold the folder {part}/; it does not. Is the download complete?")
     check_folder(folder / part)
     kind = _find_class(folder, part, entry)
-    try:
+    with reading(kind, folder / part):
         match part:
             case "unet" if kind.__name__ in ("MultiViewUNet", "UNet2DConditionModel"):
                 return load_unet(folder / part, dtype=dtype)
             case "tokenizer" | "scheduler":
                 return kind.from_pretrained(folder / part, local_files_only=True)
             case "vae" if dtype == torch.float16:  # its activations can exceed float16's range
-                return _read_network(kind, folder / part, torch.float32)
+                return read_network(kind, folder / part, torch.float32)
             case _:
-                return _read_network(kind, folder / part, dtype)
-    except ViewfoldError:
-        raise
-    except Exception as error:  # a damaged or hostile file can raise anything from within the libraries
-        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
-        raise WeightsError(f"`{folder / part}` cannot be read as {kind.__name__}: {reason}.") from error
-
-
-def _read_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
-    if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
-        options["add_pooling_layer"] = False  # or the library invents one with random numbers
-    check_size(kind, folder)
-    network, info = kind.from_pretrained(folder, **{name: dtype}, **options)
-    wrong = {
-        problem: sorted(str(key) for key in info.get(f"{problem}_keys", ()) if not str(key).startswith(_NEVER_USED))
-        for problem in ("missing", "unexpected", "mismatched")
-    }
-    wrong = {problem: keys for problem, keys in wrong.items() if keys}
-    if wrong:
-        listed = "; ".join(f"{problem} {len(keys)} ({', '.join(keys[:8])})" for problem, keys in wrong.items())
-        raise WeightsError(f"`{folder}` must hold the weights of a {kind.__name__}; {listed}.")
-    return network.eval()
+                return read_network(kind, folder / part, dtype)
 
 
 def _find_class(folder: Path, part: str, entry: object) -> Any:

@@ -14,18 +14,13 @@ from typing import Any
 
 import torch
 
+from viewfold import limits
 from viewfold.errors import WeightsError
 from viewfold.store import read_json
 from viewfold.weights.checkpoint import check_header
 
-MAX_FILES = 256
-MAX_CONFIG_BYTES, MAX_TEXT_BYTES = 64 * 2**10, 32 * 2**20
-"""Of a config.json, and of a vocabulary or any other file that holds no weights."""
-
-MAX_NUMBER, MAX_LAYERS, MAX_LIST, MAX_SCHEDULE = 2**20, 256, 64, 1000
-"""Of a size in a config.json (large vocabularies have 256,000 words), of layers, of items in a list or a schedule."""
-
-MAX_DEPTH = 8
+INDEX = "model_index.json"
+"""What a whole model is made of."""
 
 FOREIGN = ("auto_map", "backbone", "backbone_config", "quantization_config", "use_pretrained_backbone")
 """What makes the libraries fetch or import something else."""
@@ -45,9 +40,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         WeightsError: a file is too large, no file at all, or asks for what no model needs.
     """
+    if not folder.is_dir():
+        raise WeightsError(f"`{folder}` must be a folder with a config.json; there is none. Check the path.")
     entries = sorted(folder.iterdir())
-    if len(entries) > MAX_FILES:
-        raise WeightsError(f"`{folder}` must hold at most {MAX_FILES} files; it holds {len(entries)}.")
+    if len(entries) > limits.FOLDER_FILES:
+        raise WeightsError(f"`{folder}` must hold at most {limits.FOLDER_FILES} files; it holds {len(entries)}.")
     for path in entries:
         try:
             status = path.stat()
@@ -59,7 +56,7 @@ def check_folder(folder: Path) -> None:
             raise WeightsError(f"`{path}` must be a file; it is a pipe, a socket or a device.")
         if path.name == "adapter_config.json":
             raise WeightsError(f"`{folder}` must hold a network; {path.name} makes it an adapter of another one.")
-        limit = MAX_CONFIG_BYTES if path.name in _CONFIGS else MAX_TEXT_BYTES
+        limit = limits.CONFIG_BYTES if path.name in _CONFIGS else limits.FOLDER_TEXT_BYTES
         if path.suffix not in WEIGHTS and status.st_size > limit:
             raise WeightsError(f"`{path}` must be at most {limit} bytes; it has {status.st_size}.")
         if path.suffix == ".safetensors":
@@ -81,7 +78,7 @@ def check_size(kind: Any, folder: Path) -> None:
         WeightsError: it does, or the configuration describes no network.
     """
     shapes = [shape for path in folder.glob("*.safetensors") for shape in _shapes(path)]
-    if (repeats := _repeats(_read(folder / "config.json"))) > len(shapes) + MAX_LAYERS:
+    if (repeats := _repeats(_read(folder / "config.json"))) > len(shapes) + limits.CONFIG_LAYERS:
         raise WeightsError(f"`{folder}` must hold the weights of {repeats} layers; it holds {len(shapes)} tensors.")
     if not hasattr(kind, "load_config") and not hasattr(kind, "config_class"):
         return
@@ -103,7 +100,7 @@ def build(kind: Any, folder: Path) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, error=WeightsError, max_bytes=MAX_TEXT_BYTES)
+    return read_json(path, error=WeightsError, max_bytes=limits.FOLDER_TEXT_BYTES)
 
 
 def _repeats(config: dict[str, Any]) -> int:
@@ -139,10 +136,11 @@ def _check_shards(path: Path) -> None:
 
 def _check_config(path: Path) -> None:
     for key, value in _walk(_read(path), path):
-        limit = MAX_LAYERS if "layer" in key else MAX_NUMBER
+        limit = limits.CONFIG_LAYERS if "layer" in key else limits.CONFIG_NUMBER
+        limit = limits.BLOCK_LAYERS if key.endswith("layers_per_block") else limit
         if key in FOREIGN and value is not None and value is not False:
             raise WeightsError(f"`{path}` must describe a network by itself; it has `{key}`, which names another one.")
-        if isinstance(value, int | float) and not -MAX_NUMBER <= value <= limit:
+        if isinstance(value, int | float) and not -limits.CONFIG_NUMBER <= value <= limit:
             raise WeightsError(f"`{path}` must hold sizes of at most {limit}; `{key}` is {value!r:.40}.")
 
 
@@ -151,8 +149,10 @@ def _walk(value: Any, path: Path, key: str = "", depth: int = 0) -> Iterator[tup
     yield key, value
     if not isinstance(value, dict | list):
         return
-    longest = MAX_SCHEDULE if path.name == "scheduler_config.json" else MAX_LIST
-    if depth > MAX_DEPTH or (isinstance(value, list) and len(value) > longest):
-        raise WeightsError(f"`{path}` must hold lists of at most {longest}, {MAX_DEPTH} deep; `{key}` is larger.")
+    longest = limits.SCHEDULE_STEPS if path.name == "scheduler_config.json" else limits.CONFIG_LIST
+    if depth > limits.CONFIG_DEPTH or (isinstance(value, list) and len(value) > longest):
+        raise WeightsError(
+            f"`{path}` must hold lists of at most {longest}, {limits.CONFIG_DEPTH} deep; `{key}` is larger."
+        )
     for name, item in value.items() if isinstance(value, dict) else [(key, item) for item in value]:
         yield from _walk(item, path, name, depth + 1)

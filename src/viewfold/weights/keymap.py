@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from viewfold import limits
 from viewfold.errors import WeightsError
 from viewfold.model.presets import MVDREAM_SD15, MVDREAM_SD21, UNetLayout
 
@@ -29,7 +30,6 @@ _UNET_RESNET = {
     "conv_shortcut": "skip_connection",
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_MAX_BLOCKS = 64
 
 _IMAGE_PROMPT = ("image_embed.", ".to_k_ip.", ".to_v_ip.")
 """Tensors of ImageDream's `ipmv` networks: a resampler of image tokens and their cross-attention."""
@@ -109,7 +109,7 @@ def read_unet_layout(shapes: Shapes, *, heads: int | None, head_channels: int | 
     attention: list[set[bool]] = [set()]
     n_resnets: list[int] = [0]
     width = read_shape(shapes, "input_blocks.0.0.weight", 4)[0]
-    for block in range(1, _MAX_BLOCKS):
+    for block in range(1, limits.UNET_BLOCKS):
         if f"input_blocks.{block}.0.op.weight" in shapes:
             channels.append(width)
             attention.append(set())
@@ -194,7 +194,7 @@ def read_vae_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    return next((i for i in range(_MAX_BLOCKS) if pattern.format(i) not in shapes), _MAX_BLOCKS)
+    return next((i for i in range(limits.UNET_BLOCKS) if pattern.format(i) not in shapes), limits.UNET_BLOCKS)
 
 
 def read_shape(shapes: Shapes, name: str, n_dims: int) -> tuple[int, ...]:

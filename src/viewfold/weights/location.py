@@ -11,7 +11,8 @@ from pathlib import Path
 
 from viewfold.errors import InputError, WeightsError
 from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.convert import ORIGINAL_PREFIXES, convert, split
+from viewfold.weights.convert import convert
+from viewfold.weights.original import ORIGINAL_PREFIXES, split
 from viewfold.weights.release import RELEASES, installed, models_folder
 
 SHIPPED = ("toybox",)

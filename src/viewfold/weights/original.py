@@ -1,6 +1,6 @@
 """Networks from the tensors of a released file: the layout is read off the shapes, every name and shape must fit.
 
-Between the key maps (`keymap`, `clip`) and `weights`, which reads and writes files.
+Above the key maps (`keymap`, `clip`), below `convert` and `network`; it sees tensors by the original's names, no files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from viewfold.weights.keymap import (
     original_name,
     read_unet_layout,
     read_vae_config,
+    refuse_image_prompt,
     shapes_of,
     unet_modules,
     vae_modules,
@@ -29,11 +30,45 @@ if TYPE_CHECKING:
 
     from viewfold.model.unet import MultiViewUNet
 
+ORIGINAL_PREFIXES = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "cond_stage_model.": "text_encoder"}
+"""Where the original's one file keeps each network."""
+
+_SCHEDULE = (
+    "betas",
+    "alphas_cumprod",
+    "sqrt_",
+    "log_one_minus_",
+    "posterior_",
+    "logvar",
+    "lvlb_weights",
+    "scale_factor",
+)
+"""How the buffers of the noise schedule begin, which is computed anew."""
+
 _SHOWN = 8
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def build_unet(
+def split(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Sort the tensors of an original file by network; the noise schedule's buffers and averaged copies are dropped."""
+    refuse_image_prompt(tensors)
+    parts: dict[str, dict[str, Tensor]] = {}
+    strangers = []
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in ORIGINAL_PREFIXES if name.startswith(prefix)), None)
+        if prefix is not None:
+            parts.setdefault(ORIGINAL_PREFIXES[prefix], {})[name.removeprefix(prefix)] = tensor
+        elif not name.startswith((*_SCHEDULE, "model_ema.")):
+            strangers.append(name)
+    if strangers and not parts:  # a bare network
+        part = "vae" if any(name.startswith("encoder.") for name in strangers) else "unet"
+        return {part: {name: tensors[name] for name in strangers}}
+    if strangers:
+        raise WeightsError(f"`path` must hold known networks only; unexpected: {listed(strangers)}.")
+    return parts
+
+
+def unet_from_original(
     tensors: Mapping[str, Tensor], *, head_channels: int | None = None, heads: int | None = None
 ) -> MultiViewUNet:
     """Return the network that these tensors (the original's names) describe, holding them (no copy).
@@ -52,7 +87,7 @@ def build_unet(
     return unet.eval()
 
 
-def build_vae(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
+def vae_from_original(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
     """Return the autoencoder that these tensors (the original's names) describe, holding them (no copy).
 
     Raises:
@@ -68,7 +103,7 @@ def build_vae(tensors: Mapping[str, Tensor]) -> AutoencoderKL:
     return vae.eval()
 
 
-def build_text_encoder(tensors: Mapping[str, Tensor]) -> CLIPTextModel:
+def text_encoder_from_original(tensors: Mapping[str, Tensor]) -> CLIPTextModel:
     """Return the text tower that these tensors describe; stacked queries, keys and values are copied apart.
 
     Raises:

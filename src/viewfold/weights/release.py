@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from viewfold import limits
 from viewfold.errors import FileError, InputError, WeightsError
 from viewfold.store import atomic_write, read_json, write_json
 from viewfold.weights.download import check_url, download, forget, source
@@ -121,11 +122,9 @@ def fetch(
                 f"`{name}` must be on this machine to be used offline; {folder} is not. Fetch it once with a network, "
                 f"or put {release.file} into {folder.parent}."
             )
-        from viewfold.weights.checkpoint import MAX_BYTES
-
         # as much room again for the converted folder
         at = partial(report, "download")
-        download(_urls(release, mirrors), path, max_bytes=MAX_BYTES, spare=1, progress=at)
+        download(_urls(release, mirrors), path, max_bytes=limits.CHECKPOINT_BYTES, spare=1, progress=at)
     _install(name, path, pinned, keep=keep, report=report)
     return folder
 

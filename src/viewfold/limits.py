@@ -1,0 +1,87 @@
+"""How large a stranger's file may be: each bound, once, with its reason; docs/weights.md says which door holds which.
+
+On the ground floor: imports nothing.  The doors read these as `limits.MESH_BYTES`, when they are called.
+"""
+
+# Checkpoints: one file of tensors ---------------------------------------------------------------------------------
+
+CHECKPOINT_BYTES = 32 * 2**30
+"""The largest released MVDream checkpoint has 5.2 GB."""
+
+CHECKPOINT_HEADER_BYTES = 16 * 2**20
+"""Of a .safetensors file's table of contents; that of Stable Diffusion takes 0.1 MiB."""
+
+PICKLE_OPCODES = 1_000_000
+"""Instructions of a pickle; Stable Diffusion's 1131 tensors take some 60,000."""
+
+PICKLE_TUPLE_ITEMS = 1000
+"""In a tuple of a pickle, counted through the tuples within; a shape has four."""
+
+UNET_BLOCKS = 64
+"""On the way down or up a network whose layout is read off its tensors' names; released ones have twelve."""
+
+LORA_BYTES = 4 * 2**30
+"""LoRA files of Stable Diffusion have 1 to 300 MB."""
+
+STATE_HEADER_BYTES = 64 * 2**20
+"""Of the table of contents of a training state, which holds each weight, its average and the optimiser's moments."""
+
+JUDGE_BYTES, JUDGE_LABELS, JUDGE_CHANNELS = 16 * 2**20, 4096, 1024
+"""Of a judge: its weights (the shipped one's have 1.0 MB), the names that it can say, the width of its network."""
+
+# Model folders ----------------------------------------------------------------------------------------------------
+
+FOLDER_FILES = 256
+"""In the folder of one part; a network of 100 GB in files of 500 MB has 200."""
+
+CONFIG_BYTES = 64 * 2**10
+"""Of a config.json or model_index.json; those of Stable Diffusion have under 1 kB."""
+
+FOLDER_TEXT_BYTES = 32 * 2**20
+"""Of a vocabulary or any other file that holds no weights; CLIP's vocabulary takes 2 MB."""
+
+CONFIG_NUMBER = 2**20
+"""Of any size in a config.json; large vocabularies have 256,000 words."""
+
+CONFIG_LAYERS, BLOCK_LAYERS = 256, 16
+"""Of a network, and of one block of a UNet: building them takes time before their weights could be missed."""
+
+CONFIG_LIST, CONFIG_DEPTH = 64, 8
+"""Items of a list in a config.json, and lists within lists."""
+
+SCHEDULE_STEPS = 1000
+"""Of a noise schedule that is written out; all of this family were trained with 1000."""
+
+# Assets and data --------------------------------------------------------------------------------------------------
+
+MESH_BYTES = 512 * 2**20
+"""Of a mesh's file, and of everything that it refers to."""
+
+MESH_FACES = 5_000_000
+"""Of a scene, copies counted; a scan of a room has a few million."""
+
+MESH_NODES = 100_000
+"""Of a GLB's scene; each costs trimesh a matrix and a place in its graph."""
+
+TEXTURE_PIXELS = 8192 * 8192
+"""Of a mesh's texture: 256 MiB once it is decoded."""
+
+PICTURE_PIXELS = 4096 * 4096
+"""Of any other picture: 64 MiB once it is decoded, 256 MiB as numbers."""
+
+PICTURE_FIELDS = 2**16
+"""Letters, or bytes, of fields that are kept of a picture; a record of provenance has some 600."""
+
+SHARD_MEMBER_BYTES = 64 * 2**20
+"""Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
+
+# Prompts ----------------------------------------------------------------------------------------------------------
+
+PROMPT_CHARACTERS = 10_000
+"""Longer prompts are refused before they are tokenised; 77 tokens take some 400."""
+
+PROMPT_FILE_BYTES = 64 * 2**20
+"""Of a file of prompts: a million of sixty characters."""
+
+SETTING_CHARACTERS = 1_000
+"""Of the suffix and the unconditional text that a model's folder sets."""
