@@ -1,8 +1,10 @@
-"""A server of one file on this machine that misbehaves as it is told."""
+"""A hub of one file on this machine, which misbehaves as it is told."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,19 +16,28 @@ class Mirror:
     """What the server does; tests change it between requests."""
 
     content: bytes
-    etag: str = '"first"'
+    etag: str | None = None
+    """In quotes; None as the hub does for large files: their SHA-256."""
     ranges: bool = True
     """Whether it understands Range."""
-    checks: bool = True
-    """Whether it understands If-Range."""
     cut: list[int] = field(default_factory=list)
     """After how many bytes each of the next answers breaks off."""
+    reset: bool = False
+    """Whether it breaks off without a good-bye."""
     length: str | None = None
-    """A Content-Length that is not true."""
+    """A Content-Length of HEAD that is not true."""
     status: int = 200
     redirect: str = ""
+    """Where each question is sent on to."""
+    moved: str = ""
+    """Where each GET is sent on to, while HEAD is answered."""
+    bytes_per_s: float = float("inf")
     asked: list[str] = field(default_factory=list)
-    """The Range of each request so far."""
+    """The Range of each GET so far."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """All headers of each request."""
+    sent: int = 0
+    """Bytes of the file so far."""
     url: str = ""
 
 
@@ -35,33 +46,60 @@ def serve(mirror: Mirror) -> Iterator[Mirror]:
     """Serve on a free port of 127.0.0.1 until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "")
-            mirror.asked.append(wanted)
-            if mirror.redirect or mirror.status != 200:
-                self.send_response(302 if mirror.redirect else mirror.status)
-                self.send_header("Location", mirror.redirect)
+            mirror.asked.append(self.headers.get("Range", ""))
+            first = self.answer()
+            if first is not None:
+                self.send(mirror.content[first:])
+
+        def answer(self) -> int | None:
+            """Send the headers; return where the body begins, if there is one."""
+            mirror.headers.append(dict(self.headers))
+            self.close_connection = True
+            whole, first, wanted = len(mirror.content), 0, self.headers.get("Range", "")
+            elsewhere = mirror.redirect or (mirror.moved if self.command == "GET" else "")
+            if elsewhere or mirror.status != 200:
+                self.send_response(302 if elsewhere else mirror.status)
+                self.send_header("Location", elsewhere)
                 self.send_header("Content-Length", "0")
-                return self.end_headers()
-            whole, first = len(mirror.content), 0
-            if wanted and mirror.ranges and (not mirror.checks or self.headers.get("If-Range") == mirror.etag):
+                self.end_headers()
+                return None
+            if wanted and mirror.ranges:
                 first = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {first}-{whole - 1}/{whole}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(whole - first) if mirror.length is None else mirror.length)
-            if mirror.etag:
-                self.send_header("ETag", mirror.etag)
+            lies = mirror.length is not None and self.command == "HEAD"
+            self.send_header("Content-Length", str(mirror.length if lies else whole - first))
+            etag = f'"{hashlib.sha256(mirror.content).hexdigest()}"' if mirror.etag is None else mirror.etag
+            if etag:
+                self.send_header("ETag", etag)
+            self.send_header("X-Repo-Commit", "0" * 40)
             self.end_headers()
-            body = mirror.content[first:]
-            self.wfile.write(body[: mirror.cut.pop(0)] if mirror.cut else body)
-            self.close_connection = True
+            return first
+
+        def send(self, body: bytes) -> None:
+            body = body[: mirror.cut.pop(0)] if mirror.cut else body
+            step = max(1, min(len(body), int(min(mirror.bytes_per_s / 50, 2**20))))
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                mirror.sent += len(body[start : start + step])
+                if mirror.bytes_per_s < float("inf"):
+                    time.sleep(step / mirror.bytes_per_s)
+            if mirror.reset:
+                self.connection.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of no time: a reset, not an end
+                self.connection.close()
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # a client that hangs up is no news
 

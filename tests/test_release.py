@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from server import Mirror, serve
 
 from viewfold.cli import main
 from viewfold.errors import FileError, InputError, WeightsError
-from viewfold.weights import download, original, release
+from viewfold.weights import original, release
 from viewfold.weights.network import load_unet
 from viewfold.weights.release import RELEASES, fetch, installed, record
 
@@ -40,7 +41,8 @@ def hub(checkpoint: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setitem(RELEASES, NAME, release.Release(file="small.pt", repository="MVDream/MVDream"))
     layout = original.read_unet_layout
     monkeypatch.setattr(original, "read_unet_layout", lambda shapes, **_: layout(shapes, heads=None, head_channels=8))
-    monkeypatch.setattr(download, "PAUSE_S", 0.0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setenv("VIEWFOLD_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name in ("VIEWFOLD_OFFLINE", "HF_HUB_OFFLINE"):
@@ -81,10 +83,13 @@ def test_the_file_is_kept_if_asked_and_used_again(hub: Mirror, tmp_path: Path) -
 
 
 def test_a_mirror_of_ones_own_comes_first(hub: Mirror, tmp_path: Path) -> None:
-    with serve(Mirror(hub.content)) as own:
-        fetch(NAME, mirrors=[own.url.removesuffix("file.pt")])
-    assert (own.asked, hub.asked) == ([""], [])
-    assert (record(NAME) or {})["url"] == own.url.replace("file.pt", "small.pt")
+    for address, file in (("", "/MVDream/MVDream/resolve/main/small.pt"), ("/lab/small.pt", "/lab/small.pt")):
+        with serve(Mirror(hub.content)) as own:
+            base = own.url.removesuffix("/file.pt")
+            fetch(NAME, mirrors=[base + address])
+        assert (own.asked, hub.asked) == ([""], [])
+        assert (record(NAME) or {})["url"] == base + file
+        shutil.rmtree(tmp_path / "models")
 
 
 @pytest.mark.parametrize("pin", ["", "g" * 64, "0" * 63])
@@ -120,13 +125,24 @@ def test_a_damaged_record_is_not_taken_for_none(hub: Mirror, tmp_path: Path, rec
     assert hub.asked == []
 
 
-def test_a_file_cut_short_by_its_server_installs_nothing(hub: Mirror, tmp_path: Path) -> None:
-    hub.length = str(len(hub.content) // 2)
+def test_a_file_that_is_cut_short_on_its_hub_installs_nothing(hub: Mirror, tmp_path: Path) -> None:
+    whole, hub.content = hub.content, hub.content[: len(hub.content) // 2]
     with pytest.raises(WeightsError, match=r"cut short.*kept as .*small\.pt; if you remove it"):
         fetch(NAME)
     assert not installed(NAME).exists() and record(NAME) is None
     (tmp_path / "models" / "small.pt").unlink()
-    hub.length = None
+    hub.content = whole
+    fetch(NAME)
+    load_unet(installed(NAME))
+
+
+def test_a_file_that_is_not_what_its_hub_says_installs_nothing(hub: Mirror, tmp_path: Path) -> None:
+    """A hub gives the SHA-256 of large files; a mark that is no hash promises nothing."""
+    hub.etag = f'"{sha256(b"another")}"'
+    with pytest.raises(WeightsError, match=f"SHA-256 {sha256(b'another')}; got {sha256(hub.content)}.*was removed"):
+        fetch(NAME)
+    assert names(tmp_path) == set()
+    hub.etag = '"first"'
     fetch(NAME)
     load_unet(installed(NAME))
 

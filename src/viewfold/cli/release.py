@@ -19,9 +19,9 @@ class Fetch:
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """mvdream-sd21 or mvdream-sd15."""
     mirror: Annotated[tuple[str, ...], arg(metavar="URL ...", help_behavior_hint="")] = ()
-    """URLs to try before the known one: of the file, or ending in / of its folder. HF_ENDPOINT names another hub."""
+    """Hubs to ask first (https://hf-mirror.com), or the file's own address. HF_ENDPOINT replaces huggingface.co."""
     sha256: Annotated[str | None, unset("HASH")] = None
-    """What the file must hash to. Without it the hash of the first download is recorded and holds ever after."""
+    """What the file must hash to. Without it the hub is believed, and the first download's hash holds ever after."""
     offline: bool = False
     """Use what is on this machine; never touch the network. So does VIEWFOLD_OFFLINE=1."""
     keep: bool = False

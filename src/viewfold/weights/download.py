@@ -1,51 +1,34 @@
-"""One large file from the network to the disk: resumed where it broke off, bounded, and whole or not there.
+"""One large file from a hub to the disk: gone on with where it broke off, bounded, and whole or not there.
 
-Sits below `release`, which knows what to download; this knows URLs and bytes only.  The standard library's client is
-used because the hub's own fetches from one host alone and checks neither space, nor a change half-way, nor a hash.
+Sits below `release`, which knows what to download.  huggingface_hub asks, transfers and tries again; its own
+`hf_hub_download` begins anew with each call (2.4: killed at 40 of 60 MiB, it fetched all 60 again and left a file that
+nobody removes), so the bytes so far are kept here, and its `http_get` adds to them.  What else it does not do: refuse a
+file that is too large, a disk that is too small and addresses that are not https; a list of mirrors.
 
-Beside the file `name` lie, until it is complete, `name.part` (the bytes so far) and `name.part.json` (what the server
+Beside the file `name` lie, until it is complete, `name.part` (the bytes so far) and `name.part.json` (what a server
 said they are the beginning of).  They stay when a download breaks off, so that the next one goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import ipaddress
 import os
 import re
 import shutil
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from viewfold.errors import FileError, InputError, OutputError
 from viewfold.store import lock, read_json, write_json
 from viewfold.store.sync import sync_folder
 
-TIMEOUT_S = 30.0
-"""Silence of a server after which a connection counts as broken."""
-
-ATTEMPTS, PAUSE_S = 4, 1.0
-"""Tries on one mirror without a new byte; the pause doubles between them."""
-
-CHUNK_BYTES = 2**20
-
 Progress = Callable[[int, int], None]
 """(bytes so far, bytes in all)"""
-
-
-class _Refused(Exception):
-    """This mirror will not give the file; another may."""
-
-
-class _Broken(Exception):
-    """The connection broke; the same mirror may go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +37,12 @@ class Source:
 
     url: str
     size: int
-    validator: str
-    """The ETag, or the date of the last change; empty where the server gives neither, and nothing can be resumed."""
+    etag: str
+
+    @property
+    def sha256(self) -> str | None:
+        """What the file must hash to; hubs give this of their large files, and so every mirror of one the same."""
+        return self.etag if re.fullmatch(r"[0-9a-f]{64}", self.etag) else None
 
 
 def download(
@@ -78,18 +65,15 @@ def download(
     for url in urls:
         check_url(url)
     taken = f"`{path}` is being downloaded by another process. Wait for it, or stop it."
+    failures = []
     with lock(_beside(path, ".lock"), taken):
-        transfer = _Transfer(path, max_bytes=max_bytes, spare=spare, progress=progress)
-        failures = []
         for url in urls:
             try:
-                transfer.fetch(url)
-                os.replace(transfer.part, path)
-                sync_folder(path.parent)
-                return
-            except _Refused as error:
+                offer = _ask(url, max_bytes=max_bytes, patient=url == urls[-1])
+                return _fetch(offer, path, spare=spare, progress=progress)
+            except FileError as error:
                 failures.append(f"{url}: {error}")
-    have = transfer.have()
+    have = _have(path)
     kept = f"{have} bytes are kept; the same command goes on from there." if have else "Nothing was kept."
     raise FileError(f"`{path.name}` could not be downloaded ({'; '.join(failures)}). {kept}")
 
@@ -97,7 +81,7 @@ def download(
 def source(path: Path) -> Source | None:
     """Return where the bytes of `path`, or of its beginning, were downloaded from; None if nothing says so."""
     try:
-        return Source(**read_json(_note(path)))
+        return Source(**read_json(_beside(path, ".part.json")))
     except (FileError, TypeError):
         return None
 
@@ -126,131 +110,121 @@ def check_url(url: str, *, before: str = "") -> None:
         )
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to where a mirror itself may lie, and nowhere else."""
+def _ask(url: str, *, max_bytes: int, patient: bool) -> Source:
+    """Ask what a mirror offers, and hold it against the bounds.  No token is sent: mirrors are strangers.
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        check_url(newurl, before=req.full_url)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    A server that does not answer, or is busy, is asked again for some 24 seconds if this is `patient`.
+    """
+    from huggingface_hub import get_hf_file_metadata
+
+    try:
+        offer = get_hf_file_metadata(url, token=False, retry_on_errors=patient)
+    except Exception as error:
+        raise FileError(_reason(error)) from error
+    _check_redirect(offer.location, before=url)
+    if not offer.size or offer.size < 0 or not offer.etag:
+        raise FileError("the server does not say how long the file is, and which (Content-Length, ETag)")
+    if offer.size > max_bytes:
+        raise FileError(f"the file must be at most {max_bytes} bytes; the server offers {offer.size}")
+    return Source(url=url, size=offer.size, etag=offer.etag)
 
 
-class _Transfer:
-    """The bytes of one file so far, and the mirrors that add to them."""
-
-    def __init__(self, path: Path, *, max_bytes: int, spare: float, progress: Progress) -> None:
-        self.path, self.part = path, _beside(path, ".part")
-        self.max_bytes, self.spare, self.progress = max_bytes, spare, progress
-        self.opener = urllib.request.build_opener(_Redirects)
-
-    def have(self) -> int:
-        """Return how many bytes there are that can be gone on from."""
-        known = source(self.path)
-        return self.part.stat().st_size if known and known.validator and self.part.is_file() else 0
-
-    def fetch(self, url: str) -> None:
-        """Go on until the file is whole, over as many connections as it takes."""
-        tries, before = 0, self.have()
-        while True:
-            try:
-                return self._connect(url)
-            except _Broken as error:
-                tries = tries + 1 if self.have() <= before else 1
-                before = max(before, self.have())
-                if tries >= ATTEMPTS:
-                    raise _Refused(str(error)) from error
-                time.sleep(PAUSE_S * 2 ** (tries - 1))
-
-    def _connect(self, url: str) -> None:
-        known, have = source(self.path), self.have()
-        if known is not None and have == known.size:
-            return
-        headers = {"Accept-Encoding": "identity", "User-Agent": "viewfold"}
-        if known is not None and 0 < have < known.size:
-            headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
+def _fetch(offer: Source, path: Path, *, spare: float, progress: Progress) -> None:
+    """Go on until the file is whole, over as many connections as bring new bytes."""
+    while True:
+        before = _have(path)
         try:
-            with self.opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-                if response.status == 206 and not (known and have and _continues(response, known, have)):
-                    self.part.unlink(missing_ok=True)
-                    raise _Broken("the server continues another file than it began")
-                if response.status == 206 and known is not None:
-                    self._receive(response, known.size, have=have)
-                else:
-                    self._receive(response, self._begin(url, response).size, have=0)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # our beginning does not fit the server's file
-                self.part.unlink(missing_ok=True)
-            kind = _Broken if error.code in (408, 416, 425, 429) or error.code >= 500 else _Refused
-            raise kind(f"the server answered {error.code} {error.reason}") from error
-        except InputError as error:  # a redirect
-            raise _Refused(f"the server redirects, but {error}") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise _Broken(str(getattr(error, "reason", error)) or type(error).__name__) from error
+            _begin(path, offer, spare=spare)
+            _transfer(offer, path, progress)
+            os.replace(_beside(path, ".part"), path)
+            return sync_folder(path.parent)
+        except (FileError, OutputError):
+            raise
+        except Exception as error:  # what a network and the libraries make of it is not bounded
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's; those of a network have none
+                reason = (error.strerror or str(error)).lower()
+                raise OutputError(f"`{path}` cannot be written: {reason}. Free space or name another place.") from error
+            if _have(path) <= before:
+                raise FileError(_reason(error)) from error
 
-    def _begin(self, url: str, response: Any) -> Source:
-        """Check what the server offers against the bounds, and note it."""
-        length = response.headers.get("Content-Length", "")
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise _Refused("the server packs the file")
-        if not re.fullmatch(r"[0-9]{1,18}", length) or int(length) == 0:
-            raise _Refused("the server does not say how long the file is")
-        size = int(length)
-        if size > self.max_bytes:
-            raise _Refused(f"the file must be at most {self.max_bytes} bytes; the server offers {size}")
-        free = shutil.disk_usage(self.path.parent).free + (self.part.stat().st_size if self.part.is_file() else 0)
-        needed = int(size * (1 + self.spare))
-        if needed > free:
-            raise OutputError(
-                f"`{self.path}` needs {needed / 2**30:.2f} GiB of space, to unpack it included; {free / 2**30:.2f} GiB "
-                "are free. Free the space or name another place with VIEWFOLD_HOME."
-            )
-        found = Source(url=url, size=size, validator=_validator(response))
-        with _writing(self.path):
-            self.part.unlink(missing_ok=True)
-            write_json(_note(self.path), asdict(found))
-        return found
 
-    def _receive(self, response: Any, size: int, *, have: int) -> None:
-        with _writing(self.path):
-            file = self.part.open("ab" if have else "wb")
-        with file:
-            while have < size:
-                chunk = response.read(min(CHUNK_BYTES, size - have))
-                if not chunk:
-                    raise _Broken(f"the connection ended after {have} of {size} bytes")
-                with _writing(self.path):
-                    file.write(chunk)
-                    file.flush()
-                have += len(chunk)
-                self.progress(have, size)
-            with _writing(self.path):
-                os.fsync(file.fileno())
+def _reason(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code} {response.reason_phrase}"
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def _begin(path: Path, found: Source, *, spare: float) -> None:
+    """Make room for a file, and note which it is; the bytes of another are removed."""
+    part, known = _beside(path, ".part"), source(path)
+    if known is None or (known.size, known.etag) != (found.size, found.etag) or _have(path) > found.size:
+        part.unlink(missing_ok=True)
+    needed, free = int(found.size * (1 + spare)), shutil.disk_usage(path.parent).free + _have(path)
+    if needed > free:
+        raise OutputError(
+            f"`{path}` needs {needed / 2**30:.2f} GiB of space, to unpack it included; {free / 2**30:.2f} GiB are "
+            "free. Free the space or name another place with VIEWFOLD_HOME."
+        )
+    write_json(_beside(path, ".part.json"), asdict(found))
+
+
+def _transfer(found: Source, path: Path, progress: Progress) -> None:
+    from huggingface_hub.file_download import http_get
+
+    with _beside(path, ".part").open("ab") as file, _only_https(found.url):
+        bar: Any = partial(_Meter, file, found.size, progress)
+        have, headers = file.tell(), {"Accept-Encoding": "identity"}
+        http_get(found.url, file, resume_size=have, headers=headers, expected_size=found.size, tqdm_class=bar)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Meter(contextlib.AbstractContextManager["_Meter"]):
+    """In the place of huggingface_hub's progress bar: tells how far it is, and stops a server that sends too much."""
+
+    def __init__(self, file: BinaryIO, size: int, progress: Progress, *, initial: int, **_: Any) -> None:
+        self.file, self.size, self.progress, self.done = file, size, progress, initial
+
+    def update(self, n: int) -> None:
+        """Count `n` bytes, which are written next."""
+        self.done += n
+        if self.done > self.size:
+            self.file.truncate(0)
+            raise FileError(f"the server sends more than the {self.size} bytes that it offers")
+        self.progress(self.done, self.size)
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Tell a disk that fails from a network that fails: both raise OSError."""
+def _only_https(url: str) -> Iterator[None]:
+    """Hold every address that huggingface_hub's client is sent on to against `check_url`."""
+    from huggingface_hub import get_session
+
+    def check(request: Any) -> None:
+        _check_redirect(str(request.url), before=url)
+
+    hooks = get_session().event_hooks["request"]
+    hooks.append(check)
     try:
         yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"`{path}` cannot be written: {reason}. Free the space or name another place.") from error
+    finally:
+        hooks.remove(check)
 
 
-def _continues(response: Any, known: Source, have: int) -> bool:
-    expected = f"bytes {have}-{known.size - 1}/{known.size}"
-    return response.headers.get("Content-Range", "") == expected and _validator(response) in ("", known.validator)
+def _check_redirect(url: str, *, before: str) -> None:
+    try:
+        check_url(url, before=before)
+    except InputError as error:
+        raise FileError(f"the server redirects, but {error}") from error
 
 
-def _validator(response: Any) -> str:
-    """Return what tells this content from any other: a strong ETag, or the date of the last change."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+def _have(path: Path) -> int:
+    part = _beside(path, ".part")
+    return part.stat().st_size if part.is_file() else 0
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _note(path: Path) -> Path:
-    return _beside(path, ".part.json")

@@ -1,7 +1,7 @@
 """Released models by name: where their files lie, and where they are installed on this machine.
 
-Beside `weights`, which converts what this downloads.  No hash is known beforehand: the one of the first download is
-recorded in `<name>.json` beside the model's folder and holds ever after, unless the user pins one.
+Above `download` and `convert`.  No hash is known beforehand: the file must have the one that its hub says, if it says
+one; that of the first download is recorded in `<name>.json` beside the model's folder and holds ever after.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from viewfold import limits
 from viewfold.errors import FileError, InputError, WeightsError
 from viewfold.store import atomic_write, read_json, write_json
-from viewfold.weights.download import check_url, download, forget, source
+from viewfold.weights.download import download, forget, source
 
 HUB = "https://huggingface.co"
 """The first mirror, unless $HF_ENDPOINT names another one of the same layout."""
@@ -98,8 +98,8 @@ def fetch(
 
     Args:
         name: one of `RELEASES`.
-        mirrors: URLs tried before the known one: of the file, or ending in / of a folder that holds it.
-        sha256: what the file must hash to, 64 hexadecimal digits; None trusts the first download.
+        mirrors: addresses of hubs (or of the file itself) that are tried before the known one.
+        sha256: what the file must hash to, 64 hexadecimal digits; None trusts the first download, and its hub.
         offline: use what is on this machine; the network is never touched.
         keep: keep the downloaded file.  One that was not downloaded by this function is always kept.
         report: called as the work goes on.
@@ -140,12 +140,14 @@ def _install(name: str, path: Path, pinned: str | None, *, keep: bool, report: R
 
     release, origin = RELEASES[name], source(path)
     size, digest = path.stat().st_size, _digest(path, report)
-    if pinned is not None and digest != pinned:
+    origin = origin if origin and origin.size == size else None  # another file was put there by hand since
+    wanted = pinned or (origin.sha256 if origin else None) or digest
+    if digest != wanted:
         if origin is not None:
             path.unlink()
             forget(path)
         raise WeightsError(
-            f"`{release.file}` must have the SHA-256 {pinned}; got {digest}, so it is damaged or another file. Nothing "
+            f"`{release.file}` must have the SHA-256 {wanted}; got {digest}, so it is damaged or another file. Nothing "
             f"was installed{', and it was removed' if origin else ''}. Try another mirror."
         )
     try:
@@ -181,11 +183,10 @@ def _pinned(name: str, sha256: str | None, known: dict[str, Any] | None) -> str 
 
 
 def _urls(release: Release, mirrors: Sequence[str]) -> list[str]:
-    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
-    given = [f"{url}{release.file}" if url.endswith("/") else url for url in mirrors]
-    for url in given:
-        check_url(url)
-    return [*given, f"{hub}/{release.repository}/resolve/main/{release.file}"]
+    """Return the address of the file on each hub; an address that ends in its name is the file's own."""
+    hubs = [*mirrors, os.environ.get("HF_ENDPOINT") or HUB]
+    file = f"{release.repository}/resolve/main/{release.file}"
+    return [h if h.partition("?")[0].endswith(f"/{release.file}") else f"{h.rstrip('/')}/{file}" for h in hubs]
 
 
 def _digest(path: Path, report: Report) -> str:
