@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 RARE = ("diffusers", "importlib_metadata", "zipp", "trimesh", "xatlas", "fast_simplification", "webdataset",
         "braceexpand", "tyro", "docstring_parser", "typeguard", "jaxtyping", "wadler_lindig", "beartype")  # fmt: skip
 """What a machine with PyTorch and transformers tends to lack."""
-TESTED_WITH = ("beartype", "pytest")
+TESTED_WITH = ("beartype", "pytest", "webdataset")
 """What the tests need besides."""
 CLOSURE = "needs.txt"
 """In the folder of wheels: their names, so that what the wheels need is not forgotten there."""

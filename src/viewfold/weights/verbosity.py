@@ -8,20 +8,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and load reports off the terminal; what matters is raised."""
+    """Keep the libraries' progress bars and load reports off the terminal; they have switches for it, no context."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    try:
+    with contextlib.ExitStack() as back:
+        back.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        for library in (logging, diffusers_logging):
+            if library.is_progress_bar_enabled():
+                back.callback(library.enable_progress_bar)
+                library.disable_progress_bar()
         yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-        if diffusers_bars:
-            diffusers_logging.enable_progress_bar()
