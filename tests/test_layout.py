@@ -160,6 +160,16 @@ def reached(module: str) -> dict[str, tuple[str, ...]]:
     return ways
 
 
+def test_the_plan_names_every_room_and_arrows_run_down_its_floors() -> None:
+    """docs/design.md is the plan that a newcomer reads; it is held to what is."""
+    rows = re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    floors = {room: int(floor) for floor, room in rows}
+    rooms = {part_of(module) for module in MODULES} - {"__init__"}
+    assert floors.keys() == rooms and rooms - {"cli"} <= ARROWS.keys()
+    arrows = {(part_of(m), part_of(n)) for m, needs in NEEDS.items() for n in needs if n.startswith("viewfold.")}
+    assert not {(a, b) for a, b in arrows if a != b and a != "__init__" and floors[a] <= floors[b]}
+
+
 INSIDE = re.compile(r"(?<!scene)\.grid\b|\bOccupancyGrid\b|\bDENSITY_SCALE\b|_LOGIT\b|\bvoxel\b|\blogits?\b")
 """Words for what a representation is made of; `lifting` may not even speak of them, nobody else may touch them."""
 
