@@ -19,7 +19,6 @@ from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
 from viewfold.scene import field, grid, light, mesh, rasterize, surface, texture, volume
-from viewfold.store import document
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
@@ -116,7 +115,7 @@ def test_constants_with_a_unit_or_a_source() -> None:
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)
     assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, rasterize.NEAR) == (40.0, 0.7, 0.4, 0.01)
     assert (shards.SAMPLES_PER_SHARD, limits.SHARD_MEMBER_BYTES) == (512, 64 * 2**20)
-    assert (limits.PICTURE_PIXELS, document.MAX_JSON_BYTES) == (4096**2, 16 * 2**20)
+    assert (limits.PICTURE_PIXELS, limits.JSON_BYTES) == (4096**2, 16 * 2**20)
     assert assets.LICENCE and assets.AUTHOR
 
 

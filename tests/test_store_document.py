@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from viewfold.errors import AssetError, OutputError, WeightsError
+from viewfold.limits import JSON_BYTES
 from viewfold.store import read_json, write_json
-from viewfold.store.document import MAX_JSON_BYTES
 
 
 def test_an_object_comes_back_and_is_bounded(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_an_object_comes_back_and_is_bounded(tmp_path: Path) -> None:
     write_json(path, {"a": ["\u00e9", "\udcff", None, 0.5]})
     assert read_json(path) == {"a": ["\u00e9", "\udcff", None, 0.5]}
     with pytest.raises(OutputError, match="at most"):
-        write_json(path, {"a": "x" * MAX_JSON_BYTES})
+        write_json(path, {"a": "x" * JSON_BYTES})
 
 
 @pytest.mark.parametrize("content", [b"[]", b"3", b"{", b"", b"\xff", b"[" * 100_000, None, "folder", "pipe"])

@@ -75,6 +75,23 @@ PICTURE_FIELDS = 2**16
 SHARD_MEMBER_BYTES = 64 * 2**20
 """Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
 
+# Files of ours that a stranger may have written ---------------------------------------------------------------------
+
+JSON_BYTES = 16 * 2**20
+"""Of any JSON file: cameras of a thousand views take 0.4 MB."""
+
+RECORD_TEXT = 256
+"""Characters of a field of a record of provenance."""
+
+RECORD_HEAD_BYTES = 2**16
+"""How far into an OBJ or PLY a record is looked for."""
+
+RECORD_TREE_BYTES = 16 * 2**20
+"""Of a GLB's description, which holds its record."""
+
+RECORD_XMP_BYTES = 2**20
+"""Of a picture's XMP packet; ours has 0.6 kB."""
+
 # Prompts ----------------------------------------------------------------------------------------------------------
 
 PROMPT_CHARACTERS = 10_000

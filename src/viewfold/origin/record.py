@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from viewfold import limits
 from viewfold.errors import AssetError, InputError
 from viewfold.formats import MESHES, PICTURES
 from viewfold.label import software
@@ -38,12 +39,6 @@ FIELDS = {
     "watermark": str,
 }
 """What a record may hold; anything else in a file is not passed on."""
-
-MAX_TEXT = 256
-MAX_HEADER_BYTES = 2**16
-"""How far into an OBJ or PLY a record is looked for."""
-MAX_TREE_BYTES = 16 * 2**20
-MAX_XMP_BYTES = 2**20
 
 _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E  # of TIFF 6.0, used by EXIF
 _XMP_KEY = "XML:com.adobe.xmp"  # of PNG, by the XMP specification, part 3
@@ -84,7 +79,7 @@ def record(*, model: str, weights_sha256: str, prompt: str, seed: int, watermark
     return {
         "software": software(),
         "digital_source_type": TRAINED_ALGORITHMIC_MEDIA,
-        "model": Path(model).name[:MAX_TEXT],
+        "model": Path(model).name[: limits.RECORD_TEXT],
         "weights_sha256": weights_sha256,
         "prompt_sha256": hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
         "seed": seed,
@@ -97,7 +92,7 @@ def cleaned(found: object) -> Record | None:
     if not isinstance(found, dict):
         return None
     kept = {name: found[name] for name, kind in FIELDS.items() if type(found.get(name)) is kind}
-    kept = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in kept.items()}
+    kept = {name: value[: limits.RECORD_TEXT] if isinstance(value, str) else value for name, value in kept.items()}
     return kept or None
 
 
@@ -185,7 +180,7 @@ def _read_picture(path: Path, kind: str) -> FileOrigin:
         said = fields.get("Comment") or fields.get("comment") or exif.get(_DESCRIPTION_TAG)
         packet = fields.get(_XMP_KEY) or fields.get("xmp") or b""
         tool = fields.get("Software") or exif.get(_SOFTWARE_TAG)
-    packet = (packet.encode() if isinstance(packet, str) else bytes(packet))[:MAX_XMP_BYTES]
+    packet = (packet.encode() if isinstance(packet, str) else bytes(packet))[: limits.RECORD_XMP_BYTES]
     match = re.search(rb'DigitalSourceType\s*(?:=\s*["\']|>)\s*([^"\'<]{1,256})', packet)
     return _provenance(_parsed(said), tool, match[1].decode("utf-8", "replace").strip() if match else None)
 
@@ -196,8 +191,8 @@ def _read_glb(path: Path) -> FileOrigin:
         if len(head) < 20 or head[:4] != b"glTF" or head[16:20] != b"JSON":
             raise ValueError("it does not start like a GLB file")
         (length,) = struct.unpack("<I", head[12:16])
-        if length > MAX_TREE_BYTES:
-            raise ValueError(f"its description has {length} bytes; at most {MAX_TREE_BYTES} are read")
+        if length > limits.RECORD_TREE_BYTES:
+            raise ValueError(f"its description has {length} bytes; at most {limits.RECORD_TREE_BYTES} are read")
         text = file.read(length)
     if len(text) < length:
         raise ValueError("it is cut off")
@@ -211,7 +206,7 @@ def _read_glb(path: Path) -> FileOrigin:
 
 def _read_header(path: Path) -> FileOrigin:
     with path.open("rb") as file:
-        head = file.read(MAX_HEADER_BYTES)
+        head = file.read(limits.RECORD_HEAD_BYTES)
     if path.suffix.lower() == ".ply" and not head.startswith(b"ply"):
         raise ValueError("it does not start like a PLY file")
     match = re.search(rb"^(?:#|comment) " + _MARKER.encode() + rb"(\{.*\})\s*$", head, re.MULTILINE)
@@ -221,7 +216,7 @@ def _read_header(path: Path) -> FileOrigin:
 def _parsed(text: object) -> object:
     """Return the JSON of a text field; None if it is something else, which others' comments are."""
     try:
-        return json.loads(text) if isinstance(text, str | bytes) and len(text) <= MAX_HEADER_BYTES else None
+        return json.loads(text) if isinstance(text, str | bytes) and len(text) <= limits.RECORD_HEAD_BYTES else None
     except (ValueError, RecursionError):
         return None
 
@@ -231,6 +226,6 @@ def _provenance(found: object, tool: object, kind: str | None) -> FileOrigin:
     named = known.get("software") if known else None
     return FileOrigin(
         record=known,
-        software=str(tool).strip("\0 ")[:MAX_TEXT] if tool else named,
+        software=str(tool).strip("\0 ")[: limits.RECORD_TEXT] if tool else named,
         digital_source_type=kind or (known.get("digital_source_type") if known else None),
     )

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from viewfold import limits
 from viewfold.errors import AssetError, FileError, OutputError
-
-MAX_JSON_BYTES = 16 * 2**20
 
 
 def read_json(path: str | Path, *, error: type[FileError] = AssetError, max_bytes: int | None = None) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def read_json(path: str | Path, *, error: type[FileError] = AssetError, max_byte
     Raises:
         error: the file is missing, larger, no file at all (a pipe would be waited for), or holds something else.
     """
-    path, limit = Path(path), MAX_JSON_BYTES if max_bytes is None else max_bytes
+    path, limit = Path(path), limits.JSON_BYTES if max_bytes is None else max_bytes
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
@@ -44,6 +43,6 @@ def write_json(path: str | Path, document: Mapping[str, Any], *, indent: int | N
         OutputError: it is larger than `read_json` reads.
     """
     content = (json.dumps(document, indent=indent) + "\n").encode("ascii")
-    if len(content) > MAX_JSON_BYTES:
-        raise OutputError(f"`{path}` must be at most {MAX_JSON_BYTES} bytes; it would have {len(content)}.")
+    if len(content) > limits.JSON_BYTES:
+        raise OutputError(f"`{path}` must be at most {limits.JSON_BYTES} bytes; it would have {len(content)}.")
     Path(path).write_bytes(content)
