@@ -14,8 +14,12 @@ import sys
 import tempfile
 import time
 
-GENERATE = "from viewfold.cli import command; {0}; command.main(['generate', 'a red mug', '--out', {1!r}])"
-COLLECTING = "import contextlib; command.resting_collector = contextlib.nullcontext"
+GENERATE = "import sys; from viewfold.cli import command; sys.argv[1:] = ['generate', 'a red mug', '--out', {0!r}]; {1}"
+RUN = "command.main()"
+COLLECTING = (
+    "import contextlib; from viewfold.cli import progress; progress.collect_again = lambda: None; "
+    "command.resting_collector = lambda **_: contextlib.nullcontext(); " + RUN
+)
 
 
 def cases(out: str) -> dict[str, list[str]]:
@@ -29,8 +33,8 @@ def cases(out: str) -> dict[str, list[str]]:
         "import torch._dynamo": ["-c", "import torch._dynamo"],
         "diffusers: UNet, VAE": ["-c", "from diffusers import UNet2DConditionModel, AutoencoderKL"],
         "viewfold.pipeline": ["-c", "import viewfold.pipeline"],
-        "viewfold generate": ["-c", GENERATE.format("pass", out)],
-        "  collector at work": ["-c", GENERATE.format(COLLECTING, out)],
+        "viewfold generate": ["-c", GENERATE.format(out, RUN)],
+        "  collector at work": ["-c", GENERATE.format(out, COLLECTING)],
     }
 
 

@@ -1,6 +1,7 @@
 """The start of the command line: what it leaves undone until the work begins."""
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def test_the_garbage_collector_rests_while_libraries_load_and_works_while_the_pr
     assert gc.isenabled()
     assert main(["assets", "1", "--out", str(tmp_path / "toys")]) == 0
     assert seen == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_a_process_that_ends_is_not_looked_through_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["viewfold", "assets", "1", "--out", str(tmp_path / "toys")])
+    try:
+        assert main() == 0
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

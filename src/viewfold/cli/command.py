@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = tyro.cli(VERBS, prog="viewfold", args=arguments, description="Text to consistent views to 3D.")
     try:
         _quieten_libraries()
-        with _stopping(), resting_collector():
+        with _stopping(), resting_collector(process_ends=arguments is None):
             verb.run()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
