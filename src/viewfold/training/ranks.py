@@ -8,7 +8,9 @@ parameters are (NCCL on CUDA).
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,6 +45,9 @@ class Ranks:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.world > 1 and distributed.is_initialized():
+            # DDP, and the frames that an error keeps, hold the group too: gloo aborts if its threads outlive Python.
+            traceback.clear_frames(at)
+            gc.collect()
             distributed.destroy_process_group()
 
     @property
