@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_store import names, posix, text_of, two_ways, write
 
 from viewfold.errors import OutputError
-from viewfold.store import atomic_write, lock
+from viewfold.store import atomic_write, lock, temporary
 
 __all__ = ["two_ways"]
 
@@ -107,6 +109,35 @@ def test_what_was_killed_on_another_machine_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / ".a.viewfold-0" / "held").write_text("elsewhere")
     write(tmp_path / "a", "whole")
     assert names(tmp_path) == [".a.viewfold-0", "a"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="tells which files are open on Linux alone")
+@pytest.mark.parametrize("locks", [True, False])
+def test_nothing_stays_on_a_disk_that_keeps_what_is_open(
+    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS gives a file that is removed while it is open another name in its folder; Windows does not remove it."""
+    real = shutil.rmtree
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if not any(Path(name).is_relative_to(path) for name in open_files()):
+            real(path, **options)
+
+    monkeypatch.setattr(temporary.shutil, "rmtree", rmtree)
+    if not locks:
+        monkeypatch.setattr(temporary, "fcntl", None)
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "b") as new:
+        new.write_text("half")
+        raise ZeroDivisionError
+    write(tmp_path / "a", "first")
+    write(tmp_path / "a", "second")
+    assert names(tmp_path) == ["a"] and text_of(tmp_path / "a") == "second"
+
+
+def open_files() -> Iterator[str]:
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the list itself
+            yield os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 @posix

@@ -58,7 +58,7 @@ def settle(new: Path, path: Path, *, aside: Path) -> None:
     """Bring `new` to the disk and put it in the place of `path`, a file for a file, a folder for a folder.
 
     What stood at `path` is then at `new` or `aside`; or it is gone, a file.  If this fails it is where it was or, where
-    two folders cannot be exchanged in one step, at `aside`, from where `temporary.clear` puts it back.
+    two folders cannot be exchanged in one step, at `aside`, from where `temporary` puts it back.
     """
     sync_tree(new)
     for last in range(ATTEMPTS, 0, -1):

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,7 @@ def temporary(path: Path) -> Iterator[Path]:
     try:
         yield holder
     finally:
-        clear(holder, path)
-        os.close(descriptor)
+        _clear(holder, path, descriptor)
 
 
 def new_in(holder: Path, path: Path) -> Path:
@@ -59,14 +59,27 @@ def sweep(path: Path) -> None:
         _reclaim(_holder(path, slot), path)
 
 
-def clear(holder: Path, path: Path) -> None:
-    """Remove a temporary folder.  A predecessor in it returns if its place is empty; where it cannot, both stay."""
-    old = old_in(holder)
-    if os.path.lexists(old) and not os.path.lexists(path):
-        try:
-            os.replace(old, path)
-        except OSError:
-            return
+def _clear(holder: Path, path: Path, descriptor: int) -> None:
+    """Remove a temporary folder and let go of its lock.
+
+    A predecessor in it returns if its place is empty; where it cannot, both stay.  The lock is closed before it is
+    removed, for a network disk or Windows keeps a file that is open, and the folder with it; by then the folder has a
+    name that nobody else looks for or makes.
+    """
+    try:
+        old = old_in(holder)
+        if os.path.lexists(old) and not os.path.lexists(path):
+            try:
+                os.replace(old, path)
+            except OSError:
+                return
+        for entry in (holder / "new", old):
+            shutil.rmtree(entry, ignore_errors=True)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                holder = holder.rename(holder.with_name(f"{holder.name}.{secrets.token_hex(8)}"))
+    finally:
+        os.close(descriptor)
     shutil.rmtree(holder, ignore_errors=True)
 
 
@@ -125,10 +138,9 @@ def _reclaim(holder: Path, path: Path) -> None:
         descriptor = os.open(holder / "held", os.O_RDWR)
     except OSError:  # there is none, as a rule
         return
-    try:
-        if _locked(descriptor) and _is_named(descriptor, holder / "held") and os.read(descriptor, 1024) == _machine():
-            clear(holder, path)
-    finally:
+    if _locked(descriptor) and _is_named(descriptor, holder / "held") and os.read(descriptor, 1024) == _machine():
+        _clear(holder, path, descriptor)
+    else:
         os.close(descriptor)
 
 
