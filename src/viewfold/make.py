@@ -1,4 +1,4 @@
-"""From a prompt to a 3D asset in one call: joins `pipeline` and `lift`, which do not know each other."""
+"""From a prompt to a 3D asset in one call: joins `pipeline` and `lifting`, which do not know each other."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def stage(report: Report, name: str) -> Callable[[int, int], None]:
 
 @contextmanager
 def training_bar(*, shown: bool = True) -> Iterator[Callable[[Any], None]]:
-    """Yield what draws a `train.monitor.Status`: share, loss, speed, waiting, memory and the time left."""
+    """Yield what draws a `training.monitor.Status`: share, loss, speed, waiting, memory and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,7 +1,7 @@
 """What distillation asks of a generative model.  `MultiViewPipeline` satisfies it; tests use a fake.
 
-Sits between FLOW 2 and whatever network there is, so that `lift` imports neither the pipeline nor diffusers.  What a
-network is told of a prompt is its own business: `lift` gets it from `condition` and gives it back, unread.
+Sits between FLOW 2 and whatever network there is, so that `lifting` imports neither the pipeline nor diffusers.  What a
+network is told of a prompt is its own business: `lifting` gets it from `condition` and gives it back, unread.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None
 
 
 class MultiViewPipeline(DiffusionPipeline):
-    """A diffusers pipeline over `b` prompts and `v` views each; satisfies `lift.prior.Prior`."""
+    """A diffusers pipeline over `b` prompts and `v` views each; satisfies `lifting.prior.Prior`."""
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
@@ -238,7 +238,7 @@ class MultiViewPipeline(DiffusionPipeline):
         unconditional, conditional = predicted.chunk(2)
         return rescale_contrast(guide(conditional, unconditional, scale=guidance), conditional, strength=strength)
 
-    # What distillation asks (lift.prior.Prior) -----------------------------------------------------------------------
+    # What distillation asks (lifting.prior.Prior) --------------------------------------------------------------------
 
     @property
     def defaults(self) -> Defaults:
