@@ -29,6 +29,8 @@ class Mirror:
     status: int = 200
     redirect: str = ""
     """Where each question is sent on to."""
+    part: dict[str, str] = field(default_factory=dict)
+    """Headers of a part of the file that are not true."""
     moved: str = ""
     """Where each GET is sent on to, while HEAD is answered."""
     bytes_per_s: float = float("inf")
@@ -70,12 +72,14 @@ def serve(mirror: Mirror) -> Iterator[Mirror]:
             if wanted and mirror.ranges:
                 first = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {first}-{whole - 1}/{whole}")
+                span = f"bytes {first}-{whole - 1}/{whole}"
+                self.send_header("Content-Range", mirror.part.get("Content-Range", span))
             else:
                 self.send_response(200)
             lies = mirror.length is not None and self.command == "HEAD"
             self.send_header("Content-Length", str(mirror.length if lies else whole - first))
             etag = f'"{hashlib.sha256(mirror.content).hexdigest()}"' if mirror.etag is None else mirror.etag
+            etag = mirror.part.get("ETag", etag) if first else etag
             if etag:
                 self.send_header("ETag", etag)
             self.send_header("X-Repo-Commit", "0" * 40)

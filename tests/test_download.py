@@ -136,6 +136,20 @@ def test_a_server_that_knows_no_ranges_starts_again(mirror: Mirror, tmp_path: Pa
     assert (tmp_path / "file.pt").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"Content-Range": f"bytes 0-{len(CONTENT) - 5001}/{len(CONTENT)}"}, {"ETag": '"another"'}],
+    ids=["place", "file"],
+)
+def test_a_part_of_another_place_or_file_is_not_added(mirror: Mirror, tmp_path: Path, part: dict[str, str]) -> None:
+    break_off(mirror, tmp_path)
+    mirror.part = part
+    with pytest.raises(FileError, match=r"goes on with another file, or in another place.* Nothing was kept"):
+        get(tmp_path, mirror.url)
+    get(tmp_path, mirror.url)
+    assert (tmp_path / "file.pt").read_bytes() == CONTENT and mirror.asked == ["bytes=5000-", ""]
+
+
 @pytest.mark.parametrize("length", [len(CONTENT), 7000, 4000])
 def test_a_file_that_changed_in_between_is_not_patched_together(mirror: Mirror, tmp_path: Path, length: int) -> None:
     break_off(mirror, tmp_path)
@@ -207,7 +221,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(
 @pytest.mark.parametrize(
     ("length", "says"),
     [
-        ("99999", "size 99999.*10040 bytes are kept"),
+        ("99999", "goes on with another file.*Nothing was kept"),
         ("9000", "more than the 9000 bytes that it offers.*Nothing was kept"),
         ("0", "how long"),
         ("-1", "bad Content-Length"),

@@ -3,7 +3,8 @@
 Sits below `release`, which knows what to download.  huggingface_hub asks, transfers and tries again; its own
 `hf_hub_download` begins anew with each call (2.4: killed at 40 of 60 MiB, it fetched all 60 again and left a file that
 nobody removes), so the bytes so far are kept here, and its `http_get` adds to them.  What else it does not do: refuse a
-file that is too large, a disk that is too small and addresses that are not https; a list of mirrors.
+file that is too large, a disk that is too small and addresses that are not https; see whether the part of a file that
+comes is the one that was asked for; a list of mirrors.
 
 Beside the file `name` lie, until it is complete, `name.part` (the bytes so far) and `name.part.json` (what a server
 said they are the beginning of).  They stay when a download breaks off, so that the next one goes on.
@@ -172,7 +173,7 @@ def _begin(path: Path, found: Source, *, spare: float) -> None:
 def _transfer(found: Source, path: Path, progress: Progress) -> None:
     from huggingface_hub.file_download import http_get
 
-    with _beside(path, ".part").open("ab") as file, _only_https(found.url):
+    with _beside(path, ".part").open("ab") as file, _watching(found, file):
         bar: Any = partial(_Meter, file, found.size, progress)
         have, headers = file.tell(), {"Accept-Encoding": "identity"}
         http_get(found.url, file, resume_size=have, headers=headers, expected_size=found.size, tqdm_class=bar)
@@ -199,19 +200,39 @@ class _Meter(contextlib.AbstractContextManager["_Meter"]):
 
 
 @contextlib.contextmanager
-def _only_https(url: str) -> Iterator[None]:
-    """Hold every address that huggingface_hub's client is sent on to against `check_url`."""
+def _watching(found: Source, file: BinaryIO) -> Iterator[None]:
+    """Hold what huggingface_hub's client is told against what was found: each address, and what an answer goes on with.
+
+    It looks at neither, and would add the end of one file to the beginning of another.
+    """
     from huggingface_hub import get_session
 
-    def check(request: Any) -> None:
-        _check_redirect(str(request.url), before=url)
+    def asked(request: Any) -> None:
+        _check_redirect(str(request.url), before=found.url)
 
-    hooks = get_session().event_hooks["request"]
-    hooks.append(check)
+    def answered(response: Any) -> None:
+        if response.status_code == 206 and not _continues(response, found):
+            file.truncate(0)
+            raise FileError("the server goes on with another file, or in another place, than was begun")
+
+    hooks, watched = get_session().event_hooks, {"request": asked, "response": answered}
+    for name, hook in watched.items():
+        hooks[name].append(hook)
     try:
         yield
     finally:
-        hooks.remove(check)
+        for name, hook in watched.items():
+            hooks[name].remove(hook)
+
+
+def _continues(response: Any, found: Source) -> bool:
+    """Tell whether part of a file is what was asked for.  Hubs send on to a store that has ETags of its own."""
+    start = response.request.headers.get("Range", "").removeprefix("bytes=")
+    if response.headers.get("Content-Range") != f"bytes {start}{found.size - 1}/{found.size}":
+        return False
+    etag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
+    is_elsewhere = str(response.request.url) != found.url
+    return is_elsewhere or etag.removeprefix("W/").strip('"') in ("", found.etag)
 
 
 def _check_redirect(url: str, *, before: str) -> None:
