@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from viewfold.diffusion.guidance import decompose
 from viewfold.errors import AssetError, InputError
 from viewfold.model.condition import Condition
 from viewfold.model.unet import MultiViewUNet
+from viewfold.training import diffusion
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
 from viewfold.training.objective import ObjectiveSettings
 from viewfold.training.settings import LoopSettings
@@ -119,8 +121,6 @@ def test_captions_are_read_as_sampling_reads_them_not_in_half_precision(tmp_path
 
 
 def test_a_caption_is_read_once_new_ones_together_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewfold.training import diffusion
-
     encoder, read = tiny_model().text, []
     original = type(encoder).encode
     monkeypatch.setattr(type(encoder), "encode", lambda self, prompts: read.append(prompts) or original(self, prompts))
@@ -136,6 +136,15 @@ def test_a_caption_is_read_once_new_ones_together_and_the_oldest_is_forgotten(mo
     texts.read(["a duck"])
     texts.read(["a blue car", "a red mug"])
     assert read[1:] == [["a duck"], ["a red mug"]]
+
+
+def test_the_text_network_of_a_reader_may_be_any_module() -> None:
+    """`PromptReader` promises a torch module, and not that it says where it is."""
+    reader: Any = SimpleNamespace(
+        network=torch.nn.Linear(1, 1),
+        encode=lambda prompts: Condition({"length": torch.tensor([[float(len(prompt))] for prompt in prompts])}),
+    )
+    assert diffusion.TextCache(reader).read(["ab", "a"]).part("length").tolist() == [[2.0], [1.0]]
 
 
 def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class TextCache:
         """Return a row for each caption, float32 on the host; those that are new are read in one batch."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         if new:
-            with torch.autocast(self._reader.network.device.type, enabled=False):  # as sampling reads them
+            device = next(self._reader.network.parameters()).device
+            with torch.autocast(device.type, enabled=False):  # as sampling reads them
                 read = self._reader.encode(new).to("cpu", torch.float16)
             self._known |= dict(zip(new, read, strict=True))
         condition = Condition.cat([self._known[caption].to(dtype=torch.float32) for caption in captions])
