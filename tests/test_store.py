@@ -312,12 +312,15 @@ def test_a_disk_that_is_full_when_it_is_asked_to_keep_its_word(
 
 
 @posix
-def test_a_disk_that_syncs_no_folders_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def files_alone(descriptor: int) -> None:
-        if os.path.isdir(f"/dev/fd/{descriptor}"):
-            raise OSError(errno.EINVAL, "a folder")
+@pytest.mark.parametrize("files", [True, False])
+def test_a_disk_that_syncs_no_folders_or_nothing_is_written_all_the_same(
+    files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unable(descriptor: int) -> None:
+        if not files or os.path.isdir(f"/dev/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "no such call")
 
-    monkeypatch.setattr(os, "fsync", files_alone)
+    monkeypatch.setattr(os, "fsync", unable)
     write(tmp_path / "a", "text")
     assert text_of(tmp_path / "a") == "text"
 

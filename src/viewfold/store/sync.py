@@ -37,21 +37,21 @@ def sync_tree(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can say so of folders."""
-    if os.name != "posix":
-        return
-    try:
+    if os.name == "posix":
         _sync(path, os.O_RDONLY)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
 
 
 def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+    """Wait for one file or folder; a disk that does not know how to is not waited for."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def settle(new: Path, path: Path, *, aside: Path) -> None:
