@@ -192,6 +192,7 @@ def test_every_tensor_of_the_full_vae_has_its_place() -> None:
 # Other folders --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_community_folder_draws_what_ours_draws(folders: dict[str, Path], tmp_path: Path) -> None:
     """Original names, its own configuration and class names; transformers' former names in the text tower."""
     folder = copied(

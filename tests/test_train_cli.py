@@ -157,6 +157,7 @@ def test_a_network_of_nan_ends_with_an_error_and_leaves_nothing(
     assert "conv_out.bias holds NaN" in capsys.readouterr().err and not (place / "run" / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 def test_sheets_and_held_out_error_are_noted(fold: bool, place: Path) -> None:
     flags = [

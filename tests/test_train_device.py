@@ -47,6 +47,7 @@ def train(tmp_path: Path, device: torch.device | str, loop: LoopSettings, **opti
     return trained.network, runs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_network_on_another_device_takes_the_steps_that_it_would_take_here(optimizer: str, tmp_path: Path) -> None:
     loop = replace(LOOP, optimizer=optimizer, accumulate=2)

@@ -98,6 +98,7 @@ def test_every_caption_orbit_and_start_is_drawn(tmp_path: Path) -> None:
     assert firsts == {0, 45, 3, 48}, "two starts on each of two circles; the rest of a start is its turns"
 
 
+@pytest.mark.slow
 def test_the_text_is_the_captions_and_a_share_of_it_is_dropped(tmp_path: Path) -> None:
     network = recorder()
     settings = replace(SETTINGS, batch=8, loop=replace(LOOP, steps=20),
@@ -189,6 +190,7 @@ def test_the_result_is_the_averages_of_the_checkpoint_in_the_network_that_came_i
     assert any(not torch.equal(stored[f"ema.{n}"], stored[f"network.{n}"]) for n in network.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_resumed_run_of_a_network_with_attention_is_exact(optimizer: str, tmp_path: Path) -> None:
     """Counting the operations takes attention apart, which rounds otherwise; muon makes much of little."""
@@ -208,6 +210,7 @@ def test_a_resumed_run_of_a_network_with_attention_is_exact(optimizer: str, tmp_
     assert later["flops_a_step"] == report["flops_a_step"] > 0
 
 
+@pytest.mark.slow
 def test_training_makes_the_held_out_error_smaller(tmp_path: Path) -> None:
     held_out = write_shards(tmp_path / "held-out", samples=8)
     loop = replace(LOOP, steps=60, check_steps=20, lr=3e-3, ema=0.5)
