@@ -1,8 +1,8 @@
 """viewfold: a text becomes consistent views of an object, and the views become a 3D asset.
 
-    1 generate  prompt -> text tokens -> multi-view latents (cameras in) -> pictures + cameras    pipeline.py
-    2 lift      views -> fitted field -> distilled against the prior -> mesh -> texture -> files  lifting/stages.py
-    3 train     assets -> posed renders -> shards -> mixed 2D/3D batches -> checkpoint            training/loop.py
+    1 generate  prompt -> condition -> multi-view latents (cameras in) -> pictures + cameras  pipeline/multiview.py
+    2 lift      views -> fitted representation -> distilled -> mesh -> texture -> files       lifting/stages.py
+    3 train     assets -> posed renders -> shards -> mixed 2D/3D batches -> checkpoint        training/diffusion.py
 
 A session:
 

@@ -1,4 +1,4 @@
-"""Cameras: where a picture is taken from, and the 16 numbers that tell the network so.
+"""Pinhole cameras: pose and field of view, orbits, rays, projection, and the 16 numbers that MVDream's network takes.
 
 Sits below everything: pictures, renderers, data and the pipeline all share this one type.  It knows no pixels.
 
@@ -31,7 +31,7 @@ VERTICAL = 1e-6
 
 
 def framing_distance(fov_deg: float) -> float:
-    """Return the distance at which an object of radius 0.5 just fills the frame of a camera with this field of view."""
+    """Return the distance that frames an object of radius 0.5: 1.25 x 0.5 / tan(fov / 2), see `FRAMING`."""
     return FRAMING * OBJECT_RADIUS / math.tan(math.radians(fov_deg) / 2)
 
 
@@ -202,16 +202,16 @@ class Cameras:
 
     @property
     def elevation_deg(self) -> Float[Tensor, "v"]:
-        """The height of each centre above the horizon of the origin."""
+        """The angle of each centre above the horizontal plane through the origin, asin(z / |p|)."""
         return torch.asin((self.position[:, 2] / self.position.norm(dim=-1)).clamp(-1, 1)).rad2deg()
 
     @property
     def azimuth_deg(self) -> Float[Tensor, "v"]:
-        """The azimuth of each centre, 0 to 360; 0 is -y, 90 is +x."""
+        """The azimuth of each centre, atan2(x, -y), 0 to 360; 0 is -y, 90 is +x."""
         return torch.atan2(self.position[:, 0], -self.position[:, 1]).rad2deg() % 360
 
     def code(self) -> Float[Tensor, "v 16"]:
-        """Return what the network is told: the row-major 4x4 pose with its position scaled to length 1.
+        """Return MVDream's camera code: the row-major [R, p / |p|; 0, 1] of the pose [R, p; 0, 1].
 
         Source: MVDream `get_camera` and `normalize_camera`; field of view and distance are not part of it.
         """
@@ -221,6 +221,8 @@ class Cameras:
 
     def rays(self, size: int) -> tuple[Float[Tensor, "v h w 3"], Float[Tensor, "v h w 3"]]:
         """Return origins and unit directions, in the world, through the centres of `size` x `size` pixels.
+
+            d = R (x tan(fov / 2), y tan(fov / 2), -1), normalised;  x = (2 j + 1) / size - 1,  y = 1 - (2 i + 1) / size
 
         Row 0 is the top of the picture.
         """
@@ -234,6 +236,8 @@ class Cameras:
 
     def project(self, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "v p 2"], Float[Tensor, "v p"]]:
         """Return picture coordinates in [-1, 1] (x right, y up; the frame's edge is 1) and depth along the axis.
+
+            q = R^T (point - position),   depth = -q_z,   (x, y) = (q_x, q_y) / (depth tan(fov / 2))
 
         Points behind a camera have a depth of zero or less; their coordinates mean nothing.
         """

@@ -1,4 +1,4 @@
-"""Which devices there are, and what one tells of itself; knows no network."""
+"""Compute devices: which there are, the peak memory of one and its speed; knows no network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What files say beside what they show: handed through by views, pictures and meshes, which do not read it.
+"""Labels: the metadata of a result's files (fields, comments, a mark); views, pictures and meshes pass them on unread.
 
-On the ground floor.  `origin` has the label that says which model made a thing; who has another writes one with these
-five methods and gives it to `Views`, `Asset3D` or `save_mesh`.
+`origin` has the label that says which model made a thing; another one has these five methods and is given to `Views`,
+`Asset3D` or `save_mesh`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Label(Protocol):
-    """What is asked for it when a thing is saved."""
+    """What is called when a result is saved."""
 
     def picture_options(self, suffix: str, *, view: int | None = None) -> dict[str, Any]:
         """Return options of Pillow's `save` for a .png, .webp or .gif; of one of the views, or of all in one file."""
@@ -41,7 +41,7 @@ class Label(Protocol):
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Says nothing."""
+    """No metadata."""
 
     def picture_options(self, suffix: str, *, view: int | None = None) -> dict[str, Any]:
         """Return no options."""
@@ -69,7 +69,7 @@ UNLABELLED = Unlabelled()
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a model knows of what it made, for a label that says so."""
+    """How a model made a result, for a label that says so."""
 
     model: str
     """Its name, or the path of its folder."""

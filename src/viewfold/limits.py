@@ -1,6 +1,6 @@
-"""How large a stranger's file may be: each bound, once, with its reason; docs/weights.md says which door holds which.
+"""Bounds on untrusted files, each once and with its reason; docs/weights.md says which reader applies which.
 
-On the ground floor: imports nothing.  The doors read these as `limits.MESH_BYTES`, when they are called.
+Imports nothing.  Readers look them up as `limits.MESH_BYTES` when they are called, so that a test may change one.
 """
 
 # Checkpoints: one file of tensors ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Single pictures: read from a stranger's file, written, laid out side by side, turned into an animation.
+"""Single pictures: read from untrusted files, written, laid out side by side, turned into an animation.
 
 Below views; it knows pixels alone, no cameras and no networks.
 """
@@ -60,7 +60,7 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
 
 @dataclass(frozen=True)
 class KeptFields(Unlabelled):
-    """A label that says again what the files of loaded views said; whoever wrote it, and without reading it."""
+    """A label that copies the metadata of the files that views were loaded from, unread and whoever wrote it."""
 
     views: tuple[dict[str, Any], ...] = ()
     """Options of Pillow's `save` for each picture."""

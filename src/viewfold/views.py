@@ -49,7 +49,7 @@ class Views:
     """How they were made: resolved configuration, seed, versions, timings; becomes run.json."""
 
     label: Label = UNLABELLED
-    """What their files say beside what they show; of loaded ones, what their files said."""
+    """Metadata that their files carry (`viewfold.label`); of loaded views, what their files said."""
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 4 or self.rgb.shape[1] != 3 or len(self.cameras) != len(self.rgb):

@@ -1,6 +1,6 @@
 """Write many toys to disk: `<uid>.glb` and `<uid>.json` each, on several processes (`viewfold assets`).
 
-First station of flow 3; `data/render.py` photographs what lies here.  Work is idempotent: an asset whose two files
+First station of flow 3; `data/render.py` makes pictures of these files.  Work is idempotent: an asset whose two files
 exist is skipped, so an interrupted run is finished by starting it again, and several machines may share a folder.
 """
 

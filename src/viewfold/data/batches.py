@@ -80,7 +80,7 @@ class LatentSet:
         uids = hashlib.sha256("\n".join(sample.uid for sample in samples).encode()).hexdigest()
         encoders = sorted({encoder or "unknown" for encoder in latent_encoders(samples)})
         self.encoders: list[str] = encoders
-        """Which autoencoders the latents are of, as `cache_latents` was told; "unknown" where nothing is said."""
+        """Which autoencoders the latents are of, as given to `cache_latents`; "unknown" where none is noted."""
         self.fingerprint = {"samples": len(samples), "uids": uids, "encoders": encoders}
 
     @staticmethod

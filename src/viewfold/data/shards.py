@@ -221,12 +221,12 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
 
 
 def latent_encoders(samples: Iterable[Sample]) -> set[str | None]:
-    """Return which encoders made the cached latents of samples, as `cache_latents` was told; None where unknown."""
+    """Return which encoders made the cached latents of samples, as given to `cache_latents`; None where unknown."""
     return {_encoder_of(shard) for shard in {shard for sample in samples for shard, _, _ in sample.members.values()}}
 
 
 def _encoder_of(shard: Path) -> str | None:
-    """Return what `cache_latents` was told of the encoder of a shard's latents; `_members` has read the shard."""
+    """Return the `encoder` that `cache_latents` noted in a shard; `_members` has read the shard."""
     with tarfile.open(shard) as tar:
         tar.next()
         return tar.pax_headers.get(_ENCODER)

@@ -1,4 +1,4 @@
-"""Processes that share the work on a folder of assets; Ctrl-C is the parent's business alone."""
+"""A pool of processes for the work on a folder of assets; only the parent handles Ctrl-C."""
 
 from __future__ import annotations
 

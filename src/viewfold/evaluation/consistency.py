@@ -4,7 +4,16 @@ Outlines.  A pixel of the object is allowed by the other views if somewhere alon
 see inside their outlines (silhouette coherence; Hernandez et al., PAMI 2007).  The area that is not allowed, divided by
 the length of the outline, is how far the outlines are apart on average: `gap_px`.
 
+    gap     = sum over object pixels (1 - max_s min_u coverage_u(x_s)) / outline pixels x 64 / size
+    outline = exp(-gap)
+
+with x_s the points on the pixel's ray and u the other views.
+
 Colours.  A pixel is matched if near the front of that stretch of its ray another view shows its colour.
+
+    color   = mean over object pixels max_s min_u coverage_u(x_s) exp(-min_u |rgb_u(x_s) - rgb|^2 / (2 x 0.25^2))
+
+over points at most `DEPTH` behind the front, with coverage widened by a pixel.  A view scores outline x color.
 
 True renders do not reach 1 exactly (pixels are coarse, shade comes close to the ground's grey, some sides are seen by
 one view alone), so figures are given beside theirs.  docs/quality.md holds what known damage does to the score.

@@ -21,6 +21,8 @@ def shape_distance(
 ) -> Float[Tensor, "n m"]:
     """Return 1 - IoU of the outlines of each pair of objects, over all views together, 0 (equal) to 1 (disjoint).
 
+    IoU = sum min(a, b) / (sum a + sum b - sum min(a, b)), of fractional coverage.
+
     Args:
         first, second: coverage in [0, 1] from the same cameras.
         chunk: objects of `first` compared at a time; bounds memory.

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals of shares, means, ratios of means and paired differences."""
+"""95 % confidence intervals of shares, means, ratios of means and paired differences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Figure:
 
 
 def share(hits: Sequence[bool]) -> Figure:
-    """Return the share of hits with Wilson's score interval (1927): good for few trials and shares near 0 and 1."""
+    """Return the share of hits p with Wilson's score interval (1927): good for few trials and shares near 0 and 1.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   z = 1.96
+    """
     n = _count(hits, "hits")
     p = sum(hits) / n
     middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)

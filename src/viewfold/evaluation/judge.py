@@ -138,7 +138,7 @@ class Judge(nn.Module):
 
 
 def _overlap(probability: Float[Tensor, "v k"]) -> float:
-    """Return the mean Bhattacharyya coefficient of pairs of views; 1 for one view."""
+    """Return the mean Bhattacharyya coefficient, sum_k sqrt(p_k q_k), of pairs of views; 1 for one view."""
     v = len(probability)
     roots = probability.sqrt()
     return 1.0 if v == 1 else float(((roots @ roots.T).sum() - v) / (v * (v - 1)))

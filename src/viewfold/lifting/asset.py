@@ -44,7 +44,7 @@ class Asset3D:
     """Seconds per stage, memory, and how well the exported file stands for the representation."""
 
     label: Label = UNLABELLED
-    """What its files say beside what they show."""
+    """Metadata that its files carry: see `viewfold.label`."""
 
     def render(self, cameras: Cameras, *, size: int) -> Rendering:
         """Draw the mesh in its own colours (light is painted in)."""

@@ -1,4 +1,4 @@
-"""How well the exported file stands for what it was made from: written, read back, drawn, and compared."""
+"""Compare an exported mesh with the representation that it was made from: write, read back, draw, measure."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def measure_export(
         lens: field of view in degrees, and distance.
 
     Returns:
-        `rerender_psnr_db`: of the file's picture against the representation's, over pixels that it covers by half;
-        `silhouette_iou`: shared by all sides.
+        `rerender_psnr_db`: -10 log10(mean squared error) of the file's pictures against the representation's, over
+            pixels that it covers by half;
+        `silhouette_iou`: intersection over union of the silhouettes, over all sides together.
     """
     fov_deg, distance = lens
     cameras = Cameras.orbit(

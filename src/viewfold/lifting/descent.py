@@ -1,4 +1,4 @@
-"""What both optimisations of a lift share: how they descend, how often they look again, how they tell of it."""
+"""Shared by the two optimisations of a lift, fit and distillation: Adam, the refresh interval, progress callbacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Progress = Callable[[str, int, int], None]
 """progress(stage, step, total): called before each step and once at the end."""
 
 REFRESH_EVERY = 10
-"""Steps between two looks of a representation at what is worth asking."""
+"""Steps between two calls of `Representation.refresh`, which finds the parts of the scene that are empty."""
 
 BETAS = (0.9, 0.99)
 """Adam's; 0.99 rather than the usual 0.999, because a fit has a hundred steps, not thousands."""

@@ -3,6 +3,8 @@
 Four views leave corners that no silhouette cuts and sides that no picture shows; the prior knows what belongs there.
 Every third step is held to the pictures, so that the object stays the one that was sampled; a guard (lifting/guard.py)
 goes back to the last good state when the object fills the scene, empties or turns to NaN.
+
+    loss = score / (latent numbers of a view) + prior_loss + [every third step] photometric_weight photometric
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class DistilSettings:
     shipped model's chair with colours that no view has (re-render 21.6 dB instead of 23.2)."""
 
     score: Score | str = Reconstruction()
-    """What is descended: `Reconstruction(rescale=...)`, as MVDream does, or `SDS()`."""
+    """The loss that is minimised: `Reconstruction(rescale=...)`, as MVDream does, or `SDS()`."""
 
     negative: str = ""
     """What to keep away from."""

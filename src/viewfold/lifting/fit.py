@@ -1,8 +1,12 @@
 """Fit a representation to posed pictures of one object: the quick path from views to 3D, and where distillation starts.
 
 The soft visual hull of the silhouettes says where to begin, so that a hundred steps suffice.  The renders are compared
-with the pictures (lifting/photometric.py); what the representation itself finds implausible is kept small, which rounds
-what no view has seen.  Coarse first, then fine.
+with the pictures (lifting/photometric.py), and the representation's own regularisation is added, which rounds what no
+view has seen:
+
+    loss = photometric + prior_loss
+
+Coarse first, then fine.
 """
 
 from __future__ import annotations
@@ -23,16 +27,16 @@ from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import Representation, RepresentationSettings, Solid
 
 COARSE = 0.5
-"""The detail, and the share of the pictures' edge, that a fit begins with."""
+"""Share of the full detail, and of the pictures' size, that a fit begins with."""
 
 COARSE_SHARE = 0.6
-"""Share of the steps that is spent there, where a step costs a quarter."""
+"""Share of the steps that are made at `COARSE`, where one costs a quarter."""
 
 SMALLEST = 8
 """Pixels along each side that no shrinking goes below."""
 
 LOOK = 32
-"""Points along each axis where the hull is looked for before anything is begun."""
+"""Points along each axis at which the visual hull is tested for being empty, before the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which pixels of a view are the object: the first thing that a reconstruction needs and that samples do not say.
+"""Segment the object from its plain ground: the ground's colour, and the coverage and certainty of each pixel.
 
 The model draws its objects on a plain ground, so the ground's colour is read off the border of each picture and
 coverage off the distance to it.  Knows pictures, and neither cameras nor shapes.
@@ -53,6 +53,9 @@ class Foreground:
 
 def find_foreground(views: Views) -> Foreground:
     """Return the ground and the coverage of each view; known alpha is believed, and its ground is `GROUND`.
+
+    Object are pixels whose colour differs from the ground's by more than a threshold that rises with the noise:
+    |rgb - ground| > clamp(5 median over the border |rgb - ground|, 0.09, 0.5), sRGB.
 
     Raises:
         FitError: a view shows no object, or nothing but the object.

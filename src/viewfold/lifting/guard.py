@@ -31,8 +31,10 @@ FULL_SHARE = 0.6
 def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float]:
     """Return the least and the greatest coverage of a healthy object whose silhouettes cover `coverage`.
 
-    The greatest is a multiple of the silhouettes', at least `THIN_COVERAGE`, and never so much that an object which
-    fills the most that it can, `most`, would pass.
+        least    = 0.25 coverage
+        greatest = min(max(2.5 coverage, 0.5), coverage + 0.6 (most - coverage))
+
+    The second term keeps the limit below `most`, the coverage of an object that fills the whole scene.
     """
     free = max(most - coverage, 0.0)
     greatest = min(max(FULL_ABOVE * coverage, THIN_COVERAGE), coverage + FULL_SHARE * free)

@@ -1,6 +1,6 @@
-"""The visual hull: what silhouettes alone say about a shape, and what views say of its colours.
+"""The soft visual hull of silhouettes, and the colours that views give to points in space.
 
-Plain functions of pictures, cameras and points; a fit's first guess is made of them, and the search for a lens.
+Plain functions of pictures, cameras and points; a fit's first guess and the search for a field of view use them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from viewfold.camera import Cameras
 
 
 def visual_hull(alpha: Float[Tensor, "v 1 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
-    """Return the least coverage that any view gives each point: what silhouettes alone say about the shape.
+    """Return the soft visual hull at each point: the least coverage of any view, min_v alpha_v(project_v(p)).
 
     Points outside a picture count as outside the object.  Source: Laurentini 1994.
     """
@@ -32,7 +32,10 @@ def sample_pictures(
 
 
 def facing_color(rgb: Float[Tensor, "v 3 h w"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
-    """Return the views' colours at points, each view weighted by how squarely it faces that side of the object."""
+    """Return the views' colours at points, each view weighted by how squarely it faces that side of the object.
+
+    The weight is max(0, camera / |camera| . p / |p|)^4 + 1e-4: a point's side is its direction from the origin.
+    """
     colors = sample_pictures(rgb, cameras, points)
     toward = torch.nn.functional.normalize(cameras.position, dim=-1)
     outward = torch.nn.functional.normalize(points, dim=-1)

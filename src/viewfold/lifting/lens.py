@@ -1,4 +1,4 @@
-"""The lens that views were taken with, where nobody knows it: searched by the silhouettes.
+"""Estimate an unknown field of view from silhouettes.
 
 Knows coverage and cameras, no colours.
 """
@@ -26,7 +26,7 @@ def estimate_cameras(
 ) -> Cameras:
     """Return the views' cameras with the shared field of view whose visual hull best fills all silhouettes.
 
-    The network is not told the field of view, so samples of a model that was trained at several come at an unknown one.
+    The field of view is no input of the network: a model that was trained at several samples views of an unknown one.
     Silhouettes leave the scale free; the distance is the one that frames an object of radius 0.5, so that only the
     perspective is searched.
     """

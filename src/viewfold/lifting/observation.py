@@ -1,4 +1,4 @@
-"""The first stage of a lift: views -> what is known of them before anything is fitted."""
+"""The first stage of a lift: find the object in each view and, where asked, estimate the cameras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viewfold.views import Views
 
 @dataclass(frozen=True, kw_only=True)
 class ObserveSettings:
-    """What is to be found out about views."""
+    """What is estimated from the views before the fit."""
 
     estimate_cameras: bool = False
     """Search a shared field of view by the silhouettes; for models that were trained at several."""

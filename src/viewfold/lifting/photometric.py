@@ -1,4 +1,4 @@
-"""The photometric loss: how far a representation's pictures are from those that it is to look like.
+"""The photometric loss: the squared difference between a representation's renders and the views.
 
 Pictures are compared over random grounds, which makes a fog in the ground's colour useless; coverage is compared with
 the silhouettes.  Asks a representation for renders, and for nothing else.
@@ -61,7 +61,13 @@ class Photometric:
         return replace(self, **small)
 
     def loss(self, representation: Representation, *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Return the mean squared error of colour, over a random ground per view, and of coverage."""
+        """Return the mean squared error of colour, over a random ground g per view, and of coverage.
+
+            target = rgb + (1 - alpha) (g - background)              the picture, moved to the ground g
+            loss   = mean c |rendered over g - target|^2 + alpha_weight mean c (rendered alpha - alpha)^2
+
+        with c the certainty of each pixel.
+        """
         rendered = representation.render(self.cameras, size=self.size, generator=generator)
         ground = torch.rand(len(self.rgb), 3, 1, 1, generator=generator).to(self.rgb)
         expected = self.rgb + (1 - self.alpha) * (ground - self.background[:, :, None, None])

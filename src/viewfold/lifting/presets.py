@@ -8,10 +8,10 @@ from viewfold.diffusion.schedule import Anneal, NoiseRange
 from viewfold.lifting.stages import LiftSettings
 
 STANDARD = LiftSettings()
-"""Fits, then distils; what `lift` does where nothing is said."""
+"""Fits, then distils: the default of `lift`."""
 
 DRAFT = replace(STANDARD, distil=replace(STANDARD.distil, steps=0))
-"""Only fits: no network is asked, in a third of the time.  Sides that no view shows keep what the hull guessed."""
+"""Only fits: no network runs, in a third of the time.  Sides that no view shows keep what the hull guessed."""
 
 MVDREAM_NOISE = NoiseRange(low=Anneal(start=0.98, end=0.02, steps=8000), high=Anneal(start=0.98, end=0.50, steps=8000))
 """MVDream's noise levels, from a blob and over 10,000 steps (MVDream-threestudio, mvdream-sd21.yaml); too high for a

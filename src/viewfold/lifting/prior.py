@@ -36,7 +36,7 @@ class Prior(Protocol):
         ...
 
     def condition(self, prompts: Sequence[str]) -> Any:
-        """Return what the model is told of these prompts, one per object of a call; "" is the unconditional text."""
+        """Return the conditioning of these prompts, a row per object of a call; "" is the unconditional text."""
         ...
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
@@ -56,6 +56,6 @@ class Prior(Protocol):
             x: noisy latents of `b` objects.
             t: noise level per object.
             condition: what `condition` returned for `b` prompts.
-            cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None says nothing.
+            cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None: no cameras.
         """
         ...

@@ -1,4 +1,4 @@
-"""Scores: what a frozen prior thinks is wrong with a set of rendered views, and which of them a distillation descends.
+"""Score distillation: losses that pull rendered views towards what a frozen diffusion prior expects of them.
 
 Both losses take latents of the renders (with their gradient) and return a scalar to differentiate.  The prior itself is
 never differentiated.  Source: MVDream, section 3.3 and equation 5; MVDream-threestudio `multiview_diffusion_guidance`
@@ -62,14 +62,17 @@ def reconstruction_loss(
 ) -> Float[Tensor, ""]:
     """Pull latents towards the clean latents that the prior sees in their noisy version (x0-reconstruction).
 
-    The loss is 0.5 |x - x0|^2 / (b v), with x0 held constant, so the gradient is (x - x0) / (b v).  The paper writes
-    the loss without the 0.5; this is as released.
+        x_t  = sqrt(a_t) x + sqrt(1 - a_t) noise
+        x0   = rescale((x_t - sqrt(1 - a_t) guided noise) / sqrt(a_t))          held constant
+        loss = 0.5 |x - x0|^2 / (b v),   gradient (x - x0) / (b v)
+
+    Source: MVDream, equation 5, which has no 0.5; this is as released.
 
     Args:
         latents: of the renders, with gradient.
         prior: the frozen model.
-        condition: what the prior is told of 2 b prompts: those of the objects, then as many negative or empty ones.
-        cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None says nothing.
+        condition: of 2 b prompts (`Prior.condition`): those of the objects, then as many negative or empty ones.
+        cameras: `v` that all objects share, or `b * v`, those of an object one after the other; None: no cameras.
         t: noise level per object.
         noise: standard normal.
         guidance: classifier-free guidance scale.

@@ -1,6 +1,6 @@
 """FLOW 2 from end to end: views -> foreground -> representation -> refined -> mesh -> texture -> asset with a report.
 
-    observe   Views     -> Observed   lifting/observation.py   which pixels are the object, which lens saw it
+    observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
     extract   Refined   -> Extracted  here                     its surface as triangles
@@ -48,7 +48,7 @@ class MeshSettings:
     """How the mesh is taken from the representation."""
 
     resolution: int = 96
-    """How finely the surface is looked for: nodes along each axis."""
+    """Nodes along each axis at which the surface is sampled when it is extracted."""
 
     faces: int = 4000
     """The mesh is thinned out to this number."""
@@ -64,7 +64,7 @@ class MeshSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LiftSettings:
-    """Everything that the lift can be told, stage by stage; saved with each result."""
+    """All settings of a lift, a group for each stage; saved with each result."""
 
     observe: ObserveSettings = field(default_factory=ObserveSettings)
     representation: RepresentationSettings = field(default_factory=GridSettings)
@@ -101,10 +101,10 @@ def lift(
     settings: LiftSettings | None = None,
     progress: Progress | None = None,
 ) -> Asset3D:
-    """Make a 3D object of a prompt, where the model is: this is the one place that says where things of a lift lie.
+    """Make a 3D object of a prompt, on the model's device.
 
-    Views come from anywhere, and are put on `model.device` with everything that is made of them.  What is returned is
-    on the CPU.
+    Views on any device are moved to `model.device`, and everything made of them stays there: no other function of the
+    flow chooses a device.  What is returned is on the CPU.
 
     Args:
         model: the prior that what is fitted is distilled against.
@@ -131,11 +131,11 @@ def lift(
     fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
     with watch.timed("distil"):
         refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
-    with watch.told("mesh"):
+    with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
-    with watch.told("texture"):
+    with watch.reported("texture"):
         painted = paint(extracted, settings=settings.mesh)
-    with watch.told("check"):
+    with watch.reported("check"):
         asset = assemble(painted, prompt=prompt)
     report = {
         **asset.report,
@@ -174,7 +174,7 @@ def paint(extracted: Extracted, *, settings: MeshSettings) -> Painted:
 
 
 def assemble(painted: Painted, *, prompt: str) -> Asset3D:
-    """Return the asset, with how well its file stands for the representation as its report."""
+    """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
     measured = measure_export(painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens)
     return Asset3D(
@@ -235,7 +235,7 @@ def _fit_first(
 
 
 class _Watch:
-    """Adds up the seconds of named stages, and tells of those that do not tell of themselves."""
+    """Adds up the seconds of named stages, and reports the progress of those that have no steps to report."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress: Progress = progress or (lambda stage, step, total: None)
@@ -251,8 +251,8 @@ class _Watch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     @contextmanager
-    def told(self, name: str) -> Iterator[None]:
-        """Time a block, and tell when it begins and ends."""
+    def reported(self, name: str) -> Iterator[None]:
+        """Time a block, and report when it begins and ends."""
         self.progress(name, 0, 1)
         with self.timed(name):
             yield

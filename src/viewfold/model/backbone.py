@@ -1,4 +1,4 @@
-"""What pipeline, training and estimates ask of a multi-view network, and of what reads its prompts.
+"""The protocols of a multi-view network and of its prompt reader: all that pipeline, training and estimates call.
 
 `unet.MultiViewUNet` and `text.TextEncoder` answer; so may any others, another kind of text and of cameras included:
 what a `Condition` holds, and whether cameras become 16 numbers or maps of rays, is the network's own business.
@@ -19,7 +19,10 @@ from viewfold.model.condition import Condition
 
 @runtime_checkable
 class PromptReader(Protocol):
-    """Turns prompts into what one network is told.  Two that are equal (`==`) read alike while the weights stay."""
+    """Encodes prompts as the `Condition` of one network.
+
+    Two readers that are equal (`==`) give equal conditions as long as the weights stay the same.
+    """
 
     @property
     def network(self) -> Any:
@@ -34,7 +37,7 @@ class PromptReader(Protocol):
 
         Raises:
             PromptError: no prompt, or one that is too long to read.
-            FitError: what the text network says is not finite.
+            FitError: the text network's output is not finite.
         """
         ...
 
@@ -86,6 +89,6 @@ class Backbone(Protocol):
             timesteps: 0 to 999, one per object.
             condition: what this network's reader made of a prompt per object.
             cameras: one set of `v` for all objects, or `b * v`, the views of an object one after the other
-                (`Cameras.per_object`); None says nothing of them, as with plain pictures.
+                (`Cameras.per_object`); None: no cameras, as with plain pictures.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a network is told of its prompts, as everyone but that network sees it: rows to keep, choose, repeat and move.
+"""The conditioning of a network on prompts, opaque to all but that network: rows to keep, choose, repeat and move.
 
 A network's reader of prompts makes it (`backbone.PromptReader`), the network takes it apart.  Pipeline, training and
 distillation carry it between the two, a row a prompt, and never ask what is inside: token states for `MultiViewUNet`;

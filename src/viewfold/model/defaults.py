@@ -1,4 +1,4 @@
-"""What a model does where a call says nothing: guidance, steps, cameras, words added to the prompt.
+"""The default settings of a model, used where a call sets none: guidance, steps, cameras, words added to the prompt.
 
 A model's folder carries these in model_index.json, so that the same call follows each model's own script.  Knows no
 network; `weights` writes them, the pipeline reads them.

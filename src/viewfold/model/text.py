@@ -1,9 +1,9 @@
 """Prompts to token states: one class over any tokenizer and any text network of transformers.
 
-Used by every flow (training, sampling and distillation read prompts), by itself where a network is told token states
-and nothing else, as `MultiViewUNet` is, or within another network's own reader.  Knows two habits: networks with an
-attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it, padded to 77 with
-no mask.  Knows nothing of diffusion.
+Used by every flow (training, sampling and distillation read prompts), by itself where a network is conditioned on token
+states and nothing else, as `MultiViewUNet` is, or within another network's own reader.  Two ways of padding: networks
+with an attention mask (BERT) get one, and their padding comes out as zeros; CLIP is fed as MVDream feeds it, padded to
+77 with no mask.  Knows nothing of diffusion.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TextEncoder:
 
     @property
     def masks_padding(self) -> bool:
-        """Whether the network is told which tokens are padding; CLIP is not (its attention is causal)."""
+        """Whether an attention mask hides padding from the network; from CLIP it does not (its attention is causal)."""
         return not str(self.network.config.model_type).startswith("clip")
 
     def encode(self, prompts: Sequence[str]) -> Condition:

@@ -1,4 +1,4 @@
-"""Which weights a result came from: one number for named tensors, and for all networks of a model.
+"""The SHA-256 of named tensors, and of all networks of a model: which weights a result came from.
 
 The same however they are stored and wherever they lie.  Knows nothing of prompts, files or devices.
 """

@@ -1,4 +1,4 @@
-"""The hook that the flows are given: asked about a prompt before and about the result after, which it signs.
+"""The default origin hook of `generate` and `lift`: it checks the prompt before, and labels and marks the result after.
 
 Above views, below the flows; neither views nor meshes know of it.  A service writes one of its own with these three
 methods (`pipeline.hook.OriginHook`), or gives `Origin` a `Safety` of its own.

@@ -1,4 +1,4 @@
-"""What is looked at before and after a picture is made: the hook, its small default, and an optional one for pictures.
+"""Safety checks of prompts and pictures: the protocol, a small default, and an optional classifier of pictures.
 
 A `Safety` is passed to `generate` and `lift`; None switches it off.  The default refuses prompts that sexualise minors
 and does nothing else.  It compares words: it understands nothing, misses paraphrases and other languages, and may stop
@@ -39,7 +39,7 @@ MAX_SCORE = 0.8
 
 @runtime_checkable
 class Safety(Protocol):
-    """What `generate` asks.  Either call raises PromptError to refuse; the message is shown to the person who asked."""
+    """What `generate` calls.  Either method raises PromptError to refuse; the message is shown to the user."""
 
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt before anything is drawn."""

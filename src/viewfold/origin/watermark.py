@@ -6,6 +6,11 @@ nearest point of a lattice that stands for a 0 or a 1.  The DCT is that of the w
 (i, j) is i half-waves down and j across whatever the number of pixels, so that the mark survives a resize without a
 search, and a picture of 64 px has as many coefficients for it as a large one.  16 more bits check the 32.
 
+    p = sum_i sign_i DCT(brightness)_i / sqrt(h w)                       projection of one bit's coefficients
+    o = (dither + bit / 2) step                                          its lattice, half a step further for a 1
+    p <- o + step round((p - o) / step)                                  to embed
+    bit = 1 where cos(2 pi (p / step - dither)) < 0                      to read
+
 It says where a picture came from to those who ask; it is no lock.  Whoever knows this file can remove it, and a crop, a
 turn or a mirror destroys it: docs/weights.md has what was measured.  Knows no model and no file.
 """
@@ -93,7 +98,8 @@ def embed(rgb: Float[Tensor, "v 3 h w"], payload: int) -> Float[Tensor, "v 3 h w
 def read(rgb: Float[Tensor, "3 h w"]) -> int | None:
     """Return the payload that a picture carries, or None if it carries none.
 
-    A picture without a mark is taken for one with a mark about once in a million (docs/weights.md).
+    With phase = p / step - dither, a lattice step is believed where the mean of cos(4 pi phase) over the bits reaches
+    `MIN_AGREEMENT`.  A picture without a mark is taken for one with a mark about once in a million (docs/weights.md).
     """
     pattern = _pattern()
     projection = _project(rgb.float().cpu()[None])[0]

@@ -2,11 +2,11 @@
 
 generation    load a model by name, folder or file; one prompt -> Views with the record of the run
 batch         a file of prompts -> a folder each, resumable
-hook          what is asked of whoever looks at prompts and signs results
+hook          the protocol of origin hooks: check prompts, label and mark results
 multiview     the diffusers pipeline itself, which is also the prior of distillation
 anchors       views that are given and kept, with others drawn around them
 prompt_cache  prompts are read once; the text network may go when all are read
-placement     where the parts of a model wait and in which numbers they compute
+placement     offloading, number types and compilation: a model in less memory or time
 estimate      memory and time of a model on this machine, before its weights are read
 lora          LoRA files, put on and taken off
 """

@@ -1,4 +1,4 @@
-"""Views that are known already: they stay as they are, and others are drawn around them (4 -> 16 views).
+"""Anchors: given views that are kept as they are while others are drawn around them (4 -> 16 views).
 
 Between the sampler and the pipeline.  At each step the known views' latents are replaced by their own, noised to that
 step's level, so that the network sees them beside the views that it draws; after the last step they are exact.  Source:
@@ -58,7 +58,12 @@ class Anchors:
     def place(
         self, x: Float[Tensor, "b v c h w"], sampler: Sampler, index: int, generators: Sequence[torch.Generator]
     ) -> Float[Tensor, "b v c h w"]:
-        """Return `x` with the known views at the noise of a step; sample i draws it from generator i."""
+        """Return `x` with the known views at the noise of a step; sample i draws it from generator i.
+
+            x_t[known] = sqrt(alpha_bar_t) latents + sqrt(1 - alpha_bar_t) noise          (RePaint, equation 8a)
+
+        This is DDIM's form; other schedulers add noise in their own (`Sampler.add_noise`).
+        """
         noise = draw(self.latents.shape, generators).to(x)
         return self._put(x, sampler.add_noise(self.latents.to(x).expand_as(noise), noise, index))
 

@@ -1,7 +1,8 @@
-"""What a model will take here, before any of its weights is read: memory and time for each way to load it.
+"""Estimate the memory and time of a model on this machine, for each way to load it, before its weights are read.
 
 Beside `load`, for the doctor.  The networks are built without storage from their configurations and run once on
-tensors without storage: operations and live bytes are counted, not guessed.  The clock is one product of matrices.
+tensors without storage: operations and live bytes are counted, not guessed.  Time follows from the measured speed of
+one matrix product.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the flows ask of whoever looks at prompts and signs results; `origin.hook.Origin` is the default."""
+"""The protocol of origin hooks, which check prompts and label results; `origin.hook.Origin` is the default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from viewfold.views import Views
 
 @runtime_checkable
 class OriginHook(Protocol):
-    """Asked once before a flow and once after it; any call may raise PromptError, which is shown to who asked."""
+    """Called once before a flow and once after it; any call may raise PromptError, which the user sees."""
 
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt before anything is drawn."""

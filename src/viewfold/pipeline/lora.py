@@ -1,4 +1,4 @@
-"""LoRA files on a model and off it again, by diffusers and peft; `weights/lora.py` has read them strictly before.
+"""Add LoRA files to a model and remove them, by diffusers and peft; `weights/lora.py` reads them strictly first.
 
 Beside the pipeline, which calls it.
 """

@@ -1,8 +1,8 @@
-"""The multi-view pipeline: text and cameras in, pictures out; and the prior that distillation asks.
+"""The multi-view pipeline: text and cameras in, pictures out; it is also the prior of distillation.
 
 FLOW 1, its middle.  It puts together a text encoder, a multi-view network, a scheduler and a VAE, any of which may be
-another one with the same calls (of the network: `model.backbone`).  What the network is told of prompts and cameras
-passes through unread.  It knows nothing of files of views, command lines or 3D.
+another one with the same calls (of the network: `model.backbone`).  Conditions and cameras are passed to the network
+unread.  It knows nothing of files of views, command lines or 3D.
 
 Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
 """
@@ -49,7 +49,7 @@ class MultiViewPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
     _exclude_from_cpu_offload = ["text_encoder"]
-    """From offloading layer by layer: BERT puts inputs where its weights seem to be, which is nowhere then."""
+    """From offloading layer by layer: BERT moves its inputs to the device of its weights, which is "meta" then."""
 
     vae: Any
     text_encoder: Any
@@ -139,7 +139,7 @@ class MultiViewPipeline(DiffusionPipeline):
 
         Args:
             prompt: one or several; all see the same cameras.
-            cameras: 1 to 256; None tells the network nothing (one view: a plain 2D picture).
+            cameras: 1 to 256; None: no camera conditioning (one view: a plain 2D picture).
             negative_prompt: what to move away from; one for all, or one per prompt.
             steps: noise levels visited, exactly; None takes the model's own number.
             timesteps: visit exactly these instead, falling from noisy to clean.
@@ -148,7 +148,7 @@ class MultiViewPipeline(DiffusionPipeline):
             seeds: one per prompt, or the first of consecutive ones.  Sample i depends on seed i alone.
             latents: start from this noise (standard normal) instead of the seeds'.
             anchors: views that are not drawn but kept, the same for all prompts; the others are drawn around them.
-            eta: 0 for a deterministic walk (DDIM); up to 1 adds fresh noise, drawn from the seeds as well.
+            eta: 0 for deterministic DDIM; up to 1 adds fresh noise, drawn from the seeds as well.
             callback_on_step_end: as in diffusers; may replace the latents.
             output_type: "pt" for sRGB pictures "b v 3 h w" in [0, 1], "latent" for latents.
 
@@ -273,7 +273,7 @@ class MultiViewPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Condition:
-        """Return what the network is told of each prompt (each different one is read once); "" is no text.
+        """Return the conditioning of each prompt, a row each (each different one is read once); "" is no text.
 
         The network alone reads it.
         """

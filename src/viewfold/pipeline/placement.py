@@ -1,4 +1,4 @@
-"""A model in less memory or less time: where its parts wait, how their weights are kept, whether they are compiled.
+"""A model in less memory or time: offloading, 8-bit weights, compilation, tiling, and the default number type.
 
 Below `load`, above the pipeline: everything is done through the pipeline's and the networks' own hooks.  No attention
 slicing: it would replace the view fold, and fused attention never holds the whole matrix.
@@ -115,7 +115,7 @@ def warn_of_slow(dtype: torch.dtype, *, device: torch.device) -> None:
 
 
 def _quantize(model: Any) -> None:
-    """Linear layers in 8 bits, a scale for each row; convolutions, norms and embeddings stay as they are."""
+    """Keep linear layers in 8 bits, a scale for each row; convolutions, norms and embeddings stay as they are."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What prompts say to the network: each is read once, and the text network may go when all are read.
+"""A cache of prompt conditions: each prompt is encoded once, and the text network can be released afterwards.
 
 Below the pipeline; it keeps a condition per prompt without looking inside, and knows nothing of cameras or latents.
 """

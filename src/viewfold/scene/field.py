@@ -1,7 +1,7 @@
 """A field: density and colour at every point of space.
 
-Anything that satisfies `Field` can be drawn (scene/volume.py), extracted (scene/surface.py) and looked at for its
-colour (scene/texture.py): they only call it.  `GridField` (scene/grid.py) is one.  Knows no cameras and no mesh.
+Anything that satisfies `Field` can be rendered (scene/volume.py), meshed (scene/surface.py) and baked into a texture
+(scene/texture.py): they only call it.  `GridField` (scene/grid.py) is one.  Knows no cameras and no mesh.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 BOX_RADIUS = 0.6
-"""Fields are asked inside [-0.6, 0.6]^3: the object's bounding sphere of radius 0.5 and a margin."""
+"""Fields are evaluated inside [-0.6, 0.6]^3: the object's bounding sphere of radius 0.5 and a margin."""
 
 
 @runtime_checkable
 class Field(Protocol):
-    """What the volume renderer, the surface and the texture ask of density and colour."""
+    """Density and colour as functions of position: what the volume renderer, the surface and the texture call."""
 
     def density(self, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
         """Return the density per unit length, zero or more."""
@@ -31,7 +31,7 @@ class Field(Protocol):
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A field that can say how dense it is at most, so that empty space is skipped and nothing else."""
+    """A field with an upper bound of its density in any cell, so that space is skipped only where it is empty."""
 
     def peak_density(self, n_cells: int, *, radius: float) -> Float[Tensor, "z y x"]:
         """Return no less than the largest density in each of `n_cells`^3 equal cells of [-radius, radius]^3."""

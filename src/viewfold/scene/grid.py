@@ -1,7 +1,7 @@
 """A representation: density and colour in a dense voxel grid, interpolated between its nodes.
 
 On a CPU trilinear interpolation of a dense grid is the cheapest encoder that PyTorch has; empty space costs nothing
-because the renderer never asks for it.  `GridField` is a `Field` for the renderer and the extraction, and a
+because the renderer never evaluates it there.  `GridField` is a `Field` for the renderer and the extraction, and a
 `Representation` for the flows, which see nothing of voxels and logits.
 """
 
@@ -36,7 +36,7 @@ SOLID_LOGIT = 3.0
 """The logit where a first guess is sure of the inside: opaque in two voxels, yet soft enough to be carved."""
 
 LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
-"""`constrain` keeps density between these: opaque within a voxel or two, near enough for a phantom to be undone."""
+"""`constrain` clamps density logits to these: opaque in a voxel or two, yet gradients can remove a floater."""
 
 BLOB_SLOPE = 10.0
 """Logit at the centre of the first blob; MVDream's `blob_magic3d`: 10 (1 - r / r0)."""
@@ -91,8 +91,9 @@ class GridSettings:
 class GridField(nn.Module):
     """A dense voxel grid of one density logit and three colour logits, interpolated trilinearly.
 
-    Density is DENSITY_SCALE x softplus(logit): interpolating before the activation lets a coarse grid hold a sharp
-    surface (Sun et al., DVGO, 2022).  Colour is sigmoid(logit), sRGB.  Density outside the box is zero.
+    Density is DENSITY_SCALE softplus(logit) with softplus(x) = log(1 + e^x): interpolating before the activation lets a
+    coarse grid hold a sharp surface (Sun et al., DVGO, 2022).  Colour is 1 / (1 + e^-logit), sRGB.  Density outside the
+    box is zero.
     """
 
     def __init__(self, *, resolution: int = 48, blob_radius: float = 0.3, settings: GridSettings | None = None) -> None:
@@ -202,7 +203,12 @@ class GridField(nn.Module):
         return [{"params": [self.grid], "lr": learning_rate}]
 
     def prior_loss(self) -> Float[Tensor, ""]:
-        """Return the weighted area of the surface and roughness of the colour."""
+        """Return the weighted area of the surface and roughness of the colour.
+
+            area_weight TV(1 - exp(-density voxel)) resolution + color_weight TV(colour logits)
+
+        The total variation of opacity, per unit of volume, is the area between empty and opaque space.
+        """
         density = DENSITY_SCALE * functional.softplus(self.grid[:, :1])
         opacity = -torch.expm1(-density * self.voxel)
         area = total_variation(opacity) * self.resolution  # per unit of volume, whatever the resolution

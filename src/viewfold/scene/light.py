@@ -35,7 +35,10 @@ class Light:
     """Towards the lamp, in the world: front, right, above.  Any length."""
 
     def shade(self, normal: Float[Tensor, "p 3"]) -> Float[Tensor, "p 1"]:
-        """Return the factor on the albedo for unit world normals."""
+        """Return the factor on the albedo for unit world normals n, l being the direction to the lamp.
+
+        factor = (sky + ground) / 2 + (sky - ground) / 2 n_z + key max(0, n . l)          hemisphere and Lambert
+        """
         half = (self.sky - self.ground) / 2
         x, y, z = (self.key * d for d in self._lamp())
         lamp = (normal[:, :1] * x).add_(normal[:, 1:2], alpha=y).add_(normal[:, 2:], alpha=z).clamp_(min=0)
@@ -51,8 +54,15 @@ class Light:
     ) -> Float[Tensor, "p 3"]:
         """Return the lit colour of surfaces that mirror: an affine function of the albedo, matt from `MATT` on.
 
-        The sky is mirrored as a dark ground under a bright one with a soft horizon, by Schlick's Fresnel term (1994);
-        the lamp as a lobe around the mirrored direction, which stands for GGX's.  A metal mirrors in its own colour.
+        With n the normal, v the direction to the eye, l to the lamp, r = 2 (n . v) n - v the mirrored one, m metallic:
+
+            gloss   = clamp((MATT - roughness) / (MATT - SMOOTH), 0, 1)
+            F       = F0 + (1 - F0) (1 - n . v)^5,  F0 = 0.04 (1 - m) + albedo m       Fresnel (Schlick 1994)
+            world   = below + (above - below) sigmoid(7 (r_z + 0.2))                    ground, soft horizon, sky
+            lobe    = 2.6 key exp(2 / max(roughness, 0.1)^2 (r . l - 1))                the lamp, in place of GGX's
+            colour  = albedo shade (1 - 0.75 gloss m) + gloss (0.75 F world + lobe (1 + (albedo - 1) m / 2))
+
+        A metal (m = 1) mirrors in its own colour.
 
         Args:
             normal, to_eye: unit vectors in the world; `normal` faces the eye.
@@ -86,5 +96,5 @@ _DIELECTRIC = 0.04
 _HORIZON, _BELOW, _ABOVE, _LAMP, _MIRROR = 7.0, 0.55, 1.6, 2.6, 0.75
 """Sharpness of the mirrored horizon; mirrored ground, sky and lamp as multiples of their own; share of the mirror.
 
-Chosen by eye, so that a metal at 64 pixels shows its own colour and is told from a matt thing.
+Chosen by eye, so that a metal at 64 pixels shows its own colour and differs from a matt thing.
 """

@@ -1,4 +1,4 @@
-"""Opening mesh files that strangers made: sizes are checked before anything is allocated, no path leaves its folder.
+"""Open untrusted mesh files: sizes are checked before anything is allocated, and no path leaves the file's folder.
 
 Sits below `interchange`, and returns trimesh's scene; knows neither our frames nor our colours.
 """

@@ -1,4 +1,4 @@
-"""What a plausible field looks like, one formula each; all are means, so that weights do not depend on sizes.
+"""Regularisers of fields and renders, one formula each; all are means, so that weights do not depend on sizes.
 
 Knows tensors only: a density grid, or what a renderer returned, pictures and samples.
 """
@@ -12,7 +12,7 @@ from viewfold.scene.rendering import RaySamples
 
 
 def total_variation(grid: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
-    """Return the mean absolute difference of neighbouring cells along the three axes.
+    """Return the mean absolute difference of neighbouring cells, 1/3 sum over axes of mean |g_{i+1} - g_i|.
 
     Source: Rudin, Osher and Fatemi 1992, anisotropic; on radiance grids as in Plenoxels, equation 3.
     """
@@ -21,6 +21,8 @@ def total_variation(grid: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
 
 def binary_entropy(alpha: Float[Tensor, "v 1 h w"]) -> Float[Tensor, ""]:
     """Return the mean entropy of coverage, in nats: zero where each ray either hits or misses, so it clears fog.
+
+        mean of -alpha log(alpha) - (1 - alpha) log(1 - alpha),  alpha clamped to [0.001, 0.999]
 
     Source: the opaque loss of threestudio; Latent-NeRF's sparsity loss.
     """

@@ -1,4 +1,4 @@
-"""What a lift asks of anything that can stand for an object: one protocol, so that the flows know none of them.
+"""The protocol of 3D representations: all that the flows call, so that they know no particular one.
 
 Today `GridField` (scene/grid.py) satisfies it; hash grids, signed distances, Gaussians and meshes fit behind it too.
 Nothing outside a representation touches its tensors: an optimiser gets them from `groups` and gives them back unread.
@@ -68,18 +68,18 @@ class Representation(Protocol):
         ...
 
     def prior_loss(self) -> Float[Tensor, ""]:
-        """Return what makes it implausible, already weighted: area of the surface, say, and roughness of colour.
+        """Return its own regularisation, already weighted: area of the surface, say, and roughness of colour.
 
         Not finite wherever a parameter is not, so that whoever adds it to a loss notices.
         """
         ...
 
     def constrain(self) -> None:
-        """Bring parameters back into the range that they can be undone from, in place, after an optimiser's step."""
+        """Clamp parameters, in place after an optimiser's step, to where gradients can still move them out again."""
         ...
 
     def refresh(self) -> None:
-        """Look again at what is worth asking, such as which cells are empty; due every ten or twenty steps.
+        """Update what speeds up rendering, such as which cells are empty; due every ten or twenty steps.
 
         `restore` and `set_detail` do it themselves.  One that was never refreshed is drawn in full.
         """
@@ -115,7 +115,7 @@ class Representation(Protocol):
         """Return its surface, closed, without colour and on the CPU.
 
         Args:
-            resolution: how finely the surface is looked for: cells along each axis of the scene.
+            resolution: cells along each axis of the scene at which the surface is sampled.
             max_faces: the mesh is thinned out to this number.
 
         Raises:

@@ -1,8 +1,8 @@
 """From a field to a closed triangle mesh.
 
-What users of such exporters complain of is decided here: the threshold is searched for, so that the mesh covers the
-same pixels as the field's own pictures; floaters and hidden cavities are dropped; the surface is closed at the border
-of the box and stays closed when it is thinned out.  Colour comes later (scene/texture.py).
+The usual faults of extracted meshes are avoided here: the threshold is searched for, so that the mesh covers the same
+pixels as the field's own pictures; floaters and hidden cavities are dropped; the surface is closed at the border of the
+box and stays closed when it is thinned out.  Colour comes later (scene/texture.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIN_OPACITY = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class SurfaceResult:
-    """A mesh, and how well it stands for the field."""
+    """A mesh, and how closely it matches the field."""
 
     mesh: Mesh
     threshold: float
@@ -151,7 +151,10 @@ def decimate(mesh: Mesh, *, max_faces: int) -> Mesh:
 def taubin(
     vertices: np.ndarray, faces: np.ndarray, *, steps: int, shrink: float = 0.5, inflate: float = -0.53
 ) -> np.ndarray:
-    """Smooth vertices towards the mean of their neighbours and back, so that the volume stays (Taubin 1995)."""
+    """Smooth vertices towards the mean of their neighbours and back, so that the volume stays (Taubin 1995).
+
+    Each step is x <- x + shrink (mean of neighbours - x), then the same with `inflate`, which is negative and larger.
+    """
     from scipy.sparse import coo_matrix, diags
 
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -191,6 +194,8 @@ def _opacity(field: Field, resolution: int, smooth_voxels: float, device: torch.
 @torch.no_grad()
 def _best_level(opacity: Float[Tensor, "z y x"], cameras: Cameras, covered: Bool[Tensor, "v h w"]) -> float:
     """Return the level whose surface covers the same pixels as the field.
+
+        argmax over levels of IoU(largest opacity along the ray > level, covered);  of a plateau, the middle
 
     A ray meets the surface of a level exactly where the largest opacity along it passes that level, so one picture of
     these maxima holds the silhouettes of every level.

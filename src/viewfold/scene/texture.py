@@ -1,6 +1,6 @@
-"""Colour for a mesh, asked of what it was extracted from: a callable that says what is seen at points of the surface.
+"""Bake a mesh's texture or vertex colours, from a callable that gives the colour seen at points of the surface.
 
-`surface_color` is the answer of a field.  The colour of a point of the surface is what a camera looking straight at it
+`surface_color` is that of a field.  The colour of a point of the surface is what a camera looking straight at it
 would see: the field composited along the normal, from just outside to just inside.  The mesh may therefore lie a little
 off the field's own surface.
 """
@@ -23,7 +23,7 @@ from viewfold.scene.volume import composite
 
 OUTSIDE = 0.02
 INSIDE = 0.04
-"""How far along the normal the field is looked at, in world units: about one voxel out and two in."""
+"""The part of the normal along which the field is composited, in world units: about one voxel out and two in."""
 
 N_SAMPLES = 7
 ROUGHNESS = 0.9

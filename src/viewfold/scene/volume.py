@@ -2,11 +2,11 @@
 
 Plain functions over a callable field.  Quadrature after Max, "Optical models for direct volume rendering", 1995 (NeRF
 equation 3): a sample that stands for a length d of the ray has opacity 1 - exp(-density d), and is seen through the
-product of what the samples before it let pass.
+transmittance of the samples before it (`composite`).
 
-Speed comes from not asking: rays that miss the sphere are dropped, samples in cells that the occupancy grid calls empty
-are dropped, and a first pass without gradients drops what lies behind an opaque surface.  Colour and gradients are
-computed for the rest, a few samples a ray.
+Speed comes from evaluating the field at few samples: rays that miss the sphere are dropped, samples in cells that the
+occupancy grid calls empty are dropped, and a first pass without gradients drops what lies behind an opaque surface.
+Colour and gradients are computed for the rest, a few samples a ray.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class OccupancyGrid:
     ) -> OccupancyGrid:
         """Find the cells where a field may be dense; refresh every ten or twenty steps of an optimisation.
 
-        A `Bounded` field says itself, where it lies, so that nothing is lost however fine it is.  Any other is asked on
-        `device` at the corners of all cells, and what is thinner than a cell may slip between them.  `dilation` cells
-        about everything found stay open, so that a surface can grow into them between two snapshots.
+        A `Bounded` field gives its own maxima, on its own device, so that nothing is lost however thin it is.  Any
+        other is sampled on `device` at the corners of all cells, and what is thinner than a cell may slip between them.
+        `dilation` cells about everything found stay open, so that a surface can grow into them between two snapshots.
         """
         if isinstance(field, Bounded):
             peak = field.peak_density(resolution, radius=SCENE_RADIUS)[None, None]
@@ -67,7 +67,7 @@ class OccupancyGrid:
         return cls(cells=peak[0, 0] > threshold)
 
     def at(self, points: Float[Tensor, "*p 3"]) -> Bool[Tensor, "*p"]:
-        """Say for points inside the cube about the scene's sphere whether their cell may hold something."""
+        """Return for points inside the cube about the scene's sphere whether their cell may hold something."""
         n_cells = self.cells.shape[0]
         cell = ((points + SCENE_RADIUS) * (n_cells / (2 * SCENE_RADIUS))).to(torch.int32).clamp_(0, n_cells - 1)
         index = (cell[..., 2] * n_cells + cell[..., 1]) * n_cells + cell[..., 0]
@@ -83,6 +83,9 @@ def composite(
     density: Float[Tensor, "r s"], delta: float | Float[Tensor, "r s"]
 ) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s"]]:
     """Return the weight of every sample, and the transmittance in front of it (Max 1995; NeRF equation 3).
+
+        T_i = exp(-sum_{j<i} density_j delta_j)             transmittance
+        w_i = T_i (1 - exp(-density_i delta_i))             weight
 
     Args:
         density: per unit length, ordered from near to far.
@@ -100,7 +103,7 @@ def intersect_sphere(
 ) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
     """Return where rays with unit directions enter and leave a sphere about the origin; near >= far where they miss.
 
-    A ray that starts inside enters at 0.
+    On the ray o + t d: t = -o.d -+ sqrt(radius^2 - |o - (o.d) d|^2).  A ray that starts inside enters at 0.
     """
     along = -(origins * directions).sum(dim=-1)
     closest = origins + along[:, None] * directions
@@ -109,7 +112,9 @@ def intersect_sphere(
 
 
 def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 0.01) -> Float[Tensor, "p 3"]:
-    """Return unit normals, against the gradient of density, by differences at the corners of a tetrahedron.
+    """Return unit normals, against the gradient of density, by differences at the corners k_i of a tetrahedron.
+
+        n = -g / |g|,   g = sum_i k_i density(p + step k_i) = 4 step grad density + O(step^2)
 
     Four evaluations of density instead of the six of central differences; differentiable in the field.
     """
@@ -135,7 +140,7 @@ def render_volume(
         cameras: where from; pictures lie on their device.
         size: pixels along each side, 1 to 4096.
         n_samples: across the sphere's diameter; every ray uses the same step of 1.1 / n_samples.
-        occupancy: cells outside which the field is not asked; None asks everywhere.
+        occupancy: cells outside which the field is not evaluated; None evaluates it everywhere.
         generator: draws the place of each sample in its step, which makes the optical depth unbiased; None: the middle.
         normals: also render normals, for four more evaluations of density a sample, and return the samples; otherwise
             they are zero.
@@ -176,7 +181,7 @@ def render_volume(
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """The samples worth asking, packed: ray index, place among that ray's samples, distance, position."""
+    """The samples to evaluate, packed: ray index, place among that ray's samples, distance, position."""
 
     ray: Int[Tensor, "p"]
     slot: Int[Tensor, "p"]

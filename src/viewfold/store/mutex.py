@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""Lock files: one process at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes to the disk, and a name to what is there: what a power cut leaves, and what a failing rename does.
+"""Durable writes: contents to the disk (fsync), then the rename, then the folder; what a power cut or failure leaves.
 
 A rename is atomic, but it may reach the disk before the bytes that it names: so the contents go first, then the name,
 then the folder that holds the name.

@@ -72,7 +72,10 @@ def make_autoencoder(settings: AutoencoderSettings, *, image_size: int, seed: in
 def reconstruction_loss(
     output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], *, edges: float
 ) -> Float[Tensor, ""]:
-    """Return the mean absolute plus squared error, and that of horizontal and vertical differences."""
+    """Return the mean absolute plus squared error, and the absolute one of differences between neighbours.
+
+    e = output - target,   mean |e| + mean e^2 + edges (mean |e_{x+1} - e_x| + mean |e_{y+1} - e_y|)
+    """
     error = output.float() - target
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
     return error.abs().mean() + error.square().mean() + edges * (across.abs().mean() + down.abs().mean())
@@ -132,6 +135,7 @@ def train_autoencoder(
         latents = posterior.mean + posterior.std * noise
         output = vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType] - it asks for a FloatTensor
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        # KL(N(mean, var) || N(0, 1)) = sum (mean^2 + var - 1 - log var) / 2  (Kingma and Welling 2014, appendix B)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
         rebuilt = reconstruction_loss(output, target, edges=settings.edges)
         mse = (output.detach().float() - target).square().mean()
@@ -152,7 +156,9 @@ def train_autoencoder(
 def normalise_latents(vae: AutoencoderKL, pictures: UInt8[Tensor, "p 3 h w"]) -> None:
     """Fold mean and deviation of each latent channel into `quant_conv` and `post_quant_conv`, in place.
 
-    Afterwards the posterior means have mean 0 and deviation 1 per channel; decoding is unchanged.
+    Afterwards the posterior means have mean 0 and deviation 1 per channel; decoding is unchanged:
+
+        mean' = (mean - shift) / scale,   logvar' = logvar - 2 log(scale),   decode'(z) = decode(scale z + shift)
     """
     scaled = (part.to(vae.device).float() / 127.5 - 1 for part in pictures.split(64))
     means = torch.cat([vae.encode(part, return_dict=False)[0].mean for part in scaled])

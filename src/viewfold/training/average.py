@@ -1,4 +1,4 @@
-"""Averaged weights: what a run hands out, and what its checks look at."""
+"""The exponential moving average (EMA) of the weights: the result of a run, and what its checks measure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Exponentially averaged weights (Polyak); the decay rises as (1 + step) / (10 + step) up to its limit.
+    """Exponentially averaged weights (Polyak), with a decay d that rises to its limit:
+
+        average <- d average + (1 - d) weights,   d = min(decay, (1 + step) / (10 + step))
 
     Not `torch.optim.swa_utils.AveragedModel`: its first update copies the weights instead of averaging, and it copies
     the module, which FSDP forbids.

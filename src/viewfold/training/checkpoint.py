@@ -172,7 +172,7 @@ def step_of(path: Path) -> int:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """Return a tensor as it lies in the file, where a single number is a list of one; it shares the memory."""
+    """Return a tensor in the shape that the file has, where a single number is a list of one; it shares the memory."""
     return value.detach().reshape(1) if value.ndim == 0 else value.detach()
 
 

@@ -72,7 +72,7 @@ class MixedBatch:
 
 
 class TextCache:
-    """What the network is told of captions that were read already, on the host in half precision."""
+    """A cache of the conditions of captions, on the host in half precision."""
 
     def __init__(self, reader: PromptReader) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""What a run refuses to start from and to end with: weights it could not move, numbers that are none."""
+"""Checks of weights: float32 and trainable before a run, finite before and after."""
 
 from __future__ import annotations
 

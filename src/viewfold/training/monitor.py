@@ -1,4 +1,4 @@
-"""What a person sees of a run: its speed, what it waits for, when it ends, what it cost.  Knows no network."""
+"""Speed, waiting time, time left and memory of a run, for progress bars and reports.  Knows no network."""
 
 from __future__ import annotations
 

@@ -42,9 +42,14 @@ class ObjectiveSettings:
 def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> Float[Tensor, "b"]:
     """Return the weight of each sample's squared error, after min-SNR-gamma (arXiv 2303.09556, section 3.4).
 
-    In terms of the clean part it is min(SNR, cap); divided by SNR for noise.  For v prediction it is
-    min(SNR, cap) + 1, divided by SNR + 1: the paper's own form vanishes with the SNR, where a schedule that ends in
-    pure noise has the layout of the object decided (docs/training.md: kinds were confused for 40,000 objects).
+    With SNR = alpha_bar / (1 - alpha_bar):
+
+        sample         min(SNR, cap)
+        epsilon        min(SNR, cap) / SNR
+        v_prediction   (min(SNR, cap) + 1) / (SNR + 1)          the paper: min(SNR, cap) / (SNR + 1)
+
+    The paper's form for v vanishes with the SNR, where a schedule that ends in pure noise has the layout of the object
+    decided (docs/training.md: kinds were confused for 40,000 objects).
     """
     if settings.snr_cap is None:
         return torch.ones_like(alpha_bar)
@@ -71,7 +76,9 @@ def diffusion_loss(
 ) -> Float[Tensor, ""]:
     """Return the weighted denoising error of clean latents, one time step per object.
 
-    Time steps are stratified over the batch: each is uniform, and together they cover the schedule evenly.
+        mean over i of weight(alpha_bar_i) mean |target_i - prediction(x_t_i, t_i)|^2,   t_i = floor(T (i + u_i) / b)
+
+    with u_i uniform in [0, 1): time steps are stratified over the batch, together they cover the schedule evenly.
     """
     n_samples, n_steps = len(latents), len(alphas_cumprod)
     strata = (torch.arange(n_samples) + torch.rand(n_samples, generator=generator)) / n_samples
@@ -96,5 +103,5 @@ def drop(n_samples: int, share: float, generator: torch.Generator) -> Bool[Tenso
 
 
 def n_pictures(n_objects: int, share_2d: float) -> int:
-    """Return how many single pictures go with `n_objects` objects so that they are `share_2d` of all samples."""
+    """Return how many single pictures make up `share_2d` of all samples beside `n` objects: n share / (1 - share)."""
     return round(n_objects * share_2d / (1 - share_2d))

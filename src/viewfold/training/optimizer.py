@@ -2,7 +2,13 @@
 
 Muon (K. Jordan, 2024, https://kellerjordan.github.io/posts/muon) replaces the averaged gradient of a matrix by the
 nearest orthogonal one, so that no direction is learned before another.  A convolution is a matrix from its inputs to
-its outputs.  Steps have the size of AdamW's (Moonlight, arXiv 2502.16982, equation 4): one rate serves both.
+its outputs.  Steps have the size of AdamW's (Moonlight, arXiv 2502.16982, equation 4): one rate serves both.  For a
+weight W (rows x columns) with the gradient G, as `torch.optim.Muon` has it (mu = 0.95):
+
+    M <- mu M + (1 - mu) G
+    W <- (1 - lr weight_decay) W - lr 0.2 sqrt(max(rows, columns)) orth(mu M + (1 - mu) G)
+
+where orth(U S V^T) = U V^T of the singular value decomposition, approximated by five Newton-Schulz steps.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ class Optimizer:
         trained = {n: parameter for n, parameter in network.named_parameters() if parameter.requires_grad}
         matrices = {n: p for n, p in trained.items() if p.ndim >= 2 and name == "muon"}
         self._matrices = list(matrices.values())
-        self._flat = [nn.Parameter(_as_it_lies(p.detach(), like=p).view(len(p), -1)) for p in self._matrices]
+        self._flat = [nn.Parameter(_in_memory_order(p.detach(), like=p).view(len(p), -1)) for p in self._matrices]
         others = {n: p for n, p in trained.items() if n not in matrices}
         self._parts: list[tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]] = []
         if matrices:
@@ -34,14 +40,14 @@ class Optimizer:
     def step(self, lr: float) -> None:
         """Move the weights along their gradients at this rate; weights without a gradient stay."""
         for flat, matrix in zip(self._flat, self._matrices, strict=True):
-            flat.grad = None if matrix.grad is None else _as_it_lies(matrix.grad, like=matrix).flatten(1)
+            flat.grad = None if matrix.grad is None else _in_memory_order(matrix.grad, like=matrix).flatten(1)
         for part, _ in self._parts:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the averages that are kept, as NAME.WHAT ("conv.weight.exp_avg"); rates and decays are not among them.
+        """Return the moments that are kept, as NAME.WHAT ("conv.weight.exp_avg"); rates and decays are not among them.
 
         A checkpoint that was written from them fills them in place.
         """
@@ -53,7 +59,7 @@ class Optimizer:
         }
 
     def _begin(self) -> None:
-        """Make the averages, zero, as the optimisers do at their first step."""
+        """Make the moments, zero, as the optimisers do at their first step."""
         for part, parameters in self._parts:
             for parameter in parameters.values():
                 zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
@@ -64,8 +70,8 @@ class Optimizer:
                     part.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
-def _as_it_lies(tensor: Tensor, *, like: Tensor) -> Tensor:
-    """Return a weight, or its gradient, with its axes in the order in which the weight `like` lies in memory.
+def _in_memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
+    """Return a weight, or its gradient, with its axes in the order of the strides of the weight `like`.
 
     A view of that as a matrix shares the weight's memory, or PyTorch refuses to make it.
     """

@@ -26,7 +26,7 @@ UNIT_PARAMETERS = 2**20
 
 
 class Objective(nn.Module):
-    """A loss and the network that it asks, as one module, so that DDP sees one forward pass a step."""
+    """A loss and the network that it calls, as one module, so that DDP sees one forward pass a step."""
 
     def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, on which device, and the few words that they exchange.
+"""The processes of a run: which one this is, on which device, and the numbers and refusals that they exchange.
 
 `torchrun` starts them and sets RANK, LOCAL_RANK and WORLD_SIZE; without it there is one.  Numbers that steer the run go
 over gloo on the CPU, so that no GPU waits for them and a process that dies is noticed; gradients go where the

@@ -87,7 +87,11 @@ class LoopSettings:
 
 
 def learning_rate(step: int, settings: LoopSettings) -> float:
-    """Return the rate at a step, 0 to steps - 1: linear warm-up, then what `settings.schedule` says."""
+    """Return the rate at a step s, 0 to steps - 1: linear warm-up, then what `settings.schedule` says.
+
+    rate = lr min((s + 1) / warmup, f),   left = steps - s,
+    f = min(1, left / cooldown) (constant), left / steps (linear), (1 - cos(pi left / steps)) / 2 (cosine)
+    """
     rise = min(1.0, (step + 1) / max(settings.warmup, 1))
     left = settings.steps - step  # `steps` at the first step, 1 at the last
     match settings.schedule:

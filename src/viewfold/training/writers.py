@@ -20,7 +20,7 @@ WriterName = Literal["tensorboard", "wandb"]
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes down a run as it goes on."""
+    """Records the figures and pictures of a run as it goes on."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Note figures of a step."""

@@ -1,1 +1,1 @@
-"""Other people's weights: the doors through which a checkpoint, a model's folder or a download enters, strictly."""
+"""Readers of other people's weights (checkpoints, model folders, LoRA files, downloads): strict, bounded, no code."""

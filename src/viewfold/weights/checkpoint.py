@@ -1,4 +1,4 @@
-"""One file of tensors from a stranger: read without running its code or allocating what it only claims to hold.
+"""Read an untrusted file of tensors without running its code or allocating what it only claims to hold.
 
 Sits below `weights`; it knows no network.
 """

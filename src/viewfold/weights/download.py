@@ -1,4 +1,4 @@
-"""One large file from a hub to the disk: gone on with where it broke off, bounded, and whole or not there.
+"""Download one large file from a hub: resumed where it broke off, bounded, and whole or not there.
 
 Sits below `release`, which knows what to download.  huggingface_hub asks, transfers and tries again; its own
 `hf_hub_download` begins anew with each call (2.4: killed at 40 of 60 MiB, it fetched all 60 again and left a file that
@@ -201,7 +201,7 @@ class _Meter(contextlib.AbstractContextManager["_Meter"]):
 
 @contextlib.contextmanager
 def _watching(found: Source, file: BinaryIO) -> Iterator[None]:
-    """Hold what huggingface_hub's client is told against what was found: each address, and what an answer goes on with.
+    """Check each address that huggingface_hub's client asks, and each part of a file that it is sent, against `found`.
 
     It looks at neither, and would add the end of one file to the beginning of another.
     """

@@ -1,4 +1,4 @@
-"""One network's folder from a stranger, looked through before a library reads it.
+"""Check the untrusted folder of one network before a library reads it.
 
 Below `weights` and the pipeline.  diffusers and transformers build a network from what config.json says and fill with
 random numbers what the files lack, so that a line of JSON can ask for a terabyte; they follow names out of the folder,

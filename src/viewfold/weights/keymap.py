@@ -98,11 +98,11 @@ def read_unet_layout(shapes: Shapes, *, heads: int | None, head_channels: int | 
     """Read the layout of an original UNet off its shapes.
 
     The heads leave no trace in them.  Without a word about them, a network whose other sizes are those of a released
-    one has its heads; any other must be told.
+    one has its heads; for any other they must be given.
 
     Raises:
         WeightsError: the names are not those of this family of networks, or the network is conditioned on an image.
-        InputError: the heads are not told, told twice, or do not divide the channels.
+        InputError: the heads are not given, given twice, or do not divide the channels.
     """
     refuse_image_prompt(shapes)
     channels: list[int] = []

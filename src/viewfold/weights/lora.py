@@ -1,4 +1,4 @@
-"""LoRA files: small changes to a model's layers, read strictly; `pipeline/lora.py` puts them on.
+"""LoRA files: low-rank changes W + scale alpha / rank B A of layers, read strictly; `pipeline/lora.py` adds them.
 
 Every name and shape in a file is looked up in the model's own layers before any library sees it; the file's scale goes
 into its tensors, so that what is loaded is what acts (and what is hashed).  diffusers' own loader (0.42 with peft 0.21)

@@ -1,4 +1,4 @@
-"""The instructions of a PyTorch file, looked through before torch follows them.
+"""Check the pickle opcodes of a PyTorch file before torch executes them.
 
 Below `checkpoint`.  torch's own `weights_only` reader runs no code, but it calls what it knows with any arguments.
 Tried with torch 2.13: a pickle of 0.9 kB asks it for 64 GB; over one of 1.3 kB (a key of tuples of tuples) it hangs.

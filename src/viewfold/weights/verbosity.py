@@ -1,4 +1,4 @@
-"""Libraries that talk while they read and write: kept off the terminal, for what matters is raised."""
+"""Silence the progress bars and load reports of diffusers and transformers; what matters is raised as an error."""
 
 from __future__ import annotations
 
