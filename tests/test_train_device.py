@@ -86,12 +86,15 @@ def test_a_step_waits_for_the_device_once(tmp_path: Path) -> None:
 
 def test_the_autoencoder_is_trained_and_normalised_on_the_device(tmp_path: Path) -> None:
     settings = AutoencoderSettings(channels=(8, 16), latent_channels=3, batch=4)
-    pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     here = train_autoencoder(pictures, tmp_path / "here", settings=settings, loop=replace(LOOP, optimizer="adamw"))
     start = make_autoencoder(settings, image_size=16)
     with second_device() as device:
         loop = replace(LOOP, optimizer="adamw")
         there = train_autoencoder(pictures, tmp_path / "there", settings=settings, loop=loop, start=move(start, device))
         assert on(device, there)
-        for name, value in here.state_dict().items():
-            assert torch.allclose(there.state_dict()[name].cpu(), value, atol=1e-3), name
+        moved = {name: value.cpu() for name, value in there.state_dict().items()}
+        off = {name: float((moved[name] - value).abs().max()) for name, value in here.state_dict().items()}
+        # A bias before a norm has no gradient but rounding, whose sign AdamW follows: by the rate, at each of two steps.
+        assert max(off.values()) <= 2 * loop.lr, off
+        assert sum(difference < 1e-5 for difference in off.values()) >= 0.9 * len(off), off
