@@ -27,6 +27,8 @@ class Mirror:
     length: str | None = None
     """A Content-Length of HEAD that is not true."""
     status: int = 200
+    busy: int = 0
+    """How many of the next GETs are answered with 503."""
     redirect: str = ""
     """Where each question is sent on to."""
     part: dict[str, str] = field(default_factory=dict)
@@ -63,8 +65,10 @@ def serve(mirror: Mirror) -> Iterator[Mirror]:
             self.close_connection = True
             whole, first, wanted = len(mirror.content), 0, self.headers.get("Range", "")
             elsewhere = mirror.redirect or (mirror.moved if self.command == "GET" else "")
-            if elsewhere or mirror.status != 200:
-                self.send_response(302 if elsewhere else mirror.status)
+            is_busy = self.command == "GET" and mirror.busy > 0
+            mirror.busy -= is_busy
+            if elsewhere or is_busy or mirror.status != 200:
+                self.send_response(302 if elsewhere else 503 if is_busy else mirror.status)
                 self.send_header("Location", elsewhere)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

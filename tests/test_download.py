@@ -30,6 +30,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(sleep=lambda _: None, time=time.time)
     monkeypatch.setattr("huggingface_hub.file_download.time", clock)
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+    monkeypatch.setattr("viewfold.weights.download.PAUSE_S", 0.0)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the true hub something
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
@@ -216,6 +217,21 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(
     with pytest.raises(FileError, match=f"{mirror.url}: .*{code}.*Nothing was kept"):
         get(tmp_path, mirror.url)
     assert len(mirror.headers) == tries and mirror.asked == []
+
+
+@pytest.mark.parametrize("cut", [[], [5000]])
+def test_a_server_that_is_busy_when_the_file_is_asked_for_is_asked_four_times(
+    mirror: Mirror, tmp_path: Path, cut: list[int]
+) -> None:
+    mirror.busy, mirror.cut = 3, list(cut)
+    get(tmp_path, mirror.url)
+    assert (tmp_path / "file.pt").read_bytes() == CONTENT
+    (tmp_path / "file.pt").unlink()
+    mirror.asked.clear()
+    mirror.busy = 4
+    with pytest.raises(FileError, match="503.*Nothing was kept"):
+        get(tmp_path, mirror.url)
+    assert mirror.asked == [""] * 4
 
 
 @pytest.mark.parametrize(

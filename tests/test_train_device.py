@@ -95,6 +95,6 @@ def test_the_autoencoder_is_trained_and_normalised_on_the_device(tmp_path: Path)
         assert on(device, there)
         moved = {name: value.cpu() for name, value in there.state_dict().items()}
         off = {name: float((moved[name] - value).abs().max()) for name, value in here.state_dict().items()}
-        # A bias before a norm has no gradient but rounding, whose sign AdamW follows: by the rate, at each of two steps.
+        # A bias before a norm has no gradient but rounding, whose sign AdamW follows: by the rate at each of two steps.
         assert max(off.values()) <= 2 * loop.lr, off
         assert sum(difference < 1e-5 for difference in off.values()) >= 0.9 * len(off), off

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -83,12 +83,9 @@ def reconstruction_loss(
     Raises:
         InputError: `rescale` outside 0 to 1.
     """
-    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
-    noisy = compose(latents.detach(), noise, level)
-    conditional, unconditional = _predict(noisy, prior=prior, condition=condition, cameras=cameras, t=t)
-    guided = guide(conditional, unconditional, scale=guidance)
-    clean = decompose(guided, noisy, level, prediction="epsilon").clean
-    reference = decompose(conditional, noisy, level, prediction="epsilon").clean
+    seen = _predict(latents, noise, prior=prior, condition=condition, cameras=cameras, t=t, guidance=guidance)
+    clean = decompose(seen.guided, seen.noisy, seen.level, prediction="epsilon").clean
+    reference = decompose(seen.conditional, seen.noisy, seen.level, prediction="epsilon").clean
     clean = contrast(clean, reference, strength=rescale)
     return 0.5 * (latents - clean).square().sum() / (latents.shape[0] * latents.shape[1])
 
@@ -108,31 +105,42 @@ def sds_loss(
     Arguments as in `reconstruction_loss`.  The value is half the squared gradient per view, as released; only its
     gradient means something.  Source: DreamFusion equation 3 with w(t) = sigma_t^2.
     """
-    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
-    noisy = compose(latents.detach(), noise, level)
-    conditional, unconditional = _predict(noisy, prior=prior, condition=condition, cameras=cameras, t=t)
-    guided = guide(conditional, unconditional, scale=guidance)
-    direction = (1 - level)[:, None, None, None, None] * (guided - noise)
+    seen = _predict(latents, noise, prior=prior, condition=condition, cameras=cameras, t=t, guidance=guidance)
+    direction = (1 - seen.level)[:, None, None, None, None] * (seen.guided - noise)
     target = (latents - direction).detach()
     return 0.5 * (latents - target).square().sum() / (latents.shape[0] * latents.shape[1])
 
 
+class _Prediction(NamedTuple):
+    """What the prior says of noisy latents."""
+
+    noisy: Float[Tensor, "b v c h w"]
+    level: Float[Tensor, "b"]
+    """alpha_bar of each object."""
+    conditional: Float[Tensor, "b v c h w"]
+    guided: Float[Tensor, "b v c h w"]
+
+
 @torch.no_grad()
 def _predict(
-    noisy: Float[Tensor, "b v c h w"],
+    latents: Float[Tensor, "b v c h w"],
+    noise: Float[Tensor, "b v c h w"],
     *,
     prior: Prior,
     condition: Any,
     cameras: Cameras | None,
     t: Int[Tensor, "b"],
-) -> tuple[Float[Tensor, "b v c h w"], Float[Tensor, "b v c h w"]]:
-    """Return the conditional and the unconditional noise from one call on [conditional; unconditional]."""
+    guidance: float,
+) -> _Prediction:
+    """Add noise, and return the noise that the prior predicts, from one call on [conditional; unconditional]."""
+    level = prior.alphas_cumprod.to(latents)[t.to(latents.device)]
+    noisy = compose(latents, noise, level)
     twice = cameras
     if cameras is not None and len(cameras) != noisy.shape[1]:  # those that all objects share serve as they are
         twice = Cameras.cat([cameras, cameras])
     predicted = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), condition, twice)
     conditional, unconditional = predicted.to(noisy).chunk(2)
-    return conditional, unconditional
+    return _Prediction(noisy, level, conditional, guide(conditional, unconditional, scale=guidance))
 
 
 def score_loss(score: Score | str) -> Callable[..., Tensor]:

@@ -26,7 +26,7 @@ def lock(path: str | Path, message: str) -> Iterator[None]:
         held.acquire(timeout=0)
     except filelock.Timeout:
         raise OutputError(message) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # filelock raises the second where a disk keeps no locks
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise OutputError(f"`{path}` cannot be locked: {reason}. Name a place on another disk.") from error
     try:

@@ -17,6 +17,7 @@ import ipaddress
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +28,9 @@ from urllib.parse import urlsplit
 from viewfold.errors import FileError, InputError, OutputError
 from viewfold.store import lock, read_json, write_json
 from viewfold.store.sync import sync_folder
+
+ATTEMPTS, PAUSE_S = 4, 1.0
+"""Tries at a file whose server answers that it is busy (5xx) without a new byte; the pause doubles between them."""
 
 Progress = Callable[[int, int], None]
 """(bytes so far, bytes in all)"""
@@ -132,6 +136,7 @@ def _ask(url: str, *, max_bytes: int, patient: bool) -> Source:
 
 def _fetch(offer: Source, path: Path, *, spare: float, progress: Progress) -> None:
     """Go on until the file is whole, over as many connections as bring new bytes."""
+    failures = 0
     while True:
         before = _have(path)
         try:
@@ -145,8 +150,11 @@ def _fetch(offer: Source, path: Path, *, spare: float, progress: Progress) -> No
             if isinstance(error, OSError) and error.errno is not None:  # the disk's; those of a network have none
                 reason = (error.strerror or str(error)).lower()
                 raise OutputError(f"`{path}` cannot be written: {reason}. Free space or name another place.") from error
-            if _have(path) <= before:
+            failures = 0 if _have(path) > before else failures + 1
+            is_busy = getattr(getattr(error, "response", None), "status_code", 0) >= 500
+            if failures == ATTEMPTS or (failures and not is_busy):
                 raise FileError(_reason(error)) from error
+            time.sleep(PAUSE_S * 2 ** (failures - 1) if failures else 0)
 
 
 def _reason(error: Exception) -> str:
