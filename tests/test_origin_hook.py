@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 import torch
 from fakes import tiny_model
+from lift_fakes import ball_views
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_provenance import RECORD, make_views
 
+import viewfold
 from viewfold.label import UNLABELLED, Label, Made
+from viewfold.lifting.distillation import DistilSettings
+from viewfold.lifting.fit import FitSettings
+from viewfold.lifting.stages import LiftSettings, MeshSettings
 from viewfold.origin.hook import Origin, RecordLabel, relabelled
 from viewfold.origin.record import payload, read_provenance
 from viewfold.origin.watermark import read
 from viewfold.picture import read_image
 from viewfold.pipeline import generate
+from viewfold.scene.grid import GridSettings
 from viewfold.views import Views
 
 
@@ -80,6 +86,19 @@ def test_an_asset_says_what_its_views_do_unless_a_model_went_on_from_them(waterm
 
 
 # Loaded and saved again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_lift_signs_what_the_model_had_a_hand_in_and_nothing_else(steps: int) -> None:
+    settings = LiftSettings(
+        representation=GridSettings(resolution=16, samples=16),
+        fit=FitSettings(steps=4),
+        distil=DistilSettings(steps=steps),
+        mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
+    )
+    asset = viewfold.lift(tiny_model(), "a red mug", views=ball_views(size=16), settings=settings)
+    assert ("provenance" in asset.report) == bool(steps) == bool(asset.label.comment())
+    assert asset.report.get("provenance", {}) == asset.label.report().get("provenance", {})
 
 
 def test_what_files_said_is_there_again_when_they_were_loaded_and_saved(model: Any, tmp_path: Path) -> None:

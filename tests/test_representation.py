@@ -201,3 +201,45 @@ def test_what_cannot_be_is_refused() -> None:
             grid.set_detail(share)
     with pytest.raises(InputError, match="`samples` must lie between 8 and 1024"):
         GridSettings(samples=4)
+
+
+def test_a_grid_that_goes_back_to_a_snapshot_looks_again_where_it_is_empty() -> None:
+    grid = GridSettings(resolution=24, samples=24).begin(solid)
+    full = grid.snapshot()
+    with torch.no_grad():
+        grid.grid[:, :1] = -9.0
+    grid.refresh()
+    grid.restore(full)
+    assert grid.render(CAMERAS, size=16).alpha[:, 0, 8, 8].min() > 0.9
+
+
+def test_distillation_asks_for_the_prompt_before_the_negative_and_adds_the_representations_own_loss() -> None:
+    asked: list[list[str]] = []
+    losses: list[torch.Tensor] = []
+
+    class Listening(PerfectPrior):
+        def condition(self, prompts: list[str]) -> torch.Tensor:
+            asked.append(list(prompts))
+            return super().condition(prompts)
+
+    class Implausible(Sphere):
+        def prior_loss(self) -> torch.Tensor:
+            losses.append(1e3 * (self.radius - 0.1).square().sum())
+            return losses[-1]
+
+    observed = observe(ball_views())
+    made = Implausible(0.3, torch.tensor([0.9, 0.1, 0.1]))
+    fitted = Fitted(representation=made, observed=observed, pictures=Photometric.of(observed), loss=0.0)
+    settings = DistilSettings(steps=3, negative="ugly", photometric_weight=0.0)
+    distil(fitted, Listening(lambda cameras, size: ball(cameras, size=size)[0]), "a red ball", settings=settings)
+    assert asked == [["a red ball", "ugly"]] and len(losses) >= settings.steps
+    assert float(losses[-1].detach()) < float(losses[0].detach()), "it is descended too"
+
+
+def test_coverage_counts_beside_colour_as_its_weight_says(made: Representation) -> None:
+    pictures = Photometric.of(observe(ball_views(size=16)))
+    light, even, heavy = (
+        float(replace(pictures, alpha_weight=weight).loss(made, generator=torch.Generator().manual_seed(0)).detach())
+        for weight in (0.0, 1.0, 3.0)
+    )
+    assert even > light and heavy - light == pytest.approx(3 * (even - light), rel=1e-4)
