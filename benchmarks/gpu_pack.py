@@ -153,7 +153,8 @@ def keep_latents(renders: Path, target: Path) -> None:
     """Pack renders with their latents and leave the pixels out."""
     import torch
 
-    from viewfold.data.shards import cache_latents, pack
+    from viewfold.data.latents import cache_latents
+    from viewfold.data.packing import pack
     from viewfold.model.weights_hash import hash_tensors
     from viewfold.pipeline import load
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import dataset, doctor, generate, lift, main, origin, placement, training
+from viewfold.cli import assets, doctor, generate, lift, main, origin, pack, placement, render, training
 
 
 @pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
@@ -23,7 +23,7 @@ def test_every_option_has_a_line_of_help() -> None:
         generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
         training.ProcessFlags, training.WatchFlags,
     )  # fmt: skip
-    verbs = (generate.Generate, lift.Lift, dataset.Assets, dataset.Render, dataset.Pack, training.Train, doctor.Doctor)
+    verbs = (generate.Generate, lift.Lift, assets.Assets, render.Render, pack.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
         lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
         for name, kind in home.__annotations__.items():

@@ -11,7 +11,9 @@ import torch
 from tiny_shards import SHAPE, write_shards
 
 from viewfold.data.batches import LatentSet
-from viewfold.data.shards import cache_latents, open_shards, pack
+from viewfold.data.latents import cache_latents
+from viewfold.data.packing import pack
+from viewfold.data.shards import open_shards
 from viewfold.errors import AssetError, FitError
 from viewfold.picture import to_pil
 

@@ -15,7 +15,8 @@ import torch
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.data import render
-from viewfold.data.render import PAPER, RenderSettings, find_assets, render_asset, render_assets
+from viewfold.data.render import PAPER, RenderSettings, render_asset, render_assets
+from viewfold.data.source import find_assets
 from viewfold.errors import InputError, OutputError
 from viewfold.picture import read_image
 from viewfold.scene.interchange import to_trimesh

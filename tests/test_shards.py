@@ -14,8 +14,10 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
+from viewfold.data.latents import cache_latents
+from viewfold.data.packing import pack
 from viewfold.data.pictures import emoji_name, import_emoji
-from viewfold.data.shards import cache_latents, open_shards, pack
+from viewfold.data.shards import open_shards
 from viewfold.errors import AssetError, InputError, OutputError
 from viewfold.picture import to_pil
 

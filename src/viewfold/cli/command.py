@@ -18,11 +18,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from viewfold.cli.dataset import Assets, Pack, Render
+from viewfold.cli.assets import Assets
 from viewfold.cli.doctor import Doctor
 from viewfold.cli.generate import Generate
 from viewfold.cli.lift import Lift
 from viewfold.cli.origin import Provenance
+from viewfold.cli.pack import Pack
+from viewfold.cli.render import Render
 from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.data.source import find_assets
 from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
-from viewfold.formats import MESHES
 from viewfold.picture import to_pil
 from viewfold.scene.interchange import load_mesh
 from viewfold.scene.rasterize import rasterize
@@ -150,20 +150,6 @@ def render_assets(
         if progress is not None:
             progress(dealt_with, len(assets))
     return RenderReport(done=len(pending) - len(failed), skipped=len(assets) - len(pending), failed=sorted(failed))
-
-
-def find_assets(folder: str | Path) -> list[Path]:
-    """Return the assets of a folder by name, one per uid."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"`folder` must be a folder of assets; `{folder}` is none.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in MESHES, p.suffix.lower(), p.name)):
-        if path.suffix.lower() in MESHES and not path.name.startswith("."):
-            found.setdefault(path.stem, path)
-    if not found:
-        raise InputError(f"`folder` must hold {', '.join(MESHES)} files; `{folder}` holds none.")
-    return [found[uid] for uid in sorted(found)]
 
 
 def render_asset(path: Path, out: Path, *, settings: RenderSettings) -> None:

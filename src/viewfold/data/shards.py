@@ -1,4 +1,4 @@
-"""Shards: posed renders packed into webdataset tars, with an index for exact random access.
+"""Shards as they are read: webdataset tars with an index of byte offsets, for exact random access.
 
 A sample is `UID.json` (captions, licence, author, cameras), `UID.000.webp` ... and, once cached, `UID.latents.npy`
 (v c h w, float16, the posterior means of the VAE).  The reader finds members by byte offset, so sample i of step s is
@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,85 +24,11 @@ from torch import Tensor
 
 from viewfold import limits
 from viewfold.camera import Cameras
-from viewfold.errors import AssetError, FitError, InputError
+from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image
-from viewfold.store import atomic_write, read_json
 
-SAMPLES_PER_SHARD = 512
-_ENCODER = "VIEWFOLD.latents"  # a field of the tar's own header
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackReport:
-    """What `pack` or `cache_latents` did."""
-
-    samples: int
-    shards: int
-    skipped: int
-    """Shards that were already complete."""
-    failed: list[tuple[str, str]]
-    """Samples left out: (uid, reason)."""
-
-
-def pack(
-    renders: str | Path,
-    out: str | Path,
-    *,
-    samples_per_shard: int = SAMPLES_PER_SHARD,
-    progress: Callable[[int, int], None] | None = None,
-) -> PackReport:
-    """Pack every finished folder of renders (one with a meta.json) into tars under `out`, sorted by uid.
-
-    A shard that exists is kept, so a stopped run continues.  A damaged sample is named, left out and counted.
-
-    Raises:
-        InputError: no finished renders.
-    """
-    folders = sorted(path.parent for path in Path(renders).glob("*/meta.json"))
-    if not folders:
-        raise InputError(
-            f"`renders` must hold folders with a meta.json; `{renders}` holds none. Run `viewfold render`."
-        )
-    groups = [folders[i : i + samples_per_shard] for i in range(0, len(folders), samples_per_shard)]
-    samples, skipped, failed = 0, 0, []
-    for number, group in enumerate(groups):
-        target = Path(out) / f"shard-{number:05d}.tar"
-        if target.exists():
-            skipped += 1
-            continue
-        with atomic_write(target) as temporary, tarfile.open(temporary, "w") as tar:
-            for folder in group:
-                try:
-                    members = _read_sample(folder)
-                except (AssetError, OSError) as error:
-                    failed.append((folder.name, str(error)))
-                    continue
-                for name, content in members.items():
-                    _add_member(tar, name, content)
-                samples += 1
-        if progress:
-            progress(number + 1, len(groups))
-    return PackReport(samples=samples, shards=len(groups), skipped=skipped, failed=failed)
-
-
-def _read_sample(folder: Path) -> dict[str, bytes]:
-    uid = folder.name
-    if "." in uid:
-        raise AssetError(f"`{uid}` must not contain a dot; webdataset splits names there. Rename it.")
-    members = {f"{uid}.json": json.dumps(read_json(folder / "meta.json")).encode()}
-    pictures = sorted(folder.glob("[0-9][0-9][0-9].webp"))
-    if not pictures:
-        raise AssetError(f"`{folder}` holds no pictures.")
-    for picture in pictures:
-        read_image(picture)
-        members[f"{uid}.{picture.name}"] = picture.read_bytes()
-    return members
-
-
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+ENCODER = "VIEWFOLD.latents"
+"""A field of the tar's own header: which autoencoder made the latents in it."""
 
 
 @dataclass(frozen=True)
@@ -202,12 +128,13 @@ def open_shards(folder: str | Path) -> list[Sample]:
         raise InputError(f"`shards` must hold .tar files; `{folder}` holds none. Run `viewfold pack`.")
     samples: dict[str, Sample] = {}
     for shard in shards:
-        for uid, suffix, offset, size in _members(shard):
+        for uid, suffix, offset, size in members(shard):
             samples.setdefault(uid, Sample(uid)).members[suffix] = (shard, offset, size)
     return [samples[uid] for uid in sorted(samples)]
 
 
-def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
+def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Yield uid, suffix, offset and bytes of each file in a shard; AssetError if it is damaged."""
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
@@ -222,59 +149,11 @@ def _members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
 
 def latent_encoders(samples: Iterable[Sample]) -> set[str | None]:
     """Return which encoders made the cached latents of samples, as given to `cache_latents`; None where unknown."""
-    return {_encoder_of(shard) for shard in {shard for sample in samples for shard, _, _ in sample.members.values()}}
+    return {encoder_of(shard) for shard in {shard for sample in samples for shard, _, _ in sample.members.values()}}
 
 
-def _encoder_of(shard: Path) -> str | None:
-    """Return the `encoder` that `cache_latents` noted in a shard; `_members` has read the shard."""
+def encoder_of(shard: Path) -> str | None:
+    """Return the `encoder` that `cache_latents` noted in a shard; `members` has read the shard."""
     with tarfile.open(shard) as tar:
         tar.next()
-        return tar.pax_headers.get(_ENCODER)
-
-
-def cache_latents(
-    folder: str | Path,
-    encode: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c h w"]],
-    *,
-    encoder: str,
-    background: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
-) -> PackReport:
-    """Give every sample its `UID.latents.npy`, rewriting one shard at a time; a shard that this encoder did is kept.
-
-    Args:
-        encode: pictures in [0, 1] -> normalised latents (the pipeline's or a VAE's).
-        encoder: tells one encoder from another (the hash of a VAE's weights); the shard's header keeps it.
-    """
-    shards = sorted(Path(folder).glob("*.tar"))
-    samples, skipped, failed = 0, 0, []
-    for number, shard in enumerate(shards):
-        inside: dict[str, Sample] = {}
-        for uid, suffix, offset, size in _members(shard):
-            inside.setdefault(uid, Sample(uid)).members[suffix] = (shard, offset, size)
-        header = {_ENCODER: encoder}
-        if _encoder_of(shard) == encoder and all("latents.npy" in sample.members for sample in inside.values()):
-            skipped += 1
-            continue
-        with atomic_write(shard) as temporary, tarfile.open(temporary, "w", pax_headers=header) as tar:
-            for sample in inside.values():
-                try:
-                    with torch.no_grad():
-                        latents = encode(sample.pictures(background=background))
-                    if not bool(latents.half().isfinite().all()):
-                        raise FitError(
-                            f"`encode` must give finite latents; those of {sample.uid} are not. Check the autoencoder."
-                        )
-                except AssetError as error:
-                    failed.append((sample.uid, str(error)))
-                    continue
-                buffer = io.BytesIO()
-                np.save(buffer, latents.half().cpu().numpy(), allow_pickle=False)
-                for suffix in sample.members:
-                    if suffix != "latents.npy":
-                        _add_member(tar, f"{sample.uid}.{suffix}", sample.read(suffix))
-                _add_member(tar, f"{sample.uid}.latents.npy", buffer.getvalue())
-                samples += 1
-        if progress:
-            progress(number + 1, len(shards))
-    return PackReport(samples=samples, shards=len(shards), skipped=skipped, failed=failed)
+        return tar.pax_headers.get(ENCODER)
