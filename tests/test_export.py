@@ -14,7 +14,8 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError, OutputError
 from viewfold.scene.export import save_mesh, split_normals, to_vertex_colors
 from viewfold.scene.interchange import load_mesh
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 
 CUBE_FACES = [
@@ -58,7 +59,7 @@ def textured() -> Mesh:
         vertices=torch.stack([corner[:, 0] * 0.5 - 0.4, torch.full((4,), -0.25), corner[:, 1] * 0.5 - 0.2], dim=1),
         faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
         uv=corner,
-        materials=(Material(texture=texture, roughness=0.9),),
+        materials=(Material(texture=Texture(image=texture), roughness=0.9),),
     )
     return Mesh.cat([cube((0.9, 0.5, 0.1), (0.3, 0.0, 0.0)), square])
 
@@ -222,7 +223,7 @@ def test_colour_texture_and_vertex_colour_multiply_and_a_texture_repeats() -> No
         faces=torch.tensor([[0, 1, 2]]),
         uv=torch.tensor([[0.2, 0.5], [0.9, 0.5], [1.3, -0.5]]),
         vertex_color=torch.tensor([[1.0, 1, 1], [0.5, 1, 1], [1, 1, 0.5]]),
-        materials=(Material(color=(0.5, 1.0, 1.0), texture=texture, roughness=0.3, metallic=0.6),),
+        materials=(Material(color=(0.5, 1.0, 1.0), texture=Texture(image=texture), roughness=0.3, metallic=0.6),),
     )
     colored = to_vertex_colors(mesh)
     expected = torch.tensor([[0.5, 0.5, 0.5], [0.05, 0.2, 0.2], [0.5, 0.5, 0.25]])

@@ -12,7 +12,8 @@ import torch
 
 from viewfold.errors import AssetError
 from viewfold.scene.interchange import Convention, linear_from_srgb, load_mesh, srgb_from_linear, to_trimesh
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 
 
 def _box(color: tuple[float, float, float] = (0.8, 0.2, 0.4)) -> Mesh:
@@ -58,11 +59,11 @@ def test_a_glb_keeps_its_texture_the_right_way_up(tmp_path: Path) -> None:
         vertices=torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 1]]),
         faces=torch.tensor([[0, 1, 2]]),
         uv=torch.tensor([[0.0, 0], [1, 0], [0, 0.5]]),
-        materials=(Material(texture=texture),),
+        materials=(Material(texture=Texture(image=texture)),),
     )
     back = load_mesh(_save(mesh, tmp_path / "a.glb"))
     assert back.uv is not None and back.materials[0].texture is not None
-    assert torch.allclose(back.materials[0].texture, texture, atol=1 / 255)
+    assert torch.allclose(back.materials[0].texture.image, texture, atol=1 / 255)
     assert torch.allclose(back.uv[back.faces], mesh.uv[mesh.faces], atol=1e-6)  # type: ignore[index]
 
 
@@ -108,7 +109,7 @@ def test_a_ply_of_a_texture_has_its_nearest_texels_and_a_texture_repeats() -> No
         vertices=torch.rand(4, 3),
         faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
         uv=torch.tensor([[0.1, 0.9], [0.9, 0.9], [0.1, 0.1], [1.9, -0.9]]),
-        materials=(Material(texture=texture),),
+        materials=(Material(texture=Texture(image=texture)),),
     )
     colors = to_trimesh(mesh, convention="ply").geometry["part_0"].visual.vertex_colors[:, :3]
     assert colors.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
@@ -142,7 +143,7 @@ def test_an_obj_shows_its_texture_whatever_colour_stands_beside_it(tmp_path: Pat
     mesh = load_mesh(tmp_path / "a.obj")
     by_color = {m.color: m for m in mesh.materials}
     textured = by_color[1.0, 1.0, 1.0]
-    assert textured.texture is not None and (textured.texture * 255).round().flatten().tolist() == [10, 200, 30]
+    assert textured.texture is not None and (textured.texture.image * 255).round().flatten().tolist() == [10, 200, 30]
     plain = next(m for m in mesh.materials if m.texture is None)
     assert plain.color == pytest.approx((0.25, 0.5, 1), abs=0.004)
     assert (plain.roughness, plain.metallic) == (0.8, 0.0)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from viewfold.errors import InputError
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 
 
 def _box(color: tuple[float, float, float] = (0.8, 0.2, 0.4)) -> Mesh:
@@ -83,8 +84,8 @@ def test_materials_are_shared_only_if_colour_finish_and_texture_agree() -> None:
         Material(color=(1.0, 1.0, 0.5)),
         Material(roughness=0.1),
         Material(metallic=0.5),
-        Material(texture=texture),
-        Material(texture=other),
+        Material(texture=Texture(image=texture)),
+        Material(texture=Texture(image=other)),
     ]
     joined = Mesh.cat([replace(_box(), materials=(kind,)) for kind in [*kinds, *kinds]])
     assert len(joined.materials) == 6
@@ -181,10 +182,13 @@ def test_zeros_of_both_signs_are_one_point_and_a_huge_fan_is_shaded_flat(monkeyp
 
 
 def test_moving_a_mesh_moves_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = (Material(texture=torch.rand(2, 2, 3), roughness=0.2, metallic=0.3, color=(0.1, 0.2, 0.3)), Material())
+    kinds = (
+        Material(texture=Texture(image=torch.rand(2, 2, 3)), roughness=0.2, metallic=0.3, color=(0.1, 0.2, 0.3)),
+        Material(),
+    )
     index = torch.arange(12) % 2
     mesh = replace(_box(), vertex_color=torch.rand(8, 3), uv=torch.rand(8, 2), face_material=index, materials=kinds)
-    parts = [mesh.vertices, mesh.faces, mesh.vertex_color, mesh.uv, mesh.face_material, kinds[0].texture]
+    parts = [mesh.vertices, mesh.faces, mesh.vertex_color, mesh.uv, mesh.face_material, kinds[0].texture.image]
     moved: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: (moved.append(self), self)[1])
     there = mesh.to("elsewhere")

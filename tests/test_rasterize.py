@@ -12,7 +12,8 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.scene import rasterize as module
 from viewfold.scene.light import MATT, Light
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 
 RED, BLUE = (0.8, 0.1, 0.2), (0.1, 0.3, 0.9)
@@ -166,7 +167,9 @@ def test_both_sides_of_a_face_are_drawn_and_lit_alike() -> None:
 
 def test_a_texture_is_the_right_way_up() -> None:
     texture = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 1]]])
-    square = _square(0.0, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=texture),))
+    square = _square(
+        0.0, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=Texture(image=texture)),)
+    )
     rgb = rasterize(square, FRONT, size=64, light=None).rgb[0]
     edge = round(0.125 / DISTANCE / math.tan(math.radians(20)) * 32)
     quarters = [[rgb[:, 32 + y, 32 + x].tolist() for x in (-edge, edge - 1)] for y in (-edge, edge - 1)]
@@ -176,7 +179,9 @@ def test_a_texture_is_the_right_way_up() -> None:
 def test_a_fine_texture_is_averaged_when_it_is_far_away() -> None:
     checker = ((torch.arange(256)[:, None] + torch.arange(256)) % 2).float()[..., None].expand(256, 256, 3)
     square = _square(
-        0.0, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=checker.contiguous()),)
+        0.0,
+        uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]),
+        materials=(Material(texture=Texture(image=checker.contiguous())),),
     )
     rgb = rasterize(square, FRONT, size=32, supersample=1, light=None).rgb[0, :, 14:18, 14:18]
     assert torch.allclose(rgb, torch.full_like(rgb, 0.5), atol=1e-3)
@@ -187,7 +192,10 @@ def _striped(width: int, size: int) -> torch.Tensor:
     stripes = ((torch.arange(64) // width) % 2).float()[None, :, None].expand(64, 64, 3).contiguous()
     half = DISTANCE * math.tan(math.radians(20))
     square = _square(
-        0.0, half, uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]), materials=(Material(texture=stripes),)
+        0.0,
+        half,
+        uv=torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]),
+        materials=(Material(texture=Texture(image=stripes)),),
     )
     picture = rasterize(square, FRONT, size=size, supersample=1, light=None)
     assert bool((picture.alpha > 0.99).all())
@@ -208,7 +216,7 @@ def test_levels_of_a_texture_by_hand() -> None:
     texture = torch.tensor([0.0, 0.4, 0.6, 1.0])[:, None, None].expand(4, 4, 3).contiguous()
     uv = torch.tensor([[0.5, 0.625]]).expand(7, 2)  # the centre of the second row from the top
     texels = torch.tensor([0.1, 1.9, 2.1, 7.9, 8.1, 16.0, 1e6])
-    got = module._sample(Material(texture=texture), uv, texels)[:, 0]
+    got = module._sample(Material(texture=Texture(image=texture)), uv, texels)[:, 0]
     coarse = 0.2 + 0.25 * 0.6  # rows of 0.2 and 0.8 whose centres lie at 0.75 and 0.25
     torch.testing.assert_close(got, torch.tensor([0.4, 0.4, coarse, coarse, 0.5, 0.5, 0.5]))
 

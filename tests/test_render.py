@@ -20,7 +20,8 @@ from viewfold.data.source import find_assets
 from viewfold.errors import InputError, OutputError
 from viewfold.picture import read_image
 from viewfold.scene.interchange import to_trimesh
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material
+from viewfold.scene.mesh import Mesh
 
 SETTINGS = RenderSettings(size=16, views=2)
 

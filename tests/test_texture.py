@@ -73,12 +73,12 @@ def test_the_unwrapped_mesh_stays_closed_and_its_chart_inside_the_picture(baked:
     assert is_watertight(baked)
     assert len(baked.faces) <= 600
     assert 0 <= float(baked.uv.min()) and float(baked.uv.max()) <= 1
-    assert baked.materials[0].texture.shape == (128, 128, 3)
+    assert baked.materials[0].texture.image.shape == (128, 128, 3)
     assert baked.materials[0].metallic == 0
 
 
 def test_no_texel_holds_a_colour_that_the_surface_does_not_have(baked: Mesh) -> None:
-    texture = baked.materials[0].texture
+    texture = baked.materials[0].texture.image
     assert texture is not None
     assert float(texture[..., 1].max()) < 0.05  # neither hidden green nor unpainted grey
 
@@ -191,7 +191,7 @@ def test_a_shell_of_paint_is_seen_from_outside_wherever_it_is_baked(mesh: Mesh) 
     assert colored.materials[0].roughness == 0.9 and colored.uv is None and len(colored.materials) == 1
     textured = bake_texture(mesh, seen(field), size=64, max_faces=300)
     assert textured.materials[0].texture is not None and textured.materials[0].roughness == 0.9
-    torch.testing.assert_close(textured.materials[0].texture, RED.expand(64, 64, 3), atol=0.01, rtol=0)
+    torch.testing.assert_close(textured.materials[0].texture.image, RED.expand(64, 64, 3), atol=0.01, rtol=0)
 
 
 def test_texels_lie_where_their_coordinates_say_in_a_slanted_triangle() -> None:

@@ -25,7 +25,8 @@ from torch import Tensor
 from viewfold.errors import InputError
 from viewfold.label import UNLABELLED, Label, software
 from viewfold.scene.interchange import to_trimesh
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material
+from viewfold.scene.mesh import Mesh
 from viewfold.store import atomic_write
 
 _NORMAL_STEPS = 500
@@ -98,7 +99,7 @@ def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
         if surface.texture is not None:
             library.append(f"map_Kd {stem}_{number}.png")
             with atomic_write(path.with_name(f"{stem}_{number}.png")) as temporary:
-                temporary.write_bytes(_png(surface.texture, label))
+                temporary.write_bytes(_png(surface.texture.image, label))
     if has_library:  # importers that see a material ignore colours of vertices
         with atomic_write(path.with_name(f"{stem}.mtl")) as temporary:
             temporary.write_text("\n".join(library) + "\n")
@@ -169,12 +170,12 @@ def to_vertex_colors(mesh: Mesh) -> Mesh:
     for number, surface in enumerate(mesh.materials):
         mine = material == number
         if surface.texture is not None and mesh.uv is not None and bool(mine.any()):
-            height, width = surface.texture.shape[:2]
+            height, width = surface.texture.image.shape[:2]
             uv = mesh.uv[source[mine]]
             u, v = torch.where((uv >= 0) & (uv <= 1), uv, uv % 1).unbind(1)
             row = ((1 - v) * height).long().clamp(0, height - 1)
             column = (u * width).long().clamp(0, width - 1)
-            color[mine] = color[mine] * surface.texture[row, column]
+            color[mine] = color[mine] * surface.texture.image[row, column, :3]
     finish = Material(roughness=mesh.materials[0].roughness, metallic=mesh.materials[0].metallic)
     faces = index.reshape(-1, 3)
     return Mesh(vertices=mesh.vertices[source], faces=faces, vertex_color=color, materials=(finish,))
@@ -188,7 +189,7 @@ def _row(numbers: Any) -> str:
     return " ".join(f"{x:.7g}" for x in numbers)
 
 
-def _png(texture: Float[Tensor, "h w 3"], label: Label) -> bytes:
+def _png(texture: Float[Tensor, "h w c"], label: Label) -> bytes:
     from PIL import Image
 
     pixels: np.ndarray = (texture.clamp(0, 1) * 255).round().byte().numpy()

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from viewfold.errors import AssetError
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import open_scene
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def to_trimesh(mesh: Mesh, *, convention: Convention = "glb") -> trimesh.Scene:
             doubleSided=True,
         )
         if material.texture is not None:
-            pixels = (material.texture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            pixels = (material.texture.image.clamp(0, 1) * 255).round().byte().cpu().numpy()
             pbr.baseColorTexture = Image.fromarray(pixels)
         uv = None if mesh.uv is None or material.texture is None else mesh.uv[used].cpu().numpy()
         if convention == "ply" or (color is not None and uv is None):  # PLY knows no materials
@@ -82,9 +83,9 @@ def _texels(material: Material, uv: np.ndarray | None) -> np.ndarray:
     """Return the nearest texel of each vertex, 1 without a texture."""
     if material.texture is None or uv is None:
         return np.ones(1)
-    height, width = material.texture.shape[:2]
+    height, width = material.texture.image.shape[:2]
     row = np.floor((1 - uv[:, 1]) * height).astype(np.int64) % height
-    return material.texture.cpu().numpy()[row, np.floor(uv[:, 0] * width).astype(np.int64) % width]
+    return material.texture.image[..., :3].cpu().numpy()[row, np.floor(uv[:, 0] * width).astype(np.int64) % width]
 
 
 def _bytes(color: np.ndarray) -> np.ndarray:
@@ -165,7 +166,7 @@ def _read_material(source: Any, decode: Callable[[np.ndarray], np.ndarray]) -> M
     roughness, metallic = (getattr(source, name, None) for name in ("roughnessFactor", "metallicFactor"))
     return Material(
         color=(red, green, blue),
-        texture=None if image is None else torch.tensor(np.asarray(image.convert("RGB"))).float() / 255,
+        texture=None if image is None else Texture(image=torch.tensor(np.asarray(image.convert("RGB"))).float() / 255),
         roughness=0.8 if roughness is None else float(roughness),
         metallic=0.0 if metallic is None else float(metallic),
     )

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from viewfold.errors import InputError
+from viewfold.scene.material import Material
 
 CREASE_DEG = 40.0
 """Neighbouring faces that differ by more keep a hard edge between them."""
@@ -26,31 +27,6 @@ _PAIRS_AT_ONCE = 2**22
 
 _HASH = (0x9E3779B97F4A7C1, 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
 """Odd multipliers that turn the bits of a position into one number."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Material:
-    """The surface of a set of faces; colour, texture and vertex colour multiply."""
-
-    color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """sRGB in [0, 1]."""
-
-    texture: Float[Tensor, "h w 3"] | None = None
-    """sRGB in [0, 1]; row 0 is the top, where v is 1; it repeats outside [0, 1]."""
-
-    roughness: float = 0.8
-    """glTF's roughness, 0 to 1; from 0.7 on, our own rasteriser draws even a metal matt (scene/light.py)."""
-
-    metallic: float = 0.0
-    """glTF's metallic, 0 to 1."""
-
-    def _key(self) -> tuple[object, ...]:
-        return (
-            self.color,
-            self.roughness,
-            self.metallic,
-            None if self.texture is None else id(self.texture),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +42,14 @@ class Mesh:
     vertex_color: Float[Tensor, "k 3"] | None = None
     """sRGB in [0, 1]; None is white."""
 
+    vertex_alpha: Float[Tensor, "k"] | None = None
+    """Alpha in [0, 1]; None is 1."""
+
     uv: Float[Tensor, "k 2"] | None = None
     """Texture coordinates, u right and v up."""
+
+    emission_uv: Float[Tensor, "k 2"] | None = None
+    """Of emission textures, where a file gives them coordinates of their own; None is `uv`."""
 
     face_material: Int[Tensor, "f"] | None = None
     """Index into `materials`; None is 0 throughout."""
@@ -83,7 +65,9 @@ class Mesh:
             )
         for name, value, expected in (
             ("vertex_color", self.vertex_color, (n_vertices, 3)),
+            ("vertex_alpha", self.vertex_alpha, (n_vertices,)),
             ("uv", self.uv, (n_vertices, 2)),
+            ("emission_uv", self.emission_uv, (n_vertices, 2)),
             ("face_material", self.face_material, (n_faces,)),
         ):
             if value is not None and tuple(value.shape) != expected:
@@ -105,43 +89,44 @@ class Mesh:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        return Mesh(
+        return replace(
+            self,
             vertices=self.vertices.to(device),
             faces=self.faces.to(device),
             vertex_color=move(self.vertex_color),
+            vertex_alpha=move(self.vertex_alpha),
             uv=move(self.uv),
+            emission_uv=move(self.emission_uv),
             face_material=move(self.face_material),
-            materials=tuple(replace(m, texture=move(m.texture)) for m in self.materials),
+            materials=tuple(material.to(device) for material in self.materials),
         )
 
     @classmethod
     def cat(cls, meshes: Sequence[Mesh]) -> Mesh:
-        """Join meshes into one; materials of equal numbers (and the same texture object) become one."""
+        """Join meshes into one; materials of equal numbers (and the same texture objects) become one."""
         if not meshes:
             raise InputError("`meshes` must hold at least one mesh; got none.")
         index: dict[tuple[object, ...], int] = {}
         materials: list[Material] = []
-        vertices, faces, colors, uvs, face_materials, start = [], [], [], [], [], 0
-        has_color, has_uv = (any(getattr(m, name) is not None for m in meshes) for name in ("vertex_color", "uv"))
+        faces, face_materials, start = [], [], 0
         for mesh in meshes:
             local = []
             for material in mesh.materials:
-                if material._key() not in index:
-                    index[material._key()] = len(materials)
+                if material.key not in index:
+                    index[material.key] = len(materials)
                     materials.append(material)
-                local.append(index[material._key()])
-            vertices.append(mesh.vertices)
+                local.append(index[material.key])
             faces.append(mesh.faces + start)
-            colors.append(torch.ones_like(mesh.vertices) if mesh.vertex_color is None else mesh.vertex_color)
-            uvs.append(torch.zeros_like(mesh.vertices[:, :2]) if mesh.uv is None else mesh.uv)
             lookup = torch.tensor(local, device=mesh.faces.device)
             face_materials.append(lookup[mesh.material_index()])
             start += len(mesh.vertices)
         return cls(
-            vertices=torch.cat(vertices),
+            vertices=torch.cat([mesh.vertices for mesh in meshes]),
             faces=torch.cat(faces),
-            vertex_color=torch.cat(colors) if has_color else None,
-            uv=torch.cat(uvs) if has_uv else None,
+            vertex_color=_joined([(m.vertex_color, torch.ones_like(m.vertices)) for m in meshes]),
+            vertex_alpha=_joined([(m.vertex_alpha, torch.ones_like(m.vertices[:, 0])) for m in meshes]),
+            uv=_joined([(m.uv, torch.zeros_like(m.vertices[:, :2])) for m in meshes]),
+            emission_uv=_joined([(m.emission_uv, _uv_or_zeros(m)) for m in meshes]),
             face_material=torch.cat(face_materials),
             materials=tuple(materials),
         )
@@ -206,3 +191,14 @@ class Mesh:
         smooth = torch.nn.functional.normalize(total, dim=-1, eps=1e-20).reshape(-1, 3, 3)
         lost = (smooth.square().sum(-1, keepdim=True) < 0.5).expand_as(smooth)
         return torch.where(lost, flat[:, None].expand_as(smooth), smooth)
+
+
+def _joined(values: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    """Join (value, what stands for a missing one); None if all are missing."""
+    if all(value is None for value, _ in values):
+        return None
+    return torch.cat([instead if value is None else value for value, instead in values])
+
+
+def _uv_or_zeros(mesh: Mesh) -> Float[Tensor, "k 2"]:
+    return torch.zeros_like(mesh.vertices[:, :2]) if mesh.uv is None else mesh.uv

@@ -21,7 +21,8 @@ from torch.nn import functional
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.scene.light import MATT, Light
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import Rendering
 
 NEAR = 0.01
@@ -252,7 +253,8 @@ def _albedo(
         if len(chosen):
             uv = mesh.uv[corner[chosen]]
             a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
-            texels = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).abs() * item.texture.shape[0] * item.texture.shape[1]
+            height, width = item.texture.image.shape[:2]
+            texels = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).abs() * height * width
             samples = (volume[chosen, 0].abs() / depth[chosen].prod(1)).abs().float()
             color[chosen] *= _sample(item, _mix(uv, weight[chosen]), texels / samples.clamp(min=1e-12))
     return color
@@ -263,7 +265,7 @@ def _sample(material: Material, uv: Float[Tensor, "p 2"], texels: Float[Tensor, 
     assert material.texture is not None
     level = (texels.clamp(min=1).log2() / 2).round().long()
     out = torch.empty(len(uv), 3, device=uv.device)
-    image = material.texture.float()
+    image = material.texture.image[..., :3].float()
     for number in range(int(level.max()) + 1):
         chosen = (level == number).nonzero()[:, 0]
         smallest = max(image.shape[:2]) == 1

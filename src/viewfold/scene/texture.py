@@ -17,7 +17,8 @@ from torch import Tensor
 
 from viewfold.errors import InputError
 from viewfold.scene.field import Field
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material, Texture
+from viewfold.scene.mesh import Mesh
 from viewfold.scene.surface import decimate
 from viewfold.scene.volume import composite
 
@@ -70,7 +71,8 @@ def bake_texture(mesh: Mesh, color: SeenColor, *, size: int = 512, max_faces: in
     image[row, column] = color(points, normals)
     painted = torch.zeros(size, size, dtype=torch.bool, device=image.device)
     painted[row, column] = True
-    return replace(mesh, materials=(Material(texture=fill_unpainted(image, painted), roughness=ROUGHNESS),))
+    texture = Texture(image=fill_unpainted(image, painted))
+    return replace(mesh, materials=(Material(texture=texture, roughness=ROUGHNESS),))
 
 
 def unwrap(mesh: Mesh, *, size: int) -> Mesh:

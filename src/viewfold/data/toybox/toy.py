@@ -13,7 +13,8 @@ import torch
 
 from viewfold.data.toybox.palette import DETAILS, FINISHES, Color, Finish
 from viewfold.data.toybox.primitives import Number, Solid
-from viewfold.scene.mesh import Material, Mesh
+from viewfold.scene.material import Material
+from viewfold.scene.mesh import Mesh
 
 MAIN, ACCENT = "main", "accent"
 
