@@ -40,6 +40,21 @@ def _keep_the_compiled_files_of_other_packages() -> None:
 
 _keep_the_compiled_files_of_other_packages()
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `--heavy` run what is marked so."""
+    parser.addoption("--heavy", action="store_true", help="run the tests marked heavy as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave heavy tests out unless they are asked for."""
+    if config.getoption("--heavy"):
+        return
+    heavy = [item for item in items if item.get_closest_marker("heavy")]
+    if heavy:
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if item not in heavy]
+
+
 ROOT = Path(__file__).parents[1]
 
 
