@@ -40,6 +40,7 @@ def _keep_the_compiled_files_of_other_packages() -> None:
 
 _keep_the_compiled_files_of_other_packages()
 
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `--heavy` run what is marked so."""
     parser.addoption("--heavy", action="store_true", help="run the tests marked heavy as well")

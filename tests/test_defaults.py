@@ -14,11 +14,11 @@ import pytest
 
 from viewfold import camera, limits, picture, views
 from viewfold.camera import Cameras
-from viewfold.data import assets, pictures, render, shards
+from viewfold.data import assets, latents, packing, pictures, render, shards
 from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
-from viewfold.scene import field, grid, light, mesh, rasterize, surface, texture, volume
+from viewfold.scene import field, grid, light, material, mesh, rasterize, surface, texture, volume
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
@@ -37,14 +37,28 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (surface.taubin, {"shrink": 0.5, "inflate": -0.53}),
     (mesh.Mesh.fit_sphere, {"radius": 0.5}),
     (mesh.Mesh.normals, {"crease_deg": 40.0}),
-    (mesh.Material, {"color": (1.0, 1.0, 1.0), "texture": None, "roughness": 0.8, "metallic": 0.0}),
+    (
+        material.Material,
+        {
+            "color": (1.0, 1.0, 1.0),
+            "texture": None,
+            "opacity": 1.0,
+            "alpha_mode": "opaque",
+            "alpha_cutoff": 0.5,
+            "emission": (0.0, 0.0, 0.0),
+            "emission_texture": None,
+            "roughness": 0.8,
+            "metallic": 0.0,
+        },
+    ),
+    (material.Texture, {"wrap": ("repeat", "repeat"), "nearest": False}),
     (light.Light, {"sky": 0.80, "ground": 0.55, "key": 0.30, "direction": (0.4, -0.7, 0.6)}),
     (picture.contact_sheet, {"columns": None, "gap": 2, "label": UNLABELLED}),
     (picture.write_turntable, {"frames_per_second": 15.0, "label": UNLABELLED}),
     (views.Views.save, {"turntable": True}),
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
-    (shards.pack, {"samples_per_shard": 512, "progress": None}),
-    (shards.cache_latents, {"background": 0.5, "progress": None}),
+    (packing.pack, {"samples_per_shard": 512, "progress": None}),
+    (latents.cache_latents, {"background": 0.5, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
     (render.render_assets, {"settings": render.RenderSettings(), "workers": 1, "progress": None}),
     (load, {"name": "toybox", "device": None, "dtype": None, "placement": None}),
@@ -114,7 +128,7 @@ def test_constants_with_a_unit_or_a_source() -> None:
     assert (texture.OUTSIDE, texture.INSIDE, texture.N_SAMPLES, texture.ROUGHNESS) == (0.02, 0.04, 7, 0.9)
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)
     assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, rasterize.NEAR) == (40.0, 0.7, 0.4, 0.01)
-    assert (shards.SAMPLES_PER_SHARD, limits.SHARD_MEMBER_BYTES) == (512, 64 * 2**20)
+    assert (packing.SAMPLES_PER_SHARD, limits.SHARD_MEMBER_BYTES) == (512, 64 * 2**20)
     assert (limits.PICTURE_PIXELS, limits.JSON_BYTES) == (4096**2, 16 * 2**20)
     assert assets.LICENCE and assets.AUTHOR
 

@@ -49,6 +49,7 @@ def test_the_hash_follows_the_weights(folder):
     assert weights_hash(pipeline) != before
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 is emulated")
 def test_a_model_moves_to_half_precision_and_still_draws(folder):
     pipeline = load(folder, device="cpu", dtype=torch.bfloat16)
     pictures = pipeline("a red mug", CAMERAS, steps=2)

@@ -242,6 +242,7 @@ def test_the_flag_that_cannot_work_is_named(tmp_path, capsys):
     assert "`--offload` must be none on a CPU" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 is emulated")
 def test_a_verb_draws_in_bfloat16_without_its_text_network(folder, tmp_path, monkeypatch):
     released = []
     monkeypatch.setattr(MultiViewPipeline, "release_text", lambda self, prompts: released.append(prompts))
