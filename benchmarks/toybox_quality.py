@@ -42,7 +42,7 @@ from viewfold.evaluation.interval import mean
 from viewfold.evaluation.judge import Judge, load_judge
 from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
 from viewfold.evaluation.summary import compare, measure_judge, summarise
-from viewfold.scene.interchange import load_mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, read_json
 from viewfold.views import Views

@@ -10,7 +10,8 @@ from viewfold.data import assets as module
 from viewfold.data.assets import asset_record, write_asset, write_assets
 from viewfold.data.toybox import COLORS, Asset, Group, sample_asset, sample_group, sample_toy
 from viewfold.errors import InputError, OutputError
-from viewfold.scene.interchange import linear_from_srgb, load_mesh
+from viewfold.scene.color import linear_from_srgb
+from viewfold.scene.meshfile import load_mesh
 
 
 def test_a_written_glb_holds_the_same_toy_with_one_material_a_colour(tmp_path):

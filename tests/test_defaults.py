@@ -18,7 +18,7 @@ from viewfold.data import assets, latents, packing, pictures, render, shards
 from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
-from viewfold.scene import field, grid, light, material, mesh, rasterize, surface, texture, volume
+from viewfold.scene import field, grid, light, material, mesh, rasterize, surface, texture, visibility, volume
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
@@ -47,6 +47,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "alpha_cutoff": 0.5,
             "emission": (0.0, 0.0, 0.0),
             "emission_texture": None,
+            "lit": True,
             "roughness": 0.8,
             "metallic": 0.0,
         },
@@ -127,7 +128,7 @@ def test_constants_with_a_unit_or_a_source() -> None:
     assert (volume.SCENE_RADIUS, volume.MIN_TRANSMITTANCE, volume.OCCUPIED_DENSITY) == (0.55, 1e-3, 0.5)
     assert (texture.OUTSIDE, texture.INSIDE, texture.N_SAMPLES, texture.ROUGHNESS) == (0.02, 0.04, 7, 0.9)
     assert (surface.OPACITY_STEP, surface.MIN_OPACITY) == (0.02, 0.05)
-    assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, rasterize.NEAR) == (40.0, 0.7, 0.4, 0.01)
+    assert (mesh.CREASE_DEG, light.MATT, light.SMOOTH, visibility.NEAR) == (40.0, 0.7, 0.4, 0.01)
     assert (packing.SAMPLES_PER_SHARD, limits.SHARD_MEMBER_BYTES) == (512, 64 * 2**20)
     assert (limits.PICTURE_PIXELS, limits.JSON_BYTES) == (4096**2, 16 * 2**20)
     assert assets.LICENCE and assets.AUTHOR

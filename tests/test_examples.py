@@ -38,7 +38,7 @@ def check_views(folder: Path, *, n_views: int, size: int, prompt: str) -> None:
 
 
 def check_asset(path: Path) -> None:
-    from viewfold.scene.interchange import load_mesh
+    from viewfold.scene.meshfile import load_mesh
 
     mesh, report = load_mesh(path), json.loads(path.with_suffix(".json").read_text())
     assert len(mesh.faces) > 100 and float(mesh.vertices.norm(dim=1).max()) < 0.9

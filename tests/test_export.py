@@ -13,9 +13,9 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import InputError, OutputError
 from viewfold.scene.export import save_mesh, split_normals, to_vertex_colors
-from viewfold.scene.interchange import load_mesh
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 
 CUBE_FACES = [

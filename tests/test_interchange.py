@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from viewfold.errors import AssetError
-from viewfold.scene.interchange import Convention, linear_from_srgb, load_mesh, srgb_from_linear, to_trimesh
+from viewfold.scene.color import linear_from_srgb, srgb_from_linear
+from viewfold.scene.interchange import Convention, to_trimesh
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.meshfile import load_mesh
 
 
 def _box(color: tuple[float, float, float] = (0.8, 0.2, 0.4)) -> Mesh:
@@ -261,17 +263,3 @@ def test_vertex_colours_of_a_glb_are_linear_and_numbers_or_bytes(tmp_path: Path)
     assert back.vertex_color is not None
     torch.testing.assert_close(back.vertex_color[back.faces[0]], color, atol=0.05, rtol=0)  # dark bytes are coarse
     torch.testing.assert_close(back.vertex_color[back.faces[0]][:, 2], color[:, 2], atol=0.005, rtol=0)
-
-
-def test_colours_of_any_width_are_shares_of_their_largest_number(tmp_path: Path) -> None:
-    """A PLY with colours of two bytes: half of 65535 is half, not 128 times too bright."""
-    import trimesh
-
-    from viewfold.scene.interchange import _from_trimesh
-
-    box = trimesh.creation.box(extents=[0.5, 0.5, 0.5])
-    wide = np.full((len(box.vertices), 4), 65535 // 2, dtype=np.uint16)
-    box.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(box.vertices), 2)))
-    box.visual.vertex_attributes["color"] = wide
-    mesh = _from_trimesh(box, is_linear=False)
-    assert mesh.vertex_color is not None and torch.allclose(mesh.vertex_color, torch.tensor(0.5), atol=1e-4)

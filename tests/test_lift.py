@@ -22,8 +22,8 @@ from viewfold.lifting.observation import observe
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.export import save_mesh
 from viewfold.scene.grid import GridField, GridSettings
-from viewfold.scene.interchange import load_mesh
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.representation import Representation
 from viewfold.views import Views
 

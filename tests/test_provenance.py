@@ -27,7 +27,7 @@ from viewfold.picture import read_image, write_turntable
 from viewfold.pipeline import generate, generate_batch
 from viewfold.scene.export import save_mesh
 from viewfold.scene.grid import GridField
-from viewfold.scene.interchange import load_mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.views import Views
 
 RECORD = record(model="folders/mvdream", weights_sha256="c0ffee00" * 8, prompt="a red mug", seed=7, watermark=True)

@@ -11,10 +11,12 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.scene import rasterize as module
+from viewfold.scene import visibility
 from viewfold.scene.light import MATT, Light
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
+from viewfold.scene.sampling import sample_texture
 
 RED, BLUE = (0.8, 0.1, 0.2), (0.1, 0.3, 0.9)
 
@@ -216,7 +218,7 @@ def test_levels_of_a_texture_by_hand() -> None:
     texture = torch.tensor([0.0, 0.4, 0.6, 1.0])[:, None, None].expand(4, 4, 3).contiguous()
     uv = torch.tensor([[0.5, 0.625]]).expand(7, 2)  # the centre of the second row from the top
     texels = torch.tensor([0.1, 1.9, 2.1, 7.9, 8.1, 16.0, 1e6])
-    got = module._sample(Material(texture=Texture(image=texture)), uv, texels)[:, 0]
+    got = sample_texture(Texture(image=texture), uv, texels)[:, 0]
     coarse = 0.2 + 0.25 * 0.6  # rows of 0.2 and 0.8 whose centres lie at 0.75 and 0.25
     torch.testing.assert_close(got, torch.tensor([0.4, 0.4, coarse, coarse, 0.5, 0.5, 0.5]))
 
@@ -225,7 +227,8 @@ def test_a_texture_is_read_between_texels_and_repeats() -> None:
     image = torch.tensor([[[0.0] * 3, [1.0] * 3], [[0.5] * 3, [0.25] * 3]])
     uv = torch.tensor([[0.25, 0.75], [0.5, 0.75], [0.25, 0.5], [0.0, 0.75], [1.25, -0.25], [0.5, 0.5]])
     expected = torch.tensor([0.0, 0.5, 0.25, 0.5, 0.0, 0.4375])
-    torch.testing.assert_close(module._bilinear(image, uv)[:, 0], expected)
+    got = sample_texture(Texture(image=image), uv, torch.ones(len(uv)))[:, 0]
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("supersample", [1, 2, 5])
@@ -315,8 +318,9 @@ def test_a_face_that_crosses_the_near_plane_is_still_drawn() -> None:
 def test_small_blocks_of_memory_give_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     cameras, mesh = Cameras.orbit(3), Mesh.cat([_ball(0.3, 2), _square(0.0)])
     whole = rasterize(mesh, cameras, size=20)
-    monkeypatch.setattr(module, "_FACES_AT_ONCE", 50)
-    monkeypatch.setattr(module, "_SAMPLES_AT_ONCE", 300)
+    for part in (module, visibility):
+        monkeypatch.setattr(part, "_FACES_AT_ONCE", 50)
+        monkeypatch.setattr(part, "_SAMPLES_AT_ONCE", 300)
     pieces = rasterize(mesh, cameras, size=20)
     assert torch.equal(whole.rgb, pieces.rgb) and torch.equal(whole.depth, pieces.depth)
 

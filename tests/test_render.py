@@ -224,7 +224,7 @@ def test_two_processes_render_what_one_does(assets: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_assets_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.glb, \.obj, \.ply"):
+    with pytest.raises(InputError, match=r"\.glb, \.gltf, \.obj, \.ply"):
         render_assets(tmp_path, tmp_path / "out")
 
 

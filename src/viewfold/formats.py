@@ -4,7 +4,10 @@ Names alone: imports nothing, so that help can name them before anything is load
 """
 
 MESHES = (".glb", ".obj", ".ply")
-"""What meshes are read from and written to."""
+"""What meshes are written to."""
+
+READ_MESHES = (".glb", ".gltf", ".obj", ".ply")
+"""What meshes are read from."""
 
 ANIMATIONS = (".webp", ".gif", ".mp4")
 """What turntables are written to."""

@@ -38,24 +38,39 @@ def to_pil(rgb: Float[Tensor, "c h w"]) -> Image.Image:
 
 
 def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
-    """Read a picture as RGB, or RGBA where it has alpha, in [0, 1].
+    """Read a picture as RGB, or RGBA where it has alpha, in [0, 1], turned as its EXIF orientation says.
 
     Raises:
         AssetError: the file is missing, not a picture, truncated, or larger than the limits allow.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    if not isinstance(path, io.BytesIO) and Path(path).exists() and not Path(path).is_file():
+        raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device. Name a picture.")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > limits.PICTURE_PIXELS:
                 raise AssetError(
                     f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
                 )
-            has_alpha = "A" in picture.getbands() or "transparency" in picture.info
-            array = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"))
+            array = pixels(ImageOps.exif_transpose(picture))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AssetError(f"`{path}` cannot be read as a picture: {error}.") from error
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def pixels(picture: Image.Image) -> Float[np.ndarray, "h w c"]:
+    """Return a picture's pixels as float32 in [0, 1]: 3 channels, or 4 with straight alpha where it has any.
+
+    Sixteen-bit grey is scaled, not clipped; a palette, CMYK and grey become RGB.
+    """
+    if picture.mode.startswith("I"):  # I;16 of a PNG or TIFF; I where Pillow has widened it
+        grey = np.asarray(picture).astype(np.float32) / 65535
+        return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
+    if picture.mode == "F":
+        return np.repeat(np.asarray(picture, np.float32).clip(0, 1)[..., None], 3, axis=2)
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    return np.asarray(picture.convert("RGBA" if has_alpha else "RGB")).astype(np.float32) / 255
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from viewfold.data.source import find_assets
 from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import to_pil
-from viewfold.scene.interchange import load_mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, check_output, read_json, write_json
 

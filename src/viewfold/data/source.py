@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from viewfold.errors import InputError
-from viewfold.formats import MESHES
+from viewfold.formats import READ_MESHES
 
 
 def find_assets(folder: str | Path) -> list[Path]:
@@ -14,9 +14,9 @@ def find_assets(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"`folder` must be a folder of assets; `{folder}` is none.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in MESHES, p.suffix.lower(), p.name)):
-        if path.suffix.lower() in MESHES and not path.name.startswith("."):
+    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() not in READ_MESHES, p.suffix.lower(), p.name)):
+        if path.suffix.lower() in READ_MESHES and not path.name.startswith("."):
             found.setdefault(path.stem, path)
     if not found:
-        raise InputError(f"`folder` must hold {', '.join(MESHES)} files; `{folder}` holds none.")
+        raise InputError(f"`folder` must hold {', '.join(READ_MESHES)} files; `{folder}` holds none.")
     return [found[uid] for uid in sorted(found)]

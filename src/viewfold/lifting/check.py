@@ -11,8 +11,8 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.scene.export import save_mesh
-from viewfold.scene.interchange import load_mesh
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.representation import Representation
 

@@ -50,8 +50,9 @@ class Texture:
 class Material:
     """The surface of a set of faces.
 
-    colour = `color` x texture x vertex colour; alpha = `opacity` x texture's alpha x vertex alpha; light of its own is
-    `emission` x `emission_texture`, added after the light of the scene.
+    colour = `color` x texture x vertex colour + `emission` x `emission_texture`; alpha = `opacity` x texture's alpha x
+    vertex alpha.  What shines is drawn as a colour like any other, in the scene's light: a shape that is lit nowhere
+    would have no form.
     """
 
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -70,10 +71,13 @@ class Material:
     """In the mode "mask": what has less alpha is not there, all else is opaque."""
 
     emission: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """sRGB in [0, 1]: what the surface shows in the dark."""
+    """sRGB in [0, 1]: what the surface shows in the dark; added to the colour."""
 
     emission_texture: Texture | None = None
     """Looked up at `Mesh.emission_uv`."""
+
+    lit: bool = True
+    """False: the colour is drawn as it is, without light (KHR_materials_unlit: scans whose light is in the texture)."""
 
     roughness: float = 0.8
     """glTF's roughness, 0 to 1; from 0.7 on, our own rasteriser draws even a metal matt (scene/light.py)."""
@@ -99,6 +103,7 @@ class Material:
             self.alpha_mode,
             self.alpha_cutoff,
             self.emission,
+            self.lit,
             self.roughness,
             self.metallic,
             None if self.texture is None else id(self.texture),

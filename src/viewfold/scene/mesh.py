@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from viewfold.errors import InputError
@@ -123,10 +123,14 @@ class Mesh:
         return cls(
             vertices=torch.cat([mesh.vertices for mesh in meshes]),
             faces=torch.cat(faces),
-            vertex_color=_joined([(m.vertex_color, torch.ones_like(m.vertices)) for m in meshes]),
-            vertex_alpha=_joined([(m.vertex_alpha, torch.ones_like(m.vertices[:, 0])) for m in meshes]),
-            uv=_joined([(m.uv, torch.zeros_like(m.vertices[:, :2])) for m in meshes]),
-            emission_uv=_joined([(m.emission_uv, _uv_or_zeros(m)) for m in meshes]),
+            vertex_color=_joined(
+                [(m.vertex_color, m.vertices.new_ones(m.vertices.shape, dtype=torch.float32)) for m in meshes]
+            ),
+            vertex_alpha=_joined(
+                [(m.vertex_alpha, m.vertices.new_ones(len(m.vertices), dtype=torch.float32)) for m in meshes]
+            ),
+            uv=_joined([(m.uv, _no_uv(m)) for m in meshes]),
+            emission_uv=_joined([(m.emission_uv, _no_uv(m) if m.uv is None else m.uv) for m in meshes]),
             face_material=torch.cat(face_materials),
             materials=tuple(materials),
         )
@@ -142,11 +146,24 @@ class Mesh:
         faces = self.faces.flip(1) if mirrored else self.faces
         return replace(self, vertices=self.vertices @ matrix[:3, :3].T + matrix[:3, 3], faces=faces)
 
+    def visible(self) -> Bool[Tensor, "f"]:
+        """Return which faces can be seen at all: helpers that are wholly transparent cannot."""
+        sheer = torch.tensor([m.alpha_mode != "opaque" for m in self.materials], device=self.faces.device)
+        clear = torch.tensor([_is_clear(m) for m in self.materials], device=self.faces.device)
+        index = self.material_index()
+        hidden = clear[index]
+        if self.vertex_alpha is not None:
+            hidden = hidden | (sheer[index] & (self.vertex_alpha[self.faces] == 0).all(1))
+        return ~hidden
+
     def fit_sphere(self, radius: float = 0.5) -> Mesh:
-        """Return the mesh with its bounding box centred at the origin, scaled so that it just fits in the sphere."""
+        """Return the mesh with the bounding box of what can be seen centred at the origin, just inside the sphere."""
         if not len(self.faces):
             raise InputError("`mesh` must have at least one face to be fitted; it is empty.")
-        used = self.vertices[self.faces.flatten().unique()].double()
+        seen = self.faces[self.visible()]
+        if not len(seen):
+            raise InputError("`mesh` must have a face that can be seen to be fitted; all of them are invisible.")
+        used = self.vertices[seen.flatten().unique()].double()
         center = (used.amin(0) + used.amax(0)) / 2
         extent = float((used - center).norm(dim=-1).max())
         if extent == 0:
@@ -193,6 +210,13 @@ class Mesh:
         return torch.where(lost, flat[:, None].expand_as(smooth), smooth)
 
 
+def _is_clear(material: Material) -> bool:
+    """Return whether a material lets all light through: alpha 0, or less than a mask's threshold."""
+    least = material.alpha_cutoff if material.alpha_mode == "mask" else 0.0
+    clear = material.opacity < least or material.opacity == 0 == least
+    return material.alpha_mode != "opaque" and clear
+
+
 def _joined(values: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | None:
     """Join (value, what stands for a missing one); None if all are missing."""
     if all(value is None for value, _ in values):
@@ -200,5 +224,5 @@ def _joined(values: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor | None:
     return torch.cat([instead if value is None else value for value, instead in values])
 
 
-def _uv_or_zeros(mesh: Mesh) -> Float[Tensor, "k 2"]:
-    return torch.zeros_like(mesh.vertices[:, :2]) if mesh.uv is None else mesh.uv
+def _no_uv(mesh: Mesh) -> Float[Tensor, "k 2"]:
+    return mesh.vertices.new_zeros(len(mesh.vertices), 2, dtype=torch.float32)
