@@ -14,7 +14,7 @@ from pathlib import Path
 from viewfold.data.toybox import AUTHOR, LICENCE, Asset, Group, sample_toy
 from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
-from viewfold.scene.interchange import to_trimesh
+from viewfold.scene.export import save_mesh
 from viewfold.store import atomic_write, write_json
 
 _CHUNK = 32
@@ -95,10 +95,7 @@ def write_asset(asset: Asset | Group, folder: str | Path) -> bool:
     glb, card = (Path(folder) / f"{asset.uid}{suffix}" for suffix in (".glb", ".json"))
     if glb.is_file() and card.is_file():
         return False
-    content = to_trimesh(asset.mesh()).export(file_type="glb")
-    assert isinstance(content, bytes)
-    with atomic_write(glb) as temporary:
-        temporary.write_bytes(content)
+    save_mesh(asset.mesh(), glb)
     with atomic_write(card) as temporary:
         write_json(temporary, asset_record(asset))
     return True

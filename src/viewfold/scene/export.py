@@ -10,41 +10,39 @@ Colours are sRGB here; glTF's factors and vertex colours are linear, so `to_trim
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
-from viewfold.label import UNLABELLED, Label, software
+from viewfold.label import UNLABELLED, Label
+from viewfold.scene.gltf.writer import png, write_glb
 from viewfold.scene.interchange import to_trimesh
-from viewfold.scene.material import Material
+from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
 from viewfold.store import atomic_write
 
 _NORMAL_STEPS = 500
 """Corners of a vertex whose normals agree to one part in 500 share one vertex of the file."""
 
-_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
-"""glTF's names for what a buffer view holds: vertices, indices."""
-
 
 def save_mesh(mesh: Mesh, path: str | Path, *, label: Label = UNLABELLED) -> Path:
     """Write a mesh as .glb, .obj or .ply, by the suffix; whole or not at all.
 
     Shading normals are written, with hard edges where `Mesh.normals` sees a crease.  An OBJ comes with NAME.mtl and
-    NAME_0.png ... beside it, written first; without them if all of its colour is at the vertices.  A PLY holds no
-    picture: a texture becomes colours of the vertices.  What `label` says goes into the file's own fields.
+    NAME_0.png ... beside it, written first; without them if all of its colour is at the vertices.  It holds alpha
+    (`d`, and that of the pictures), emission (`Ke`) and textures that repeat or are clamped.  A PLY holds no material:
+    colour, emission and texture become colours of the vertices, opacity their alpha; how rough or metallic it is, is
+    lost.  What `label` says goes into the file's own fields.
 
     Raises:
-        InputError: another suffix, or a mesh without faces.
+        InputError: another suffix, a mesh without faces, or one that an OBJ cannot hold (the message says why).
         OutputError: the place cannot be written or the disk is full.
     """
     path = Path(path)
@@ -58,48 +56,25 @@ def save_mesh(mesh: Mesh, path: str | Path, *, label: Label = UNLABELLED) -> Pat
 
 
 def _save_glb(mesh: Mesh, path: Path, label: Label) -> None:
-    from trimesh.exchange.gltf import export_glb
-
-    mesh, normals = split_normals(mesh)
-    scene = to_trimesh(mesh, convention="glb")
-    material = mesh.material_index()
-    for number in material.unique().tolist():
-        used = mesh.faces[material == number].unique()
-        scene.geometry[f"part_{number}"].vertex_normals = normals[used].numpy()
-
-    def finish(tree: dict[str, Any]) -> None:
-        tree["asset"].update({"generator": software(), **label.glb_asset()})
-        for part in tree["meshes"]:
-            for primitive in part["primitives"]:
-                # Without a material a primitive counts as polished metal; vertex colours come without one.
-                if "material" not in primitive:
-                    source = mesh.materials[int(part["name"].removeprefix("part_"))]
-                    pbr = {"metallicFactor": source.metallic, "roughnessFactor": source.roughness}
-                    tree.setdefault("materials", []).append({"pbrMetallicRoughness": pbr, "doubleSided": True})
-                    primitive["material"] = len(tree["materials"]) - 1
-                for accessor in primitive["attributes"].values():
-                    tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = _ARRAY_BUFFER
-                indices = tree["accessors"][primitive["indices"]]["bufferView"]
-                tree["bufferViews"][indices]["target"] = _ELEMENT_ARRAY_BUFFER
-
-    data = export_glb(scene, include_normals=True, tree_postprocessor=finish)
+    data = write_glb(*split_normals(mesh), label=label)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
 def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
-    has_library = mesh.vertex_color is None or any(m.texture is not None for m in mesh.materials)
-    mesh, normals = split_normals(mesh if has_library else to_vertex_colors(mesh))
+    has_library = mesh.vertex_color is None or any(not _is_plain(material) for material in mesh.materials)
+    _check_obj(mesh)
+    mesh = to_vertex_colors(mesh) if not has_library else _without_second_coordinates(mesh)
+    mesh, normals = split_normals(mesh)
     stem = re.sub(r"[^\w.-]", "_", path.stem)
     material = mesh.material_index()
     library = []
     for number, surface in enumerate(mesh.materials):
-        library += [f"newmtl {stem}_{number}", f"Kd {_row(surface.color)}", "Ks 0 0 0", "illum 1"]
-        library += [f"Pr {surface.roughness:g}", f"Pm {surface.metallic:g}"]
-        if surface.texture is not None:
-            library.append(f"map_Kd {stem}_{number}.png")
-            with atomic_write(path.with_name(f"{stem}_{number}.png")) as temporary:
-                temporary.write_bytes(_png(surface.texture.image, label))
+        lines, pictures = _obj_material(surface, f"{stem}_{number}", label)
+        library += lines
+        for name, content in pictures.items():
+            with atomic_write(path.with_name(name)) as temporary:
+                temporary.write_bytes(content)
     if has_library:  # importers that see a material ignore colours of vertices
         with atomic_write(path.with_name(f"{stem}.mtl")) as temporary:
             temporary.write_text("\n".join(library) + "\n")
@@ -112,12 +87,71 @@ def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
     corner = "{0}//{0}" if mesh.uv is None else "{0}/{0}/{0}"
     if mesh.uv is not None:
         lines += [f"vt {_row(x)}" for x in mesh.uv.tolist()]
+    lines.append("s 1")  # Blender shades faces flat, whatever their normals, without a smoothing group
     for number in material.unique().tolist():
         lines += [f"usemtl {stem}_{number}"] if has_library else []
         faces = (mesh.faces[material == number] + 1).tolist()
         lines += ["f " + " ".join(corner.format(i) for i in face) for face in faces]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def _check_obj(mesh: Mesh) -> None:
+    wraps = {texture.wrap for material in mesh.materials for texture in material.textures}
+    cannot = "alpha of vertices" if mesh.vertex_alpha is not None else ""
+    if wraps - {("repeat", "repeat"), ("clamp", "clamp")}:
+        cannot = "textures that are mirrored, or clamped on one side"
+    if cannot:
+        raise InputError(f"`path` must end in .glb for this mesh: an OBJ cannot hold {cannot}.")
+
+
+def _is_plain(material: Material) -> bool:
+    """Return whether colours of vertices can hold all of a material."""
+    return not material.textures and material.alpha_mode == "opaque" and not any(material.emission) and material.lit
+
+
+def _without_second_coordinates(mesh: Mesh) -> Mesh:
+    """Return the mesh with one set of texture coordinates, which is all that an OBJ has.
+
+    Raises:
+        InputError: emission textures are looked up elsewhere than colours.
+    """
+    if mesh.emission_uv is None:
+        return mesh
+    if any(m.texture is not None and m.emission_texture is not None for m in mesh.materials):
+        raise InputError("`path` must end in .glb: an OBJ cannot hold a second set of texture coordinates.")
+    owner = torch.tensor([m.emission_texture is not None for m in mesh.materials])[mesh.material_index()]
+    uv = torch.zeros_like(mesh.emission_uv) if mesh.uv is None else mesh.uv.clone()
+    theirs = mesh.faces[owner].unique()
+    uv[theirs] = mesh.emission_uv[theirs]
+    return replace(mesh, uv=uv, emission_uv=None)
+
+
+def _obj_material(surface: Material, name: str, label: Label) -> tuple[list[str], dict[str, bytes]]:
+    """Return the lines of a material, and its pictures by their names.
+
+    A colour that multiplies its texture is multiplied into the picture: some readers would and others would not.
+    """
+    pictures: dict[str, bytes] = {}
+    color = (1.0, 1.0, 1.0) if surface.texture is not None else surface.color
+    glow = surface.emission
+    lines = [f"newmtl {name}", f"Kd {_row(color)}", "Ks 0 0 0", "illum 1" if surface.lit else "illum 0"]
+    lines += [f"Pr {surface.roughness:g}", f"Pm {surface.metallic:g}"]
+    if surface.alpha_mode != "opaque" and surface.opacity < 1:
+        lines.append(f"d {surface.opacity:g}")
+    for key, texture, tint in (("map_Kd", surface.texture, surface.color), ("map_Ke", surface.emission_texture, None)):
+        if texture is None or (key == "map_Ke" and not any(glow)):
+            continue
+        image = texture.image if surface.alpha_mode != "opaque" else texture.image[..., :3]
+        if tint is not None and tint != (1.0, 1.0, 1.0):
+            image = torch.cat([image[..., :3] * torch.tensor(tint), image[..., 3:]], dim=2)
+        file = f"{name}.png" if key == "map_Kd" else f"{name}_glow.png"
+        pictures[file] = png(image, **label.picture_options(".png"))
+        clamped = "-clamp on " if texture.wrap == ("clamp", "clamp") else ""
+        lines.append(f"{key} {clamped}{file}")
+    if any(glow):
+        lines.insert(2, f"Ke {_row(glow)}")
+    return lines, pictures
 
 
 def _save_ply(mesh: Mesh, path: Path, label: Label) -> None:
@@ -151,13 +185,15 @@ def split_normals(mesh: Mesh) -> tuple[Mesh, Float[Tensor, "k 3"]]:
         vertices=mesh.vertices[source],
         faces=index.reshape(-1, 3),
         vertex_color=None if mesh.vertex_color is None else mesh.vertex_color[source],
+        vertex_alpha=None if mesh.vertex_alpha is None else mesh.vertex_alpha[source],
         uv=None if mesh.uv is None else mesh.uv[source],
+        emission_uv=None if mesh.emission_uv is None else mesh.emission_uv[source],
     )
     return split, torch.nn.functional.normalize(normals, dim=-1)
 
 
 def to_vertex_colors(mesh: Mesh) -> Mesh:
-    """Return the mesh with one white material; material, texture and vertex colours multiplied into its vertices.
+    """Return the mesh with one white material; colour, texture, emission and alpha multiplied into its vertices.
 
     Vertices that several materials share are doubled.
     """
@@ -165,20 +201,46 @@ def to_vertex_colors(mesh: Mesh) -> Mesh:
     unique, index = torch.unique(key, dim=0, return_inverse=True)
     source, material = unique.unbind(1)
     color = torch.tensor([m.color for m in mesh.materials], dtype=torch.float32)[material]
+    alpha = torch.tensor([m.opacity for m in mesh.materials], dtype=torch.float32)[material]
     if mesh.vertex_color is not None:
         color = color * mesh.vertex_color[source]
+    if mesh.vertex_alpha is not None:
+        alpha = alpha * mesh.vertex_alpha[source]
     for number, surface in enumerate(mesh.materials):
         mine = material == number
         if surface.texture is not None and mesh.uv is not None and bool(mine.any()):
-            height, width = surface.texture.image.shape[:2]
-            uv = mesh.uv[source[mine]]
-            u, v = torch.where((uv >= 0) & (uv <= 1), uv, uv % 1).unbind(1)
-            row = ((1 - v) * height).long().clamp(0, height - 1)
-            column = (u * width).long().clamp(0, width - 1)
-            color[mine] = color[mine] * surface.texture.image[row, column, :3]
-    finish = Material(roughness=mesh.materials[0].roughness, metallic=mesh.materials[0].metallic)
-    faces = index.reshape(-1, 3)
-    return Mesh(vertices=mesh.vertices[source], faces=faces, vertex_color=color, materials=(finish,))
+            texel = _nearest_texel(surface.texture, mesh.uv[source[mine]])
+            color[mine] = color[mine] * texel[:, :3]
+            if texel.shape[1] == 4:
+                alpha[mine] = alpha[mine] * texel[:, 3]
+        if any(surface.emission) and bool(mine.any()):
+            glow = torch.tensor([surface.emission])
+            uv = mesh.uv if mesh.emission_uv is None else mesh.emission_uv
+            if surface.emission_texture is not None and uv is not None:
+                glow = glow * _nearest_texel(surface.emission_texture, uv[source[mine]])[:, :3]
+            color[mine] = (color[mine] + glow).clamp(max=1)
+    opaque = torch.tensor([m.alpha_mode == "opaque" for m in mesh.materials])
+    alpha = torch.where(opaque[material], 1.0, alpha)
+    sheer = bool((alpha < 1).any())
+    finish = Material(
+        roughness=mesh.materials[0].roughness,
+        metallic=mesh.materials[0].metallic,
+        alpha_mode="blend" if sheer else "opaque",
+    )
+    return Mesh(
+        vertices=mesh.vertices[source],
+        faces=index.reshape(-1, 3),
+        vertex_color=color,
+        vertex_alpha=alpha if sheer else None,
+        materials=(finish,),
+    )
+
+
+def _nearest_texel(texture: Texture, uv: Float[Tensor, "p 2"]) -> Float[Tensor, "p c"]:
+    uv = torch.where((uv >= 0) & (uv <= 1), uv, uv % 1)
+    height, width = texture.image.shape[:2]
+    row = ((1 - uv[:, 1]) * height).long().clamp(0, height - 1)
+    return texture.image[row, (uv[:, 0] * width).long().clamp(0, width - 1)]
 
 
 def _y_up(vectors: Float[Tensor, "k 3"]) -> Float[Tensor, "k 3"]:
@@ -187,12 +249,3 @@ def _y_up(vectors: Float[Tensor, "k 3"]) -> Float[Tensor, "k 3"]:
 
 def _row(numbers: Any) -> str:
     return " ".join(f"{x:.7g}" for x in numbers)
-
-
-def _png(texture: Float[Tensor, "h w c"], label: Label) -> bytes:
-    from PIL import Image
-
-    pixels: np.ndarray = (texture.clamp(0, 1) * 255).round().byte().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", **label.picture_options(".png"))
-    return buffer.getvalue()

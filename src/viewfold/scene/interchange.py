@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from viewfold.scene.color import linear_from_srgb
 from viewfold.scene.material import Material
@@ -59,7 +60,7 @@ def to_trimesh(mesh: Mesh, *, convention: Convention = "glb") -> trimesh.Scene:
         uv = None if mesh.uv is None or material.texture is None else mesh.uv[used].cpu().numpy()
         if convention == "ply" or (color is not None and uv is None):  # PLY knows no materials
             color = np.ones((len(used), 3)) if color is None else color
-            visual: Any = ColorVisuals(vertex_colors=_bytes(color * base * _texels(material, uv)))
+            visual: Any = ColorVisuals(vertex_colors=_bytes(color * base * _texels(material, uv), mesh, used))
         else:
             visual = TextureVisuals(uv=uv, material=pbr)
         vertices = mesh.vertices[used].cpu().numpy()
@@ -84,6 +85,9 @@ def _texels(material: Material, uv: np.ndarray | None) -> np.ndarray:
     return material.texture.image[..., :3].cpu().numpy()[row, np.floor(uv[:, 0] * width).astype(np.int64) % width]
 
 
-def _bytes(color: np.ndarray) -> np.ndarray:
+def _bytes(color: np.ndarray, mesh: Mesh, used: Tensor) -> np.ndarray:
     rgb = np.clip(np.rint(color * 255), 0, 255).astype(np.uint8)
-    return np.concatenate([rgb, np.full_like(rgb[:, :1], 255)], axis=1)
+    alpha = np.full_like(rgb[:, :1], 255)
+    if mesh.vertex_alpha is not None:
+        alpha = (mesh.vertex_alpha[used].clamp(0, 1) * 255).round().byte().cpu().numpy()[:, None]
+    return np.concatenate([rgb, alpha], axis=1)

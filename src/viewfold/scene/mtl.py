@@ -42,33 +42,35 @@ class _Map:
     clamp: bool
 
 
-def read_mtl(text: str, files: AssetFiles) -> dict[str, Surface]:
-    """Return the materials of an MTL file by name.
-
-    Raises:
-        AssetError: a texture that is named is not there or cannot be read.
-    """
+def read_mtl(text: str) -> dict[str, dict[str, str]]:
+    """Return the lines of each material of an MTL file, by name and keyword."""
     blocks: dict[str, dict[str, str]] = {}
     block: dict[str, str] = {}
     for line in text.splitlines():
-        word, _, rest = line.strip().replace("	", " ").partition(" ")
+        word, _, rest = line.strip().replace("\t", " ").partition(" ")
         if word.lower() == "newmtl":
             block = blocks.setdefault(rest.strip(), {})
             if len(blocks) > limits.MESH_NODES:
                 raise AssetError(f"it must have at most {limits.MESH_NODES} materials. Simplify it first.")
         elif word and not word.startswith("#"):
             block[word.lower()] = rest.strip()
-    reader = _Reader(files)
-    return {name: reader.surface(block) for name, block in blocks.items()}
+    return blocks
 
 
-class _Reader:
+class Surfaces:
+    """Makes surfaces of materials, and reads each texture once; what no face uses is not asked for."""
+
     def __init__(self, files: AssetFiles) -> None:
-        self.files = files
-        self.images: dict[str, Float[Tensor, "h w c"]] = {}
-        self.textures: dict[tuple[str, str | None, bool], Texture] = {}
+        self._files = files
+        self._images: dict[str, Float[Tensor, "h w c"]] = {}
+        self._textures: dict[tuple[str, str | None, bool], Texture] = {}
 
     def surface(self, block: dict[str, str]) -> Surface:
+        """Return what the lines of a material say.
+
+        Raises:
+            AssetError: a texture that is named is not there or cannot be read.
+        """
         color = _color(block["kd"], "Kd") if "kd" in block else (1.0, 1.0, 1.0)
         glow = _color(block["ke"], "Ke") if "ke" in block else (0.0, 0.0, 0.0)
         opacity = _number(block["d"].removeprefix("-halo")) if "d" in block else 1.0
@@ -86,7 +88,7 @@ class _Reader:
         shine = _map(block["map_ke"]) if "map_ke" in block and any(glow) else None
         holes = _map(block["map_d"]) if "map_d" in block else None
         if shown is not None:
-            texture = self.texture(shown, holes)
+            texture = self._texture(shown, holes)
             alpha = texture.image[..., 3] if texture.image.shape[2] == 4 else None
             mode = material.alpha_mode
             if alpha is not None and mode == "opaque" and bool((alpha < 1).any()):
@@ -96,30 +98,30 @@ class _Reader:
         elif holes is not None:
             raise AssetError("a material has map_d without map_Kd, which is not read. Put the alpha into map_Kd.")
         if shine is not None:
-            material = replace(material, emission_texture=self.texture(shine, None))
+            material = replace(material, emission_texture=self._texture(shine, None))
         places = {(m.scale, m.offset) for m in (shown, shine, holes) if m is not None}
         if len(places) > 1:
             raise AssetError("textures of one material are scaled or moved differently, which is not read. Bake them.")
         scale, offset = places.pop() if places else ((1.0, 1.0), (0.0, 0.0))
         return Surface(material, scale, offset)
 
-    def texture(self, shown: _Map, holes: _Map | None) -> Texture:
+    def _texture(self, shown: _Map, holes: _Map | None) -> Texture:
         key = (shown.file, None if holes is None else holes.file, shown.clamp)
-        if key not in self.textures:
-            image = self.image(shown.file)
+        if key not in self._textures:
+            image = self._image(shown.file)
             if holes is not None and holes.file != shown.file:
-                image = _with_alpha(image, self.image(holes.file))
+                image = _with_alpha(image, self._image(holes.file))
             side = "clamp" if shown.clamp else "repeat"
-            self.textures[key] = Texture(image=image, wrap=(side, side))
-        return self.textures[key]
+            self._textures[key] = Texture(image=image, wrap=(side, side))
+        return self._textures[key]
 
-    def image(self, name: str) -> Float[Tensor, "h w c"]:
-        found = self.files.find(name)
+    def _image(self, name: str) -> Float[Tensor, "h w c"]:
+        found = self._files.find(name)
         if found is None:
             raise AssetError(f"it refers to the texture `{name}`, which is not there. Put it beside it.")
-        if found not in self.images:
-            self.images[found] = self.files.image(self.files.read(found), name)
-        return self.images[found]
+        if found not in self._images:
+            self._images[found] = self._files.image(self._files.read(found), name)
+        return self._images[found]
 
 
 def _map(line: str) -> _Map:

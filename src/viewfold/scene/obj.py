@@ -14,7 +14,7 @@ from viewfold.errors import AssetError
 from viewfold.scene.assetfile import AssetFiles
 from viewfold.scene.material import Material
 from viewfold.scene.mesh import Mesh
-from viewfold.scene.mtl import Surface, read_mtl
+from viewfold.scene.mtl import Surface, Surfaces, read_mtl
 from viewfold.scene.polygon import triangulate
 
 _REFUSED = {b"curv", b"curv2", b"surf", b"call", b"csh", b"bmat", b"cstype"}
@@ -213,8 +213,8 @@ def _materials(
     lines: _Lines, face_line: Int[np.ndarray, "f"], files: AssetFiles
 ) -> tuple[list[Surface], Int[np.ndarray, "f"]]:
     """Return the surfaces in use, and which of them each face has; 0 is that of faces without a material."""
-    used = set(lines.materials)
-    known: dict[str, Surface] = {}
+    used = _names_in_use(lines, face_line)
+    known: dict[str, dict[str, str]] = {}
     missing = []
     for line in lines.libraries:
         for name in _library_names(line, files):
@@ -222,8 +222,7 @@ def _materials(
             if found is None:
                 missing.append(name)
             else:
-                for key, surface in read_mtl(_text(files.read(found)), files).items():
-                    known.setdefault(key, surface)
+                known = {**read_mtl(_text(files.read(found))), **known}
     unknown = sorted(used - set(known) - {""})
     if unknown and missing:
         raise AssetError(
@@ -231,10 +230,17 @@ def _materials(
         )
     plain = Surface(Material())
     names = sorted(used & set(known))
-    surfaces = [plain, *(known[name] for name in names)]
+    reader = Surfaces(files)
+    surfaces = [plain, *(reader.surface(known[name]) for name in names)]
     number = {name: index + 1 for index, name in enumerate(names)}
     of_line = np.array([0, *(number.get(name, 0) for name in lines.materials)])
     return surfaces, of_line[np.searchsorted(np.array(lines.material_at, np.int64), face_line)]
+
+
+def _names_in_use(lines: _Lines, face_line: Int[np.ndarray, "f"]) -> set[str]:
+    """Return the materials that faces have; others may be broken without harm."""
+    used = np.unique(np.searchsorted(np.array(lines.material_at, np.int64), face_line))
+    return {lines.materials[index - 1] for index in used if index > 0}
 
 
 def _library_names(line: str, files: AssetFiles) -> list[str]:

@@ -73,7 +73,7 @@ def read_ply(data: bytes, files: AssetFiles) -> Mesh:
         lists = _strips(tables["tristrips"])
     if lists is None or not len(lists[0]):
         raise AssetError("it must have at least one face; it holds points alone. Make a mesh of them first.")
-    columns, polygon, corners = _triangles(points, *lists, files)
+    columns, polygon, corners = _triangles(points, lists[0], lists[1], files)
     color, alpha = _colors(vertex, len(points))
     if color is None and "red" in face:  # a colour for each face
         face_color, _ = _colors(face, len(lists[0]))
