@@ -75,6 +75,12 @@ PICTURE_FIELDS = 2**16
 SHARD_MEMBER_BYTES = 64 * 2**20
 """Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
 
+TABLE_BYTES = 2 * 2**30
+"""Of a table of captions that is read row by row; Cap3D's of Objaverse-XL has 0.2 GB."""
+
+INDEX_BYTES = 256 * 2**20
+"""Of a JSON index of assets, decompressed; one of Objaverse's 160 has some 20 MB."""
+
 # Files of ours that a stranger may have written ---------------------------------------------------------------------
 
 JSON_BYTES = 16 * 2**20
