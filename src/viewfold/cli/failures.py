@@ -19,3 +19,10 @@ def fail_if_any(failures: Iterable[tuple[str, str]]) -> None:
         print(f"{name}: {reason}", file=sys.stderr)
     if failures:
         raise AssetError(f"{len(failures)} could not be used, see above; the rest is done.")
+
+
+def list_counts(counts: dict[str, int]) -> None:
+    """Print a line for each thing that happened to any."""
+    for what, count in counts.items():
+        if count:
+            print(f"  {count} {what}")

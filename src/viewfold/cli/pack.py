@@ -1,38 +1,69 @@
-"""`viewfold pack`: from posed pictures to shards for training."""
+"""`viewfold pack`: from posed or single pictures to shards for training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from viewfold.cli.failures import fail_if_any
-from viewfold.cli.option import unset
+from viewfold.cli.failures import fail_if_any, list_counts
+from viewfold.cli.option import given, unset
 from viewfold.cli.progress import progress_bars, stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pack:
-    """Pack renders into webdataset shards; finished shards are kept."""
+class SelectionFlags:
+    """Which samples the shards hold; what is refused is counted, and taken out if it is there."""
 
-    renders: Positional[Annotated[Path, arg(metavar="RENDERS")]]
-    """Folder that `viewfold render` wrote."""
+    licence: Annotated[tuple[str, ...], arg(metavar="LICENCE ...", help_behavior_hint="")] = ()
+    """Take these licences alone; * stands for anything (CC0* CC-BY-4.0)."""
+    faces: Annotated[tuple[int, int] | None, unset("LOW HIGH")] = None
+    """Fewest and most triangles of an asset."""
+    textured: bool = False
+    """Take only assets with a texture."""
+    coverage: Annotated[float | None, unset("SHARE")] = None
+    """Least share of the pixels that show something."""
+    likeness: Annotated[int | None, unset("BITS")] = None
+    """Leave out what looks like another sample: their hashes differ in at most so many of 192 bits."""
+    caption_words: Annotated[int | None, unset("INT")] = None
+    """Fewest words of the longest caption."""
+    caption_match: Annotated[str | None, unset("REGEX")] = None
+    """What a caption must hold, a regular expression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Pack renders or pictures into webdataset shards; what changed is replaced, what is new is added."""
+
+    source: Positional[Annotated[Path, arg(metavar="SOURCE")]]
+    """Folder that `viewfold render` wrote, or your own pictures: a folder, or webdataset tars."""
     out: Path
-    """Folder to write."""
+    """Folder to write: shards, manifest.sqlite and ATTRIBUTION.md."""
     latents: Annotated[str | None, unset("MODEL")] = None
     """Also store the latents that this model's autoencoder makes of the pictures; another model's are replaced."""
+    size: Annotated[int | None, unset("INT")] = None
+    """Of your own pictures: pixels of the square that each is cut and scaled to; by default 64."""
+    caption_from_name: bool = False
+    """Of your own pictures: caption one that has none after its file."""
+    prune: bool = False
+    """Take out samples that SOURCE no longer has; by default they stay."""
+    selection: SelectionFlags = SelectionFlags()
 
     def run(self) -> None:
         """Pack them and say how many there are."""
+        from viewfold.data.inventory import refresh_manifest
         from viewfold.data.latents import cache_latents
         from viewfold.data.packing import pack
+        from viewfold.data.selection import Selection
 
+        selection = Selection(**vars(self.selection))
+        items = self._items()
         with progress_bars() as report:
-            done = pack(self.renders, self.out, progress=stage(report, "pack"))
+            done = pack(items, self.out, selection=selection, prune=self.prune, progress=stage(report, "pack"))
             failed = list(done.failed)
-            if self.latents is not None:
+            if self.latents is not None and done.shards:
                 import torch
 
                 from viewfold.model.weights_hash import hash_tensors
@@ -42,5 +73,27 @@ class Pack:
                 encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
                 latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
                 failed += latents.failed
-        print(f"{self.out}: {done.samples} samples packed into {done.shards} shards, {done.skipped} were there already")
+                refresh_manifest(self.out)
+        print(f"{self.out}: {done.samples} samples packed into {done.shards} shards, {done.kept} were there already")
+        list_counts(
+            {
+                "replaced, for they changed": done.replaced,
+                "kept although SOURCE no longer has them (--prune takes them out)": done.gone,
+                "taken out": done.removed,
+                **{f"left out: {reason}": count for reason, count in sorted(done.refused.items())},
+            }
+        )
         fail_if_any(failed)
+
+    def _items(self) -> Any:
+        """Return what there is to pack: renders if there are any, else pictures."""
+        from viewfold.data.gallery import find_pictures
+        from viewfold.data.packing import find_renders
+        from viewfold.errors import InputError
+
+        if next(self.source.glob("*/meta.json"), None) is None and self.source.exists():
+            return find_pictures(self.source, from_name=self.caption_from_name, **given({"size": self.size}))
+        if self.size is not None or self.caption_from_name:
+            name = "size" if self.size is not None else "caption_from_name"
+            raise InputError(f"`{name}` must be given to `viewfold render`; {self.source} holds renders.")
+        return find_renders(self.source)

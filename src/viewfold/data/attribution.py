@@ -24,7 +24,9 @@ def write_attribution(folder: Path, entries: Iterable[Entry]) -> None:
     for licence in sorted(found):
         lines += [f"## {licence}", ""]
         for (author, origin), count in sorted(found[licence].items()):
-            lines.append(f"- {author}{f', {origin}' if origin else ''}: {count} {'sample' if count == 1 else 'samples'}")
+            lines.append(
+                f"- {author}{f', {origin}' if origin else ''}: {count} {'sample' if count == 1 else 'samples'}"
+            )
         lines.append("")
     text = "\n".join(lines)
     path = folder / NAME

@@ -78,14 +78,30 @@ def read_sidecar(asset: Path) -> Record:
     record: Record = {}
     about, lines = asset.with_suffix(".json"), asset.with_suffix(".txt")
     if about.exists():
-        content = _parse(_read(about, limits.JSON_BYTES), about)
-        record = dict(content) if isinstance(content, dict) else {"captions": content}
-        given = record.pop("caption", None)
-        if (captions := record.get("captions", given)) is not None:
-            record["captions"] = clean_captions(captions, f"`{about}`")
+        record = record_of(_read(about, limits.JSON_BYTES), "json", str(about))
     if not record.get("captions") and lines.exists():
-        text = _text(_read(lines, limits.JSON_BYTES), lines)
-        record["captions"] = clean_captions(text.splitlines(), f"`{lines}`")
+        record |= record_of(_read(lines, limits.JSON_BYTES), "txt", str(lines))
+    return record
+
+
+def record_of(content: bytes, kind: str, where: str) -> Record:
+    """Return what the bytes of a sidecar say: of JSON, or of a text with a caption a line.
+
+    Raises:
+        AssetError: they are damaged.
+    """
+    path = Path(where)
+    if kind != "json":
+        return {"captions": clean_captions(_text(content, path).splitlines(), f"`{where}`")}
+    document = _parse(content, path)
+    record = dict(document) if isinstance(document, dict) else {"captions": document}
+    given = record.pop("caption", None)
+    if (captions := record.get("captions", given)) is not None:
+        record["captions"] = clean_captions(captions, f"`{where}`")
+    for name, columns in ABOUT.items():
+        value = next((record[c] for c in columns if isinstance(record.get(c), str) and record[c]), None)
+        if value is not None:
+            record[name] = value
     return record
 
 
@@ -194,8 +210,11 @@ def _json_records(document: Any, path: Path, wanted: Iterable[str]) -> Iterator[
     for key, value in document.items():
         if isinstance(value, dict):
             if key in wanted:
-                yield key, _objaverse_record(value, path) if "viewerUrl" in value or "user" in value else (
-                    _about(value, path)
+                yield (
+                    key,
+                    _objaverse_record(value, path)
+                    if "viewerUrl" in value or "user" in value
+                    else (_about(value, path)),
                 )
         elif isinstance(value, list) and not keyed:  # LVIS: category -> uids
             caption = lvis_caption(key)
@@ -212,7 +231,9 @@ def lvis_caption(category: str) -> str:
 def _objaverse_record(about: dict[str, Any], path: Path) -> Record:
     """Return what Objaverse's metadata says: the name, else the tags, as a caption; licence, author and page."""
     name = about.get("name")
-    tags = [tag["name"] for tag in about.get("tags") or () if isinstance(tag, dict) and isinstance(tag.get("name"), str)]
+    tags = [
+        tag["name"] for tag in about.get("tags") or () if isinstance(tag, dict) and isinstance(tag.get("name"), str)
+    ]
     caption = (caption_from_name(name) if isinstance(name, str) else None) or ", ".join(tags[:8])
     user = about.get("user")
     if isinstance(user, dict):

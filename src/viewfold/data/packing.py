@@ -101,9 +101,7 @@ def find_renders(folder: str | Path) -> list[Item]:
     """
     found: list[Item] = [RenderItem(path.parent) for path in sorted(Path(folder).glob("*/meta.json"))]
     if not found:
-        raise InputError(
-            f"`renders` must hold folders with a meta.json; `{folder}` holds none. Run `viewfold render`."
-        )
+        raise InputError(f"`renders` must hold folders with a meta.json; `{folder}` holds none. Run `viewfold render`.")
     return found
 
 

@@ -97,14 +97,12 @@ def captioned_assets(
     """
     folder = Path(folder)
     assets = list_assets(folder)
-    keys = {asset.uid: _keys(asset, folder) for asset in assets}
-    table = {} if captions is None else read_table(captions, wanted={key for each in keys.values() for key in each})
     stems = Counter(asset.path.stem for asset in assets)
+    keys = {asset.uid: _keys(asset, folder, alone=stems[asset.path.stem] == 1) for asset in assets}
+    table = {} if captions is None else read_table(captions, wanted={key for each in keys.values() for key in each})
     done = []
     for asset in assets:
-        told = next((table[k] for k in keys[asset.uid] if k in table and (stems[asset.path.stem] == 1 or "/" in k)), {})
-        if not told and captions is not None and stems[asset.path.stem] > 1:
-            told = table.get(asset.path.relative_to(folder).as_posix(), {})
+        told = next((table[key] for key in keys[asset.uid] if key in table), {})
         record, reason = {}, asset.reason
         try:
             record = {**read_sidecar(asset.path), **told}
@@ -121,10 +119,10 @@ def captioned_assets(
     return done
 
 
-def _keys(asset: AssetFile, folder: Path) -> list[str]:
-    """Return what a table may call an asset: its path, its path without ending, its file's name, its name."""
+def _keys(asset: AssetFile, folder: Path, *, alone: bool) -> list[str]:
+    """Return what a table may call an asset: its path, with and without ending, and, if alone so, its name."""
     path = asset.path.relative_to(folder)
-    return [path.as_posix(), path.with_suffix("").as_posix(), asset.uid, path.name, path.stem]
+    return [path.as_posix(), path.with_suffix("").as_posix(), asset.uid, *([path.name, path.stem] if alone else [])]
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -146,5 +144,7 @@ def unread_files(folder: str | Path) -> list[str]:
             found[suffix or "(no ending)"] += 1
     lines = [f"{count} {suffix} files are not read; convert them to GLB" for suffix, count in sorted(found.items())]
     if doubled := sum(count - 1 for count in stems.values()):
-        lines.append(f"{doubled} files are not read, for another of the same name is: {', '.join(MESHES)} in this order")
+        lines.append(
+            f"{doubled} files are not read, for another of the same name is: {', '.join(MESHES)} in this order"
+        )
     return lines
