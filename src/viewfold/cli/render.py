@@ -19,7 +19,7 @@ class Render:
     """Photograph every asset of a folder (.glb, .obj or .ply, ours or anyone's); finished ones are skipped."""
 
     folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
-    """Folder of assets; a .json of the same name may hold "captions", "licence" and "author"."""
+    """Folder of assets, and folders in it; a .json or .txt beside each may hold captions, licence and author."""
     out: Path
     """Folder to write, one folder per asset."""
     preset: Literal["toybox", "paper"] = "toybox"
@@ -38,10 +38,15 @@ class Render:
     """Of the cameras."""
     workers: int = 1
     """Processes."""
+    captions: Annotated[Path | None, unset("FILE")] = None
+    """Table of captions, licences and authors: CSV, Parquet, JSON, or a folder of Objaverse's own."""
+    caption_from_name: bool = False
+    """Caption an asset that has none after its file: Red_Mug-03.glb is "red mug"."""
 
     def run(self) -> None:
         """Render them and say how many there are."""
         from viewfold.data.render import PAPER, RenderSettings, render_assets
+        from viewfold.data.source import unread_files
 
         given = {
             "size": self.size,
@@ -55,7 +60,15 @@ class Render:
         settings = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
         with progress_bars() as report:
             done = render_assets(
-                self.folder, self.out, settings=settings, workers=self.workers, progress=stage(report, "render")
+                self.folder,
+                self.out,
+                settings=settings,
+                workers=self.workers,
+                captions=self.captions,
+                caption_from_name=self.caption_from_name,
+                progress=stage(report, "render"),
             )
         print(f"{self.out}: {done.done} assets rendered, {done.skipped} were there already")
+        for line in unread_files(self.folder):
+            print(f"  {line}")
         fail_if_any(done.failed)

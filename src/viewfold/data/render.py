@@ -1,13 +1,14 @@
 """Posed pictures of a folder of assets: the second step of the training data, after the assets, before the shards.
 
-Reads <uid>.glb, .obj or .ply with an optional <uid>.json; writes <uid>/000.webp ... and <uid>/meta.json.  A folder
+Reads assets with what `source` knows about them; writes <uid>/000.webp ... and <uid>/meta.json.  A folder
 appears under its name complete or not at all, so that a run can be stopped, repeated and shared between machines.
-Knows no captions but those that the json holds, and no network.
+Knows no network.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import OBJECT_RADIUS, Cameras
-from viewfold.data.source import find_assets
+from viewfold.data.source import AssetFile, captioned_assets
 from viewfold.data.workers import Workers
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import to_pil
@@ -117,6 +118,8 @@ def render_assets(
     *,
     settings: RenderSettings = RenderSettings(),  # noqa: B008
     workers: int = 1,
+    captions: str | Path | None = None,
+    caption_from_name: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> RenderReport:
     """Render every asset of `folder` that `out` does not hold yet.
@@ -129,19 +132,22 @@ def render_assets(
         out: receives a folder per asset.
         settings: pictures and cameras.
         workers: processes; 1 works in this one.
+        captions: a table of them, see `captions.read_table`.
+        caption_from_name: caption an asset that has none after its file; else it is named as a failure.
         progress: called with (assets dealt with, all assets).
 
     Raises:
-        InputError: no such folder, or no asset in it.
+        InputError: no such folder, no asset in it, or `out` holds renders of other settings.
         OutputError: a result cannot be written.
     """
     folder, out = Path(folder), Path(out)
     if workers < 1:
         raise InputError(f"`workers` must be at least 1; got {workers}.")
-    assets = find_assets(folder)
-    pending = [path for path in assets if not (out / path.stem / "meta.json").is_file()]
-    pending.sort(key=lambda path: hashlib.sha256(path.stem.encode()).digest())
-    failed: list[tuple[str, str]] = []
+    assets = captioned_assets(folder, captions=captions, from_name=caption_from_name)
+    failed = [(asset.name, asset.reason) for asset in assets if asset.reason is not None]
+    left_out = len(failed)
+    pending = [asset for asset in assets if asset.reason is None and not _is_finished(out, asset, settings)]
+    pending.sort(key=lambda asset: hashlib.sha256(asset.uid.encode("utf-8", "surrogateescape")).digest())
     dealt_with = len(assets) - len(pending)
     for path, reason in _render_all(pending, out, settings, workers):
         dealt_with += 1
@@ -149,33 +155,65 @@ def render_assets(
             failed.append((path.name, reason))
         if progress is not None:
             progress(dealt_with, len(assets))
-    return RenderReport(done=len(pending) - len(failed), skipped=len(assets) - len(pending), failed=sorted(failed))
+    done = len(pending) - (len(failed) - left_out)
+    return RenderReport(done=done, skipped=len(assets) - len(pending) - left_out, failed=sorted(failed))
 
 
-def render_asset(path: Path, out: Path, *, settings: RenderSettings) -> None:
+def _is_finished(out: Path, asset: AssetFile, settings: RenderSettings) -> bool:
+    """Tell whether an asset has its pictures; what is said about it is brought up to date.
+
+    Raises:
+        InputError: it has pictures, but of other settings.
+    """
+    path = out / asset.uid / "meta.json"
+    if not path.is_file():
+        return False
+    meta = read_json(path)
+    then, now = meta.get("render"), json.loads(json.dumps(asdict(settings)))
+    if not isinstance(then, dict) or then != now:
+        then = then if isinstance(then, dict) else {}
+        other = [f"{name} {then.get(name)}, now {now.get(name)}" for name in now if then.get(name) != now[name]]
+        raise InputError(
+            f"`out` must hold renders of the same settings to be gone on with; {path.parent} was made with "
+            f"{'; '.join(other)}. Name another folder, or remove that one."
+        )
+    made = {name: meta[name] for name in ("uid", "views", "render", "mesh") if name in meta}
+    if meta != (renewed := {**asset.record, **made}):
+        with atomic_write(path) as temporary:
+            write_json(temporary, renewed)
+    return True
+
+
+def render_asset(asset: Path | AssetFile, out: Path, *, settings: RenderSettings) -> None:
     """Render one asset into `out`/<uid>.
 
     Raises:
         AssetError: the asset or its json cannot be used.
         OutputError: the result cannot be written.
     """
-    about = path.with_suffix(".json")
-    record = read_json(about) if about.is_file() else {}
+    asset = AssetFile.of(asset) if isinstance(asset, Path) else asset
+    path, uid, record = asset.path, asset.uid, asset.record
     mesh = load_mesh(path)
+    facts = {
+        "faces": len(mesh.faces),
+        "textures": sum(material.texture is not None for material in mesh.materials),
+        "bounds": [mesh.vertices.amin(dim=0).tolist(), mesh.vertices.amax(dim=0).tolist()],
+    }
     try:
         mesh = mesh.fit_sphere(OBJECT_RADIUS)
     except InputError as error:
         raise AssetError(f"`{path}` cannot be rendered: {error}") from error
-    cameras = settings.cameras(path.stem)
+    cameras = settings.cameras(uid)
     rendering = rasterize(mesh, cameras, size=settings.size, supersample=settings.supersample)
     if not bool(rendering.alpha.any()):
         raise AssetError(f"`{path}` cannot be rendered: none of its faces is visible.")
     straight = torch.cat([rendering.rgb / rendering.alpha.clamp(min=1e-6), rendering.alpha], dim=1).clamp(0, 1)
-    check_output(out / path.stem, holds=RENDER_FILES)
-    with atomic_write(out / path.stem) as partial:
+    check_output(out / uid, holds=RENDER_FILES)
+    with atomic_write(out / uid) as partial:
         partial.mkdir()
         names = _write_pictures(straight, partial)
-        meta = {**record, "uid": path.stem, "views": _describe(cameras, names), "render": asdict(settings)}
+        views = _describe(cameras, names)
+        meta = {**record, "uid": uid, "views": views, "render": asdict(settings), "mesh": facts}
         write_json(partial / "meta.json", meta)
 
 
@@ -201,7 +239,7 @@ def _describe(cameras: Cameras, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _attempt(path: Path, out: Path, settings: RenderSettings) -> str | None:
+def _attempt(path: AssetFile, out: Path, settings: RenderSettings) -> str | None:
     """Render one asset; return the reason if the asset is to blame."""
     try:
         render_asset(path, out, settings=settings)
@@ -211,8 +249,8 @@ def _attempt(path: Path, out: Path, settings: RenderSettings) -> str | None:
 
 
 def _render_all(
-    paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int
-) -> Iterator[tuple[Path, str | None]]:
+    paths: Sequence[AssetFile], out: Path, settings: RenderSettings, workers: int
+) -> Iterator[tuple[AssetFile, str | None]]:
     """Yield each asset with the reason for its failure, or None, as they are finished."""
     if workers == 1 or len(paths) <= 1:
         for path in paths:
@@ -222,14 +260,14 @@ def _render_all(
     at_once = 2 * workers
     while left:
         # An asset that kills its process breaks the pool; go on one by one until the culprit is known.
-        done: set[Path] = set()
+        done: set[str] = set()
         try:
             for path, reason in _in_pool(left, out, settings, min(workers, at_once), at_once):
-                done.add(path)
+                done.add(path.uid)
                 yield path, reason
             return
         except BrokenProcessPool:
-            left = [path for path in left if path not in done]
+            left = [path for path in left if path.uid not in done]
             if at_once > 1:
                 at_once = 1
             else:
@@ -238,9 +276,9 @@ def _render_all(
 
 
 def _in_pool(
-    paths: Sequence[Path], out: Path, settings: RenderSettings, workers: int, at_once: int
-) -> Iterator[tuple[Path, str | None]]:
-    running: dict[Future[str | None], Path] = {}
+    paths: Sequence[AssetFile], out: Path, settings: RenderSettings, workers: int, at_once: int
+) -> Iterator[tuple[AssetFile, str | None]]:
+    running: dict[Future[str | None], AssetFile] = {}
     waiting = iter(paths)
     with Workers(workers) as pool:
         while True:

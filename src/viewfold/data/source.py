@@ -28,7 +28,7 @@ _LONGEST_UID = 200
 """Bytes: a name in a folder has at most 255, and `.1000.latents.npy` or a temporary's ending comes after it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AssetFile:
     """An asset and what is said about it."""
 
@@ -39,10 +39,20 @@ class AssetFile:
     reason: str | None = None
     """Why it cannot be used, known before it is opened."""
 
+    @staticmethod
+    def of(path: Path) -> AssetFile:
+        """Return an asset by itself, with what its sidecars say; AssetError if they are damaged."""
+        return AssetFile(path, uid_of(path.stem), read_sidecar(path))
+
     @property
     def name(self) -> str:
         """The file's name."""
         return self.path.name
+
+    @property
+    def stem(self) -> str:
+        """The name of its folder of renders: the uid."""
+        return self.uid
 
 
 def uid_of(relative: str | Path) -> str:
