@@ -101,7 +101,7 @@ class Sample:
     def pictures(self, *, background: float = 0.5) -> Float[Tensor, "v 3 h w"]:
         """The pictures over a grey background, in [0, 1]."""
         decoded = []
-        for suffix in sorted(suffix for suffix in self.members if suffix.endswith(".webp")):
+        for suffix in sorted((s for s in self.members if s.endswith(".webp")), key=lambda s: (len(s), s)):
             picture = _decode(self.read(suffix), f"{self.uid}.{suffix}")
             if picture.shape[0] == 4:
                 picture = picture[:3] * picture[3:] + background * (1 - picture[3:])
