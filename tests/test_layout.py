@@ -71,6 +71,7 @@ LAZY = {
     "moderngl",
     "ray",
     "bpy",
+    "pyarrow",
 }
 """Slow to import or optional: only inside the functions that use them."""
 

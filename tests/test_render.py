@@ -16,7 +16,7 @@ import torch
 from viewfold.camera import Cameras, framing_distance
 from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, render_asset, render_assets
-from viewfold.data.source import find_assets
+from viewfold.data.source import AssetFile, find_assets
 from viewfold.errors import InputError, OutputError
 from viewfold.picture import read_image
 from viewfold.scene.interchange import to_trimesh
@@ -153,6 +153,10 @@ def test_assets_come_in_no_order_of_their_names(tmp_path: Path, monkeypatch: pyt
         (tmp_path / f"{i:02d}.obj").write_text("")
     monkeypatch.setattr(render, "_attempt", lambda path, *_: taken.append(path.stem))
     report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
+    assert report.done == 0 and len(report.failed) == 20 and "caption" in report.failed[0][1]
+    for i in range(20):
+        (tmp_path / f"{i:02d}.txt").write_text("a mug")
+    report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
     assert report.done == 20 and sorted(taken) == [f"{i:02d}" for i in range(20)] != taken
     with pytest.raises(InputError, match="`workers` must be at least 1"):
         render_assets(tmp_path, tmp_path / "out", workers=0)
@@ -229,9 +233,10 @@ def test_a_folder_without_assets_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    deadly, started = Path("c.glb"), []
+    paths = [AssetFile(Path(f"{name}.glb"), name) for name in "abcde"]
+    deadly, started = paths[2], []
 
-    def fake(paths: list[Path], *_: object) -> Iterator[tuple[Path, None]]:
+    def fake(paths: list[AssetFile], *_: object) -> Iterator[tuple[AssetFile, None]]:
         started.append(paths[0].name)
         for path in paths:
             if path == deadly:
@@ -239,7 +244,6 @@ def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pyte
             yield path, None
 
     monkeypatch.setattr(render, "_in_pool", fake)
-    paths = [Path(f"{name}.glb") for name in "abcde"]
     result = list(render._render_all(paths, tmp_path, SETTINGS, 2))
     assert [path for path, _ in result] == paths
     assert [path for path, reason in result if reason] == [deadly]
@@ -260,7 +264,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         Pool.made.append((self.workers, self.most))
 
-    def submit(self, work: object, path: Path, *rest: object) -> Future[str | None]:
+    def submit(self, work: object, path: AssetFile, *rest: object) -> Future[str | None]:
         future: Future[str | None] = Future()
         future.set_result("bad" if path.stem == "c" else None)
         self.running = {f for f in self.running if not f.taken} | {future}  # type: ignore[attr-defined]
@@ -281,7 +285,7 @@ def test_a_few_tasks_a_process_are_under_way_and_each_result_belongs_to_its_asse
     monkeypatch.setattr(Future, "taken", False, raising=False)
     monkeypatch.setattr(Future, "result", result)
     monkeypatch.setattr(render, "Workers", Pool)
-    paths = [Path(f"{name}.glb") for name in "abcdefghij"]
+    paths = [AssetFile(Path(f"{name}.glb"), name) for name in "abcdefghij"]
     done = dict(render._render_all(paths, tmp_path, SETTINGS, 3))
     assert done == {path: "bad" if path.stem == "c" else None for path in paths}
     assert Pool.made == [(3, 6)]

@@ -115,7 +115,7 @@ class Train:
         from viewfold.training.ranks import Ranks, local_device
         from viewfold.weights.components import MODEL_PARTS
 
-        check_output(self.out / "model", holds=rf"{'|'.join(MODEL_PARTS)}|model_index\.json")
+        check_output(self.out / "model", holds=rf"{'|'.join(MODEL_PARTS)}|model_index\.json|ATTRIBUTION\.md")
         device = local_device(chosen(self.device))
         with Ranks.join(device or "cpu") as ranks:
             try:
@@ -128,6 +128,7 @@ class Train:
     def _train(self, device: Any, loop: Any, *, lead: bool) -> None:
         import torch
 
+        from viewfold.data.attribution import copy_attribution
         from viewfold.model.weights_hash import hash_tensors
         from viewfold.pipeline import load
         from viewfold.store import atomic_write
@@ -157,6 +158,7 @@ class Train:
         model.unet = trained.network.eval()
         with atomic_write(self.out / "model") as folder:
             model.save_pretrained(folder)
+            copy_attribution([path for path in (self.objects, self.pictures) if path is not None], folder)
         print(_summary(trained.report))
         print(f"{self.out / 'model'}: use it with --model {self.out / 'model'}")
 

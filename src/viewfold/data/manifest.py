@@ -130,7 +130,8 @@ class Manifest:
             values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
             for name in _LISTS:
                 values[name] = None if values[name] is None else tuple(json.loads(values[name]))
-            found[values["uid"]] = Entry(**values | {"latents": bool(values["latents"])})
+            values["latents"] = bool(values["latents"])
+            found[values["uid"]] = Entry(**values)
         return found
 
     def put(self, entry: Entry) -> None:
