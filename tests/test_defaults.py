@@ -14,7 +14,7 @@ import pytest
 
 from viewfold import camera, limits, picture, views
 from viewfold.camera import Cameras
-from viewfold.data import assets, latents, packing, pictures, render, shards
+from viewfold.data import assets, latents, packing, pictures, render, selection, shards
 from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
