@@ -74,10 +74,10 @@ def picture_bytes(value: int) -> bytes:
 
 
 def test_tars_that_webdataset_wrote(tmp_path: Path) -> None:
-    import webdataset
+    from webdataset.writer import TarWriter
 
     (tmp_path / "in").mkdir()
-    with webdataset.TarWriter(str(tmp_path / "in" / "00000.tar")) as writer:
+    with TarWriter(str(tmp_path / "in" / "00000.tar")) as writer:
         for index in range(3):
             key = f"{index:09d}"
             about = {"caption": f"number {index}", "url": f"https://x/{index}", "key": key, "status": "success"}

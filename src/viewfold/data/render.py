@@ -168,7 +168,10 @@ def _is_finished(out: Path, asset: AssetFile, settings: RenderSettings) -> bool:
     path = out / asset.uid / "meta.json"
     if not path.is_file():
         return False
-    meta = read_json(path)
+    try:
+        meta = read_json(path)
+    except AssetError:  # damaged: it is rendered again
+        return False
     then, now = meta.get("render"), json.loads(json.dumps(asdict(settings)))
     if not isinstance(then, dict) or then != now:
         then = then if isinstance(then, dict) else {}
