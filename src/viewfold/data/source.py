@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from viewfold.data.captions import caption_from_name, read_sidecar, read_table
 from viewfold.errors import AssetError, InputError
-from viewfold.formats import MESHES
+from viewfold.formats import READ_MESHES
 
 COMPANIONS = {".mtl", ".bin", ".json", ".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".gz", ".md", ".license", ".html",
               ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tga", ".ktx2"}  # fmt: skip
@@ -72,7 +72,7 @@ def find_assets(folder: str | Path) -> list[Path]:
 
 
 def list_assets(folder: str | Path) -> list[AssetFile]:
-    """Return the assets of a folder and of those in it, by uid; of two endings the first of `MESHES` counts.
+    """Return the assets of a folder and of those in it, by uid; of two endings the first of `READ_MESHES` counts.
 
     Raises:
         InputError: no such folder, or no asset in it.
@@ -80,7 +80,7 @@ def list_assets(folder: str | Path) -> list[AssetFile]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"`folder` must be a folder of assets; `{folder}` is none.")
-    rank = {suffix: index for index, suffix in enumerate(MESHES)}
+    rank = {suffix: index for index, suffix in enumerate(READ_MESHES)}
     files = [path for path in walk(folder) if path.suffix.lower() in rank]
     found: dict[str, AssetFile] = {}
     for path in sorted(files, key=lambda p: (rank[p.suffix.lower()], str(p))):
@@ -91,7 +91,7 @@ def list_assets(folder: str | Path) -> list[AssetFile]:
     if not found:
         unread = "; ".join(unread_files(folder))
         raise InputError(
-            f"`folder` must hold {', '.join(MESHES)} files; `{folder}` holds none{f': {unread}' if unread else ''}."
+            f"`folder` must hold {', '.join(READ_MESHES)} files; `{folder}` holds none{f': {unread}' if unread else ''}."
         )
     return [found[uid] for uid in sorted(found)]
 
@@ -148,13 +148,13 @@ def unread_files(folder: str | Path) -> list[str]:
     stems: Counter[Path] = Counter()
     for path in walk(Path(folder)):
         suffix = path.suffix.lower()
-        if suffix in MESHES:
+        if suffix in READ_MESHES:
             stems[path.with_suffix("")] += 1
         elif suffix not in COMPANIONS:
             found[suffix or "(no ending)"] += 1
     lines = [f"{count} {suffix} files are not read; convert them to GLB" for suffix, count in sorted(found.items())]
     if doubled := sum(count - 1 for count in stems.values()):
         lines.append(
-            f"{doubled} files are not read, for another of the same name is: {', '.join(MESHES)} in this order"
+            f"{doubled} files are not read, for another of the same name is: {', '.join(READ_MESHES)} in this order"
         )
     return lines
