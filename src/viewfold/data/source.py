@@ -91,7 +91,7 @@ def list_assets(folder: str | Path) -> list[AssetFile]:
     if not found:
         unread = "; ".join(unread_files(folder))
         raise InputError(
-            f"`folder` must hold {', '.join(READ_MESHES)} files; `{folder}` holds none{f': {unread}' if unread else ''}."
+            f"`folder` must hold {', '.join(READ_MESHES)} files; `{folder}` holds none{f': {unread}' if unread else ''}."  # noqa: E501
         )
     return [found[uid] for uid in sorted(found)]
 
