@@ -61,7 +61,16 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (packing.pack, {"samples_per_shard": 512, "selection": selection.Selection(), "prune": False, "progress": None}),
     (latents.cache_latents, {"background": 0.5, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
-    (render.render_assets, {"settings": render.RenderSettings(), "workers": 1, "progress": None}),
+    (
+        render.render_assets,
+        {
+            "settings": render.RenderSettings(),
+            "workers": 1,
+            "captions": None,
+            "caption_from_name": False,
+            "progress": None,
+        },
+    ),
     (load, {"name": "toybox", "device": None, "dtype": None, "placement": None}),
     (Placement, {"offload": "none", "int8": False, "compile": False, "channels_last": False, "tiling": False}),
     (MultiViewPipeline.load_lora_weights, {"scale": 1.0}),
