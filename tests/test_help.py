@@ -21,7 +21,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_every_option_has_a_line_of_help() -> None:
     groups = (
         generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
-        training.ProcessFlags, training.WatchFlags,
+        training.ProcessFlags, training.WatchFlags, pack.SelectionFlags,
     )  # fmt: skip
     verbs = (generate.Generate, lift.Lift, assets.Assets, render.Render, pack.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
