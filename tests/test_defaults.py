@@ -14,7 +14,7 @@ import pytest
 
 from viewfold import camera, limits, picture, views
 from viewfold.camera import Cameras
-from viewfold.data import assets, latents, packing, pictures, render, selection, shards
+from viewfold.data import assets, latents, packing, pictures, render, shards
 from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
@@ -58,7 +58,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (picture.write_turntable, {"frames_per_second": 15.0, "label": UNLABELLED}),
     (views.Views.save, {"turntable": True}),
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
-    (packing.pack, {"samples_per_shard": 512, "selection": selection.Selection(), "prune": False, "progress": None}),
+    (packing.pack, {"samples_per_shard": 512, "progress": None}),
     (latents.cache_latents, {"background": 0.5, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
     (
@@ -68,9 +68,13 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "workers": 1,
             "captions": None,
             "caption_from_name": False,
+            "limits": render.Limits(),
+            "blender": None,
+            "webp": "small",
             "progress": None,
         },
     ),
+    (render.Limits, {"timeout_s": None, "memory_gib": None, "retries": 1}),
     (load, {"name": "toybox", "device": None, "dtype": None, "placement": None}),
     (Placement, {"offload": "none", "int8": False, "compile": False, "channels_last": False, "tiling": False}),
     (MultiViewPipeline.load_lora_weights, {"scale": 1.0}),
@@ -116,6 +120,12 @@ def test_the_shipped_models_pictures_and_the_papers() -> None:
         "fov_deg": (40.0, 40.0),
         "distance": None,
         "seed": 0,
+        "frame": "sphere",
+        "light": "fixed",
+        "depth": False,
+        "normals": False,
+        "engine": "builtin",
+        "cycles": None,
     }
     assert asdict(render.PAPER) == {
         "size": 256,
@@ -127,6 +137,12 @@ def test_the_shipped_models_pictures_and_the_papers() -> None:
         "fov_deg": (15.0, 60.0),
         "distance": (0.9, 1.1),
         "seed": 0,
+        "frame": "cube",
+        "light": "random",
+        "depth": False,
+        "normals": False,
+        "engine": "builtin",
+        "cycles": None,
     }
 
 

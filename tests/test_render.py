@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from viewfold.camera import Cameras, framing_distance
 from viewfold.data import render
 from viewfold.data.render import PAPER, RenderSettings, render_asset, render_assets
-from viewfold.data.source import AssetFile, find_assets
+from viewfold.data.source import find_assets
 from viewfold.errors import InputError, OutputError
 from viewfold.picture import read_image
 from viewfold.scene.interchange import to_trimesh
@@ -132,7 +132,7 @@ def test_by_default_circles_are_framed_and_may_start_at_the_front() -> None:
     + [("views", 0), ("views", 257), ("elevation_deg", (-90.0, 0.0)), ("elevation_deg", (0.0, 90.0))]
     + [("elevation_deg", (20.0, 10.0)), ("fov_deg", (0.5, 40.0)), ("fov_deg", (40.0, 171.0)), ("distance", (0.0, 1.0))],
 )
-def test_settings_out_of_range_are_named_and_their_limits_are_not(name: str, value: object) -> None:
+def test_settings_out_of_range_are_named_and_their_limits_are_not(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"`{name}` must"):
         RenderSettings(**{name: value})
     RenderSettings(size=1, supersample=16, orbits=1, views=256, elevation_deg=(-89.9, 89.9), fov_deg=(1.0, 170.0))
@@ -153,10 +153,6 @@ def test_assets_come_in_no_order_of_their_names(tmp_path: Path, monkeypatch: pyt
         (tmp_path / f"{i:02d}.obj").write_text("")
     monkeypatch.setattr(render, "_attempt", lambda path, *_: taken.append(path.stem))
     report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
-    assert report.done == 0 and len(report.failed) == 20 and "caption" in report.failed[0][1]
-    for i in range(20):
-        (tmp_path / f"{i:02d}.txt").write_text("a mug")
-    report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
     assert report.done == 20 and sorted(taken) == [f"{i:02d}" for i in range(20)] != taken
     with pytest.raises(InputError, match="`workers` must be at least 1"):
         render_assets(tmp_path, tmp_path / "out", workers=0)
@@ -166,7 +162,7 @@ def test_what_is_written_says_how_it_was_rendered(assets: Path, tmp_path: Path) 
     settings = RenderSettings(size=8, views=1, orbits=1, seed=9, fov_deg=(30.0, 30.0))
     render_assets(assets, tmp_path / "out", settings=settings)
     meta = json.loads((tmp_path / "out/two/meta.json").read_text())
-    assert meta["render"] == json.loads(json.dumps(asdict(settings)))
+    assert meta["render"] == settings.record()
     (view,) = meta["views"]
     cameras = settings.cameras("two")
     assert view["fov_deg"] == pytest.approx(30) and view["azimuth_deg"] == pytest.approx(float(cameras.azimuth_deg))
@@ -232,70 +228,49 @@ def test_a_folder_without_assets_is_refused(tmp_path: Path) -> None:
         render_assets(tmp_path, tmp_path / "out")
 
 
-def test_an_asset_that_kills_its_process_is_found_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    paths = [AssetFile(Path(f"{name}.glb"), name) for name in "abcde"]
-    deadly, started = paths[2], []
-
-    def fake(paths: list[AssetFile], *_: object) -> Iterator[tuple[AssetFile, None]]:
-        started.append(paths[0].name)
-        for path in paths:
-            if path == deadly:
-                raise BrokenProcessPool
-            yield path, None
-
-    monkeypatch.setattr(render, "_in_pool", fake)
-    result = list(render._render_all(paths, tmp_path, SETTINGS, 2))
-    assert [path for path, _ in result] == paths
-    assert [path for path, reason in result if reason] == [deadly]
-    assert started == ["a.glb", "c.glb", "d.glb"]
-
-
-class Pool:
-    """Stands for the processes: works at once, notes how many it has and how many tasks wait for their turn."""
-
-    made: list[tuple[int, int]] = []
-
-    def __init__(self, workers: int) -> None:
-        self.workers, self.running, self.most = workers, set(), 0
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Pool.made.append((self.workers, self.most))
-
-    def submit(self, work: object, path: AssetFile, *rest: object) -> Future[str | None]:
-        future: Future[str | None] = Future()
-        future.set_result("bad" if path.stem == "c" else None)
-        self.running = {f for f in self.running if not f.taken} | {future}  # type: ignore[attr-defined]
-        self.most = max(self.most, len(self.running))
-        return future
-
-
-def test_a_few_tasks_a_process_are_under_way_and_each_result_belongs_to_its_asset(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    Pool.made.clear()
-    taken = Future.result
-
-    def result(self: Future[str | None], timeout: float | None = None) -> str | None:
-        self.taken = True  # type: ignore[attr-defined]
-        return taken(self, timeout)
-
-    monkeypatch.setattr(Future, "taken", False, raising=False)
-    monkeypatch.setattr(Future, "result", result)
-    monkeypatch.setattr(render, "Workers", Pool)
-    paths = [AssetFile(Path(f"{name}.glb"), name) for name in "abcdefghij"]
-    done = dict(render._render_all(paths, tmp_path, SETTINGS, 3))
-    assert done == {path: "bad" if path.stem == "c" else None for path in paths}
-    assert Pool.made == [(3, 6)]
-    assert dict(render._render_all(paths[:1], tmp_path / "none", SETTINGS, 3)).keys() == {paths[0]}
-    assert len(Pool.made) == 1, "one asset needs no process"
-
-
 def test_a_folder_that_holds_anything_else_is_never_replaced(assets: Path) -> None:
     (assets / "one").mkdir()
     (assets / "one" / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="thesis.txt"):
         render_assets(assets, assets, settings=SETTINGS)
     assert (assets / "one" / "thesis.txt").is_file()
+
+
+def test_depth_and_normals_are_written_to_scale(tmp_path: Path) -> None:
+    settings = RenderSettings(
+        size=32, views=1, orbits=1, elevation_deg=(0.0, 0.0), random_azimuth=False, depth=True, normals=True
+    )
+    render_asset(_red_square(tmp_path), tmp_path / "out", settings=settings)
+    folder = tmp_path / "out" / "square"
+    (view,) = json.loads((folder / "meta.json").read_text())["views"]
+    with Image.open(folder / view["depth_file"]) as picture:
+        assert picture.mode == "I;16"
+        depth = torch.from_numpy(np.asarray(picture).astype(np.int64)) * view["depth_scale"]
+    alpha = read_image(folder / "000.webp")[3]
+    torch.testing.assert_close(depth[alpha == 1], depth[alpha == 1] * 0 + framing_distance(40.0), atol=1e-4, rtol=0)
+    assert not depth[alpha == 0].any()
+    normal = read_image(folder / view["normal_file"])
+    towards_front = torch.tensor([0.5, 0.0, 0.5])[:, None]
+    torch.testing.assert_close(
+        normal[:, alpha == 1], towards_front.expand(3, int((alpha == 1).sum())), atol=0.003, rtol=0
+    )
+    assert not normal[:, alpha == 0].any()
+
+
+def test_without_light_the_pixels_are_the_material_and_in_a_cube_the_object_is_larger(tmp_path: Path) -> None:
+    settings = RenderSettings(size=32, views=1, orbits=1, elevation_deg=(0.0, 0.0), random_azimuth=False, light="none")
+    square = _red_square(tmp_path)
+    render_asset(square, tmp_path / "a", settings=settings)
+    render_asset(square, tmp_path / "b", settings=dataclasses.replace(settings, frame="cube"))
+    sphere, cube = (read_image(tmp_path / name / "square" / "000.webp") for name in "ab")
+    assert sphere[:3, 16, 16].tolist() == pytest.approx([0.9, 0.1, 0.1], abs=0.012)  # eight bits of linear colour
+    side = 0.8 * (math.cos(0.35) + math.sin(0.35))  # of the square's box, which becomes 1; its diagonal was
+    assert float(cube[3].sum() / sphere[3].sum()) == pytest.approx(0.8 * 2**0.5 * 0.8 * 2**0.5 / side**2, rel=0.02)
+
+
+def test_fast_pictures_have_the_same_pixels(assets: Path, tmp_path: Path) -> None:
+    for webp in ("small", "fast"):
+        render_assets(assets, tmp_path / webp, settings=SETTINGS, webp=webp)
+    for name in ("one/000.webp", "two/003.webp"):
+        small, fast = (read_image(tmp_path / webp / name) for webp in ("small", "fast"))
+        assert torch.equal(small[3], fast[3]) and torch.equal(small[:, small[3] > 0], fast[:, fast[3] > 0])

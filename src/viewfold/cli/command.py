@@ -61,6 +61,8 @@ FLAGS = {
     "prompt": "PROMPT",
     "rgb": "--from",
     "source": "--from",
+    "timeout_s": "--timeout",
+    "memory_gib": "--memory",
 }
 """Names of arguments in the library that have another name on the command line."""
 

@@ -23,7 +23,7 @@ class Workers:
 
     def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Give a call to the pool, which may start a process for it."""
-        with _held_interrupt():
+        with held_interrupt():
             return self._pool.submit(work, *args, **kwargs)
 
     def __enter__(self) -> Workers:
@@ -34,7 +34,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _held_interrupt() -> Iterator[None]:
+def held_interrupt() -> Iterator[None]:
     """Hold Ctrl-C back for a moment: a process started meanwhile never sees one, ours sees it afterwards.
 
     Without this each child prints a traceback of its own, most of all while it still imports.
