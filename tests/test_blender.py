@@ -192,6 +192,18 @@ def test_blender_and_the_built_in_engine_show_the_same_object(
 
 
 @pytest.mark.heavy
+def test_what_blenders_reader_puts_elsewhere_is_handed_over_as_ours_reads_it(blender: Engine, tmp_path: Path) -> None:
+    """Coordinates of a survey: our reader moves them to the origin, Blender's loses their small digits."""
+    lines = ["v 5000000 0 4000000", "v 5000001 0 4000000", "v 5000000 1 4000000", "v 5000000 0 4000001"]
+    (tmp_path / "far.obj").write_text("\n".join([*lines, "f 1 3 2", "f 1 2 4", "f 1 4 3", "f 2 3 4", ""]))
+    ours = RenderSettings(size=64, supersample=8, orbits=1, views=3, light="none")
+    subject, cameras = Subject.of(tmp_path / "far.obj"), ours.cameras("far")
+    theirs = blender.draw(subject, cameras, dataclasses.replace(ours, engine="blender"))
+    assert theirs.notes["read_by"] == "viewfold"
+    assert agreement(theirs, open_engine(ours).draw(subject, cameras, ours))["iou"] > 0.99
+
+
+@pytest.mark.heavy
 def test_light_falls_from_where_the_built_in_engine_has_it(blender: Engine, tmp_path: Path) -> None:
     ours = RenderSettings(size=48, orbits=1, views=4, light="random", seed=3)
     theirs = dataclasses.replace(ours, engine="blender", cycles=Cycles(samples=64))

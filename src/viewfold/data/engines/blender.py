@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,12 @@ class Blender:
             files = [Path(folder) / f"{index:03d}.exr" for index in range(len(cameras))]
             job, notes = self._job(subject, cameras, settings, files)
             (Path(folder) / "job.json").write_text(json.dumps(job))
-            problem = self._ask(str(Path(folder) / "job.json"))
-            if problem is not None:
+            answer = self._ask(str(Path(folder) / "job.json"))
+            if "elsewhere" in answer and subject.path is not None:
+                ours = self.draw(replace(subject, path=None), cameras, settings)
+                return replace(ours, notes={**ours.notes, "read_by": "viewfold"})
+            if answer:
+                problem = answer.get("error", "its reader puts it elsewhere than ours. Use another engine.")
                 raise AssetError(f"`{subject.path or subject.uid}` cannot be drawn by Blender: {problem}")
             return _develop([read_exr(file) for file in files], is_lit=job["light"] is not None, notes=notes)
 
@@ -99,12 +104,14 @@ class Blender:
             path = files[0].with_name("subject.glb")
             to_trimesh(subject.mesh).export(path)
             framing = type(framing)(center=(0.0, 0.0, 0.0), scale=1.0)
+        used = subject.mesh.vertices[subject.mesh.faces.flatten().unique()]
         views = zip(cameras.world_from_camera.flatten(1).tolist(), cameras.fov_deg.tolist(), files, strict=True)
         return {
             "asset": str(path.resolve()),
             "kind": path.suffix.lower()[1:],
             "center": framing.center,
             "scale": framing.scale,
+            "box": [used.amin(0).tolist(), used.amax(0).tolist()],
             "near": NEAR,
             "crease_deg": CREASE_DEG,
             "size": settings.size,
@@ -118,13 +125,13 @@ class Blender:
             "views": [{"world_from_camera": pose, "fov_deg": fov, "file": str(file)} for pose, fov, file in views],
         }, notes
 
-    def _ask(self, job: str) -> str | None:
-        """Hand over a job and wait; return what was wrong with the asset."""
+    def _ask(self, job: str) -> dict[str, str]:
+        """Hand over a job and wait; return what was wrong with the asset, nothing if it is drawn."""
         process = self._process if self._process and self._process.poll() is None else self._start()
         try:
             process.stdin.write(job + "\n")
             process.stdin.flush()
-            return self._listen().get("error")
+            return self._listen()
         except BrokenPipeError:
             raise self._lost() from None
         except BaseException:  # stopped in the middle: its answer would be taken for that to the next job

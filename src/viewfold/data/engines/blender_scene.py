@@ -29,6 +29,10 @@ SUN_ANGLE_DEG = 15.0
 GPUS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
 
 
+class Elsewhere(Exception):
+    """Blender's reader puts the asset elsewhere than viewfold's."""
+
+
 def main() -> None:
     """Answer jobs until the input ends."""
     bpy = importlib.import_module("bpy")
@@ -38,6 +42,8 @@ def main() -> None:
             with open(line.strip(), encoding="utf-8") as file:
                 photograph(bpy, json.load(file))
             answer()
+        except Elsewhere:
+            answer(elsewhere="yes")
         except Exception as error:
             traceback.print_exc()
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -149,6 +155,7 @@ def bring_in(bpy: Any, job: dict[str, Any]) -> None:
     for thing in bpy.data.objects:
         if thing.parent is None and thing is not root:
             thing.parent = root
+    check_place(bpy, shown, job["box"])
     for thing in shown:
         if not [slot for slot in thing.material_slots if slot.material]:
             thing.data.materials.clear()
@@ -160,6 +167,30 @@ def bring_in(bpy: Any, job: dict[str, Any]) -> None:
             for polygon in thing.data.polygons:
                 polygon.use_smooth = True
             thing.data.set_sharp_from_angle(angle=math.radians(job["crease_deg"]))
+
+
+def check_place(bpy: Any, shown: list[Any], expected: list[list[float]]) -> None:
+    """Compare the bounding box of the faces with the one that viewfold's reader found.
+
+    Raises:
+        Elsewhere: they differ by a fiftieth of the object's size.
+    """
+    numpy = importlib.import_module("numpy")
+    bpy.context.view_layer.update()
+    scene, found = bpy.context.evaluated_depsgraph_get(), []
+    for thing in shown:
+        mesh = thing.evaluated_get(scene).data
+        points = numpy.empty(3 * len(mesh.vertices), dtype=numpy.float32)
+        corners = numpy.empty(len(mesh.loops), dtype=numpy.int32)
+        mesh.vertices.foreach_get("co", points)
+        mesh.loops.foreach_get("vertex_index", corners)
+        if len(corners):
+            place = numpy.array(thing.matrix_world)
+            used = points.reshape(-1, 3)[numpy.unique(corners)] @ place[:3, :3].T + place[:3, 3]
+            found += [used.min(0), used.max(0)]
+    box = numpy.array([numpy.min(found, axis=0), numpy.max(found, axis=0)]) if found else numpy.full((2, 3), numpy.nan)
+    if not numpy.abs(box - numpy.array(expected)).max() < 0.02:
+        raise Elsewhere
 
 
 def plain(bpy: Any) -> Any:
