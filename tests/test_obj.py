@@ -70,7 +70,7 @@ def test_what_lies_far_from_the_origin_keeps_its_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "tex.png", "-s 2 3 1 -o 0.5 0 0 -clamp on tex.png", "sub\\tex.png", "C:\\Users\\me\\Tex.PNG", "/home/me/tex.png",
+    "tex.png", "-s 2 3 1 -o 0.5 0 0 -clamp on tex.png", "sub\\tex.png", "C:\\Users\\me\\Tex.PNG", "/elsewhere/tex.png",
     "-bm 1 my tex.png",
 ])  # fmt: skip
 def test_textures_are_found_however_they_are_named(name: str, tmp_path: Path) -> None:
