@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 VIEWS = 8
@@ -114,7 +115,7 @@ def cpu_seconds() -> float:
     return spent
 
 
-def run_whole(assets: Sequence[Path], settings: object, folder: Path, blender: str | None, webp: str) -> float:
+def run_whole(assets: Sequence[Path], settings: Any, folder: Path, blender: str | None, webp: str) -> float:
     """Return the views a CPU-second of a whole run, less what it takes to start."""
     some, out = folder / "some", folder / "out"
     for place in (some, out):
@@ -123,8 +124,17 @@ def run_whole(assets: Sequence[Path], settings: object, folder: Path, blender: s
     for path in some.iterdir():
         if path.stem not in {asset.stem for asset in assets} and path.suffix.lower() in (".glb", ".obj", ".ply"):
             path.unlink()
-    command = [str(some), "--out", str(out), "--size", str(settings.size), "--engine", settings.engine]  # type: ignore[attr-defined]
-    cycles = settings.cycles  # type: ignore[attr-defined]
+    command = [
+        str(some),
+        "--caption-from-name",
+        "--out",
+        str(out),
+        "--size",
+        str(settings.size),
+        "--engine",
+        settings.engine,
+    ]
+    cycles = settings.cycles
     if cycles is not None:
         command += ["--samples", str(cycles.samples), "--blender", str(blender)]
         command += [] if cycles.denoise else ["--no-denoise"]
@@ -139,7 +149,10 @@ def start_up(folder: Path, seen: dict[str, float] = {}) -> float:  # noqa: B006
         empty = folder / "broken"
         empty.mkdir()
         (empty / "broken.glb").write_bytes(b"glTF" + bytes(40))
-        times = [cpu_of_run([str(empty), "--out", str(folder / "none")], check=False) for _ in range(3)]
+        times = [
+            cpu_of_run([str(empty), "--caption-from-name", "--out", str(folder / "none")], check=False)
+            for _ in range(3)
+        ]
         seen["s"] = statistics.median(times)
     return seen["s"]
 

@@ -87,7 +87,9 @@ def test_a_blender_that_dies_is_tried_again_and_then_names_its_asset(tmp_path: P
     answer = 'viewfold-render: {"version": "0"}'
     fake = program(tmp_path, f"echo x >> {tmp_path}/starts", f"echo '{answer}'", "read job", "kill -9 $$")
     textured_box(tmp_path)
-    report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS, blender=fake, limits=Limits(retries=2))
+    report = render_assets(
+        tmp_path, tmp_path / "out", settings=SETTINGS, blender=fake, limits=Limits(retries=2), caption_from_name=True
+    )
     assert report.failed == [("box.glb", "Blender died (SIGKILL)")]
     assert (tmp_path / "starts").read_text() == "x\n" * 3
     assert list((tmp_path / "out").iterdir()) == []
@@ -228,7 +230,7 @@ def test_surroundings_light_what_stands_in_them(blender: Engine, tmp_path: Path)
     trimesh.creation.icosphere(subdivisions=3).export(tmp_path / "ball.ply")
     cycles = Cycles(samples=16, hdri=str(tmp_path))
     settings = RenderSettings(size=24, orbits=1, views=2, light="random", engine="blender", cycles=cycles)
-    render_assets(tmp_path, tmp_path / "out", settings=settings, blender=os.environ[PROGRAM])
+    render_assets(tmp_path, tmp_path / "out", settings=settings, blender=os.environ[PROGRAM], caption_from_name=True)
     meta = json.loads((tmp_path / "out" / "ball" / "meta.json").read_text())
     assert meta["drawing"]["hdri"] == "red.exr" and 0 < meta["drawing"]["turn_deg"] < 360
     assert meta["drawing"]["light"] is None and meta["drawing"]["engine"].startswith("Blender ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ def toy(folder: Path, uid: str) -> None:
         faces=torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]),
     )
     to_trimesh(mesh).export(folder / f"{uid}.glb")
+    (folder / f"{uid}.json").write_text(json.dumps({"captions": [uid]}))
 
 
 @pytest.fixture
@@ -105,6 +107,7 @@ def test_an_asset_that_takes_too_long_is_named_and_leaves_nothing_behind(
         vertices=torch.tensor([[-1.0, 0, -1], [1, 0, -1], [0, 0, 1]]),
         faces=torch.tensor([[0, 1, 2]]).repeat(400_000, 1),  # each covers the picture
     )
+    (assets / "stack.txt").write_text("a stack")
     (assets / "stack.glb").write_bytes(to_trimesh(stack).export(file_type="glb"))  # pyright: ignore[reportArgumentType]
     arguments = [str(assets), "--out", str(tmp_path / "out"), "--timeout", "4", "--retries", "0", "--size", "256"]
     assert main(["render", *arguments]) == 3
