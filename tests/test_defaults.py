@@ -58,7 +58,10 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (picture.write_turntable, {"frames_per_second": 15.0, "label": UNLABELLED}),
     (views.Views.save, {"turntable": True}),
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
-    (packing.pack, {"samples_per_shard": 512, "progress": None}),
+    (
+        packing.pack,
+        {"samples_per_shard": 512, "selection": packing.Selection(), "prune": False, "progress": None},
+    ),
     (latents.cache_latents, {"background": 0.5, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
     (

@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,34 +325,3 @@ def test_a_place_that_cannot_be_written_is_an_output_error(plain: Mesh, tmp_path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         save_mesh(plain, tmp_path / "file" / "thing.glb")
-
-
-@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
-def test_a_file_keeps_glass_holes_light_and_colours_beside_a_texture(suffix: str, tmp_path: Path) -> None:
-    """Drawn from the file as before; an OBJ's and a PLY's textures are small enough to be held by their vertices."""
-    from viewfold.camera import Cameras
-    from viewfold.scene.material import Texture
-    from viewfold.scene.rasterize import rasterize
-
-    square = torch.tensor([[-0.3, 0.0, -0.3], [0.3, 0, -0.3], [0.3, 0, 0.3], [-0.3, 0, 0.3]])
-    faces, uv = torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    parts = []
-    for number, material in enumerate((
-        Material(color=(0.9, 0.5, 0.5), texture=Texture(image=torch.full((2, 2, 3), 0.8), wrap=("clamp", "clamp"))),
-        Material(color=(0.2, 0.2, 1.0), alpha_mode="blend", opacity=0.4),
-        Material(color=(0.0, 0.0, 0.0), emission=(0.3, 0.6, 0.0)),
-        Material(texture=Texture(image=torch.full((2, 2, 4), 0.5)), alpha_mode="blend"),
-    )):  # fmt: skip
-        shift = torch.tensor([0.15 * number, -0.1 * number, 0.1 * number])
-        tint = torch.full((4, 3), 0.75)
-        parts.append(Mesh(vertices=square + shift, faces=faces, uv=uv, vertex_color=tint, materials=(material,)))
-    mesh = Mesh.cat(parts)
-    view = Cameras.orbit(2, elevation_deg=10.0)
-    before = rasterize(mesh, view, size=32)
-    after = rasterize(load_mesh(save_mesh(mesh, tmp_path / f"a{suffix}")), view, size=32)
-    assert float((before.rgb - after.rgb).abs().max()) < 0.02 and float((before.alpha - after.alpha).abs().max()) < 0.02
-
-
-def test_what_an_obj_cannot_hold_is_refused_by_name(tmp_path: Path, plain: Mesh) -> None:
-    with pytest.raises(InputError, match="OBJ cannot hold alpha of vertices"):
-        save_mesh(replace(plain, vertex_alpha=torch.ones(len(plain.vertices))), tmp_path / "a.obj")

@@ -1,4 +1,4 @@
-"""Furniture that nobody here made: fourteen CC0 models as Debian's sweethome3d-furniture has them, and the recipe for all."""
+"""Furniture that nobody here made: fourteen CC0 models of Debian's sweethome3d-furniture, and the recipe for all."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     Raises:
         AssetError: the file is missing, not a picture, truncated, or larger than the limits allow.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not isinstance(path, io.BytesIO) and Path(path).exists() and not Path(path).is_file():
         raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device. Name a picture.")
@@ -53,10 +53,21 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
                 raise AssetError(
                     f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
                 )
-            array = pixels(ImageOps.exif_transpose(picture))
+            array = pixels(_turned(picture))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AssetError(f"`{path}` cannot be read as a picture: {error}.") from error
     return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """Return a picture the way up that its EXIF says; as it is where that cannot be read."""
+    from PIL import ImageOps
+
+    picture.load()  # what is wrong with the pixels is no matter of the EXIF
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+        return picture
 
 
 def pixels(picture: Image.Image) -> Float[np.ndarray, "h w c"]:

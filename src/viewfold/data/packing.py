@@ -23,7 +23,7 @@ from viewfold.data.item import Content, Item, RenderItem, describe, file_stamp
 from viewfold.data.manifest import Entry, Manifest, packed
 from viewfold.data.selection import Looks, Selection
 from viewfold.data.shards import ENCODER, Sample, encoder_of
-from viewfold.errors import AssetError, InputError, ViewfoldError
+from viewfold.errors import AssetError, InputError
 from viewfold.store import atomic_write
 
 SAMPLES_PER_SHARD = 512
@@ -52,7 +52,7 @@ class PackReport:
     """How many the selection left out, by the reason."""
 
 
-class _Unchanged(ViewfoldError):
+class _Unchanged(Exception):
     """Ends the writing of a shard that would be what it is."""
 
 
