@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,16 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
+from viewfold.cli.cluster import cluster_of
 from viewfold.cli.model import Device, Loras, open_model, say_notes
 from viewfold.cli.option import slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
+
+PROMPTS_A_TASK = 16
+"""Of a cluster: few enough to share out evenly, many enough that nobody waits for the driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,8 @@ class Generate:
     """How closely to follow the prompt, 1 is the plain model; by default 2 with toybox, 10 with MVDream's models."""
     device: Device = "auto"
     """Where to compute."""
+    cluster: Annotated[str | None, unset("auto|ADDRESS")] = None
+    """Ray cluster that draws the file of prompts: the one that this machine belongs to, or HOST:PORT."""
     camera: CameraFlags = CameraFlags()
     drawing: DrawingFlags = DrawingFlags()
     memory: PlacementFlags = PlacementFlags()
@@ -81,6 +89,8 @@ class Generate:
         """Draw one prompt or a file of them and say where the results are."""
         if bool(self.prompt) == bool(self.prompts):
             raise InputError("`prompt` must be given, or a file of them with `prompts`: one of the two.")
+        if self.cluster is not None and self.prompts is None:
+            raise InputError("`cluster` must go with `prompts`: one prompt is drawn here.")
         if self.source is not None and self.prompts is not None:
             raise InputError("`source` must be left out with `prompts`: one folder of views shows one prompt.")
         check_source(self.source)
@@ -146,6 +156,9 @@ class Generate:
 
         out = self.out or Path("out") / path.stem
         prompts = read_prompts(path)
+        if self.cluster is not None:
+            self._run_cluster(prompts, out, settings)
+            return
         model = self._open()
         finished = itertools.count(1)
         with progress_bars() as report:
@@ -160,6 +173,41 @@ class Generate:
         print(f"{out}: {done.summary()}")
         if done.failed:
             raise PromptError(f"{len(done.failed)} prompts could not be drawn; the rest is done.")
+
+    def _run_cluster(self, prompts: list[str], out: Path, settings: dict[str, Any]) -> None:
+        """Draw on many machines, some prompts a task; what is finished is skipped, as everywhere."""
+        from viewfold.data.pool import work_in_pool
+
+        prompts = list(dict.fromkeys(prompts))
+        tasks = [tuple(prompts[i : i + PROMPTS_A_TASK]) for i in range(0, len(prompts), PROMPTS_A_TASK)]
+        make = functools.partial(_Drawer, self, out.resolve(), settings)
+        done, failures = 0, []
+        gpus = 1 if self.device == "cuda" else 0
+        with cluster_of(self.cluster, out, gpus=gpus) as pool, progress_bars() as report:
+            for task, reason in work_in_pool(tasks, make, pool):
+                done += len(task)
+                report("prompts", done, len(prompts))
+                failures += [reason] if reason else []
+        print(f"{out}: {len(prompts)} prompts")
+        for failure in failures:
+            print(failure, file=sys.stderr)
+        if failures:
+            raise PromptError("some prompts could not be drawn, see above; the rest is done.")
+
+
+class _Drawer:
+    """What a worker of a cluster draws with: the model, loaded once."""
+
+    def __init__(self, verb: Generate, out: Path, settings: dict[str, Any]) -> None:
+        self.verb, self.out, self.settings = verb, out, settings
+        self.model = verb._open()
+
+    def __call__(self, prompts: tuple[str, ...]) -> str | None:
+        from viewfold.pipeline import generate_batch
+
+        cameras = self.verb._cameras(self.model.defaults)
+        done = generate_batch(self.model, prompts, self.out, cameras=cameras, **self.settings)
+        return "\n".join(f"{prompt[:60]!r}: {reason}" for prompt, reason in done.failed.items()) or None
 
 
 def check_source(source: Path | None) -> None:

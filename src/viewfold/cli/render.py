@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from viewfold.cli.cluster import cluster_of
 from viewfold.cli.failures import fail_if_any
 from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars, stage
@@ -59,6 +60,8 @@ class Render:
     """Fast writes in a fifth of the time about twice the bytes of the same pixels."""
     workers: int = 1
     """Processes."""
+    cluster: Annotated[str | None, unset("auto|ADDRESS")] = None
+    """Ray cluster to work on, in place of processes: the one that this machine belongs to, or HOST:PORT."""
     captions: Annotated[Path | None, unset("FILE")] = None
     """Table of captions, licences and authors: CSV, Parquet, JSON, or a folder of Objaverse's own."""
     caption_from_name: bool = False
@@ -91,8 +94,10 @@ class Render:
         }
         base = PAPER if self.preset == "paper" else RenderSettings()
         settings = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+        if self.cluster is not None and (self.timeout is not None or self.memory is not None):
+            raise InputError("`timeout` and `memory` must be left out with `cluster`: Ray's own limits hold there.")
         limits = Limits(timeout_s=self.timeout, memory_gib=self.memory, retries=self.retries)
-        with progress_bars() as report:
+        with cluster_of(self.cluster, self.out, workers=self.workers) as pool, progress_bars() as report:
             done = render_assets(
                 self.folder,
                 self.out,
@@ -103,6 +108,7 @@ class Render:
                 limits=limits,
                 blender=self.blender,
                 webp=self.webp,
+                pool=pool,
                 progress=stage(report, "render"),
             )
         print(f"{self.out}: {done.done} assets rendered, {done.skipped} were there already")
