@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from viewfold.data.batches import LatentSet
 from viewfold.data.latents import cache_latents
 from viewfold.data.packing import pack
 from viewfold.data.shards import open_shards
-from viewfold.errors import AssetError, FitError
+from viewfold.errors import AssetError, FitError, OutputError
 from viewfold.picture import to_pil
 
 
@@ -74,3 +77,61 @@ def test_captions_are_texts_and_cameras_are_cameras_or_the_sample_is_named(
     (sample, *_) = open_shards(write_shards(tmp_path, meta=meta))
     with pytest.raises(AssetError, match=f"`asset0.json` must hold.*{says}"):
         LatentSet([sample], views=4)
+
+
+def _pack_two(tmp_path: Path, *, damaged: bool) -> Path:
+    """Pack a mug and a vase; damage a picture of the vase in the shard."""
+    for name in ("mug", "vase"):
+        folder = tmp_path / "renders" / name
+        folder.mkdir(parents=True)
+        (folder / "meta.json").write_text(json.dumps({"captions": [f"a {name}"]}))
+        to_pil(torch.rand(4, 8, 8)).save(folder / "000.webp", lossless=True)
+    pack(tmp_path / "renders", tmp_path / "shards")
+    shard = tmp_path / "shards" / "shard-00000.tar"
+    if damaged:
+        (sample,) = (s for s in open_shards(tmp_path / "shards") if s.uid == "vase")
+        _, offset, size = sample.members["000.webp"]
+        data = bytearray(shard.read_bytes())
+        data[offset : offset + size] = b"x" * size
+        shard.write_bytes(data)
+    return shard
+
+
+def test_a_sample_that_cannot_be_read_keeps_its_files_and_is_tried_again(tmp_path: Path) -> None:
+    shard = _pack_two(tmp_path, damaged=True)
+    for _ in range(2):
+        report = cache_latents(shard.parent, lambda pictures: pictures, encoder="a")
+        assert [uid for uid, _ in report.failed] == ["vase"] and report.samples == 1
+    mug, vase = open_shards(shard.parent)
+    assert "latents.npy" in mug.members and sorted(vase.members) == ["000.webp", "json"]
+
+
+def test_a_full_disk_leaves_the_shard_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = _pack_two(tmp_path, damaged=False)
+    before = shard.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("viewfold.data.latents.add_member", full)
+    with pytest.raises(OutputError, match="(?i)no space left"):
+        cache_latents(shard.parent, lambda pictures: pictures, encoder="a")
+    assert shard.read_bytes() == before and [p.name for p in shard.parent.glob("*.tar")] == [shard.name]
+
+
+def test_one_process_at_a_time_makes_latents(tmp_path: Path) -> None:
+    """Another process holds the folder: this one is refused, and goes on when the other is gone."""
+    shard = _pack_two(tmp_path, damaged=False)
+    code = (
+        "import sys, time; from viewfold.data.inventory import alone\n"
+        "with alone(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(shard.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(OutputError, match="one process at a time"):
+                cache_latents(shard.parent, lambda pictures: pictures, encoder="a")
+        finally:
+            other.kill()
+    assert cache_latents(shard.parent, lambda pictures: pictures, encoder="a").samples == 2

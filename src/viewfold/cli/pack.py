@@ -53,7 +53,7 @@ class Pack:
 
     def run(self) -> None:
         """Pack them and say how many there are."""
-        from viewfold.data.inventory import alone, refresh_manifest
+        from viewfold.data.inventory import refresh_manifest
         from viewfold.data.latents import cache_latents
         from viewfold.data.packing import pack
         from viewfold.data.selection import Selection
@@ -71,8 +71,7 @@ class Pack:
 
                 model = load(self.latents, dtype=torch.float32)  # a network learns from these; half precision stays in
                 encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
-                with alone(self.out):
-                    latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
+                latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
                 failed += latents.failed
                 refresh_manifest(self.out)
         print(f"{self.out}: {done.samples} samples packed into {done.shards} shards, {done.kept} were there already")
