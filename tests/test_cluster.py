@@ -109,7 +109,7 @@ def run(*arguments: str, **more: Any) -> subprocess.Popen[str]:
 
 
 def workers() -> list[int]:
-    """Processes of Ray that have had a task."""
+    """Processes of Ray that have a unit in hand; its own agents stay."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -117,7 +117,7 @@ def workers() -> list[int]:
                 line = (path / "cmdline").read_bytes()
             except OSError:
                 continue
-            if line.startswith(b"ray::"):
+            if line.startswith(b"ray::_work"):
                 found.append(int(path.name))
     return found
 
