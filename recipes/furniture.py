@@ -33,6 +33,7 @@ import torch
 from viewfold.camera import Cameras
 from viewfold.data.toybox.palette import COLORS
 from viewfold.errors import AssetError, ViewfoldError
+from viewfold.scene.assetfile import read_file
 from viewfold.scene.export import save_mesh
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
@@ -46,6 +47,7 @@ LICENCES = {"BlendSwap-CC-0": CC0, "BlendSwap-CC-BY": CC_BY, "Scopia": CC_BY, "K
 """By the package's copyright file."""
 
 MEMBER_BYTES, DEB_BYTES = 64 * 2**20, 512 * 2**20
+"""Of one file in an archive, and of the package, packed or not; that of version 1.8 has 120 MB."""
 HELD_OUT = 10
 """One name in so many is kept for measuring."""
 
@@ -91,18 +93,17 @@ def unpack(deb: Path, out: Path, *, quick: bool) -> None:
 
 def catalogues(deb: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
     """Yield the .sh3f archives of a .deb: an `ar` archive with a tar of data in it."""
-    if deb.stat().st_size > DEB_BYTES:
-        raise AssetError(f"`{deb}` must have at most {DEB_BYTES} bytes; it has {deb.stat().st_size}.")
-    data = deb.read_bytes()
+    data = read_file(deb, DEB_BYTES)
     if not data.startswith(b"!<arch>\n"):
         raise AssetError(f"`{deb}` must be a Debian package; it is none. Fetch sweethome3d-furniture again.")
     at = 8
     while at + 60 <= len(data):
-        name, size = data[at : at + 16].decode("latin-1").strip(), int(data[at + 48 : at + 58])
+        name, digits = data[at : at + 16].decode("latin-1").strip(" /"), data[at + 48 : at + 58].strip()
+        if not digits.isdigit():
+            break
+        size = int(digits)
         if name.startswith("data.tar"):
-            content = data[at + 60 : at + 60 + size]
-            raw = lzma.decompress(content) if name.endswith("xz") else content
-            with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+            with tarfile.open(fileobj=io.BytesIO(_unpacked(name, data[at + 60 : at + 60 + size])), mode="r:") as tar:
                 for member in tar:
                     if member.isfile() and member.name.endswith(".sh3f") and (file := tar.extractfile(member)):
                         yield PurePosixPath(member.name).stem, zipfile.ZipFile(io.BytesIO(file.read()))
@@ -111,10 +112,35 @@ def catalogues(deb: Path) -> Iterator[tuple[str, zipfile.ZipFile]]:
     raise AssetError(f"`{deb}` holds no data. Fetch sweethome3d-furniture again.")
 
 
+def _unpacked(name: str, content: bytes) -> bytes:
+    """Return the tar in a package's data, not more of it than is allowed."""
+    if name == "data.tar":
+        return content
+    if name != "data.tar.xz":
+        raise AssetError(f"The package's data must be data.tar or data.tar.xz; got {name}. Repack it with xz.")
+    raw = lzma.LZMADecompressor().decompress(content, max_length=DEB_BYTES + 1)
+    if len(raw) > DEB_BYTES:
+        raise AssetError(f"The package's data must have at most {DEB_BYTES} bytes once it is unpacked.")
+    return raw
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return one file of an archive; AssetError if it is missing or too large."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise AssetError(f"The archive must hold `{name}`; it does not. Fetch the package again.") from None
+    if info.file_size > MEMBER_BYTES:
+        raise AssetError(f"`{name}` must have at most {MEMBER_BYTES} bytes; it has {info.file_size}.")
+    return archive.read(info)
+
+
 def read_catalogue(stem: str, archive: zipfile.ZipFile) -> Iterator[Entry]:
     """Yield the entries of a catalogue, in its order."""
+    if stem not in LICENCES:
+        raise AssetError(f"`{stem}.sh3f` must be one of {', '.join(LICENCES)}: the licence of others is not known.")
     found: dict[int, dict[str, str]] = {}
-    for line in archive.read("PluginFurnitureCatalog.properties").decode("latin-1").splitlines():
+    for line in _member(archive, "PluginFurnitureCatalog.properties").decode("latin-1").splitlines():
         if match := re.match(r"(\w+)#(\d+)=(.*)", line):
             found.setdefault(int(match[2]), {})[match[1]] = match[3].strip()
     for number, entry in sorted(found.items()):
@@ -136,10 +162,8 @@ def write_model(entry: Entry, archive: zipfile.ZipFile, out: Path) -> None:
     for info in archive.infolist():
         rest = info.filename.removeprefix(inside)
         if info.filename.startswith(inside) and rest and "/" not in rest and "\\" not in rest:
-            if info.file_size > MEMBER_BYTES:
-                raise AssetError(f"{entry.uid}: `{rest}` must have at most {MEMBER_BYTES} bytes.")
             with atomic_write(folder / Path(rest).name) as temporary:
-                temporary.write_bytes(archive.read(info))
+                temporary.write_bytes(_member(archive, info.filename))
     record = {
         "captions": [caption(entry.name)], "name": entry.name, "category": entry.category, "tags": entry.tags,
         "licence": entry.licence, "author": entry.creator, "source": f"{SOURCE}, {entry.uid}",
@@ -152,7 +176,7 @@ def write_model(entry: Entry, archive: zipfile.ZipFile, out: Path) -> None:
         icons = out / "icons"
         icons.mkdir(exist_ok=True)
         with atomic_write(icons / f"{entry.uid}.png") as temporary:
-            temporary.write_bytes(archive.read(entry.icon))
+            temporary.write_bytes(_member(archive, entry.icon))
 
 
 def is_held_out(name: str) -> bool:
@@ -232,23 +256,27 @@ def dominant(pictures: list[torch.Tensor]) -> str | None:
 
 
 def compare(out: Path, sheets: Path, *, azimuth_deg: float = 30.0) -> None:
-    """Draw contact sheets of icon and render, fifty pairs each."""
+    """Draw contact sheets of icon and render, fifty pairs each, and scores.csv: how alike each two are, worst first."""
     from PIL import Image, ImageDraw
 
     sheets.mkdir(parents=True, exist_ok=True)
     view = Cameras.orbit(1, elevation_deg=22.0, azimuth_deg=azimuth_deg, fov_deg=30.0)
     glbs = sorted(out.glob("models/*/*/*.glb"), key=lambda path: path.parent.name)
+    scores: list[tuple[float, float, str]] = []
     for first in range(0, len(glbs), 50):
         sheet = Image.new("RGB", (10 * 200, 5 * 118), "white")
         pen = ImageDraw.Draw(sheet)
         for index, glb in enumerate(glbs[first : first + 50]):
             x, y = index % 10 * 200, index // 10 * 118
             icon = out / "icons" / f"{glb.parent.name}.png"
+            drawn = rasterize(load_mesh(glb).fit_sphere(), view, size=98)
             if icon.is_file():
                 small = Image.open(icon).convert("RGBA").resize((98, 98))
                 sheet.paste(small, (x, y), small)
-            drawn = rasterize(load_mesh(glb).fit_sphere(), view, size=98).over(1.0)[0]
-            pixels = (drawn.permute(1, 2, 0) * 255).byte().numpy()
+                straight = torch.cat([drawn.rgb / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=1)[0]
+                scores.append((*likeness(torch.tensor(np.array(small)).permute(2, 0, 1) / 255, straight),
+                               glb.parent.name))  # fmt: skip
+            pixels = (drawn.over(1.0)[0].permute(1, 2, 0) * 255).byte().numpy()
             sheet.paste(Image.fromarray(pixels), (x + 99, y))
             pen.text(
                 (x + 2, y + 100),
@@ -256,7 +284,24 @@ def compare(out: Path, sheets: Path, *, azimuth_deg: float = 30.0) -> None:
                 "black",
             )
         sheet.save(sheets / f"sheet-{first // 50:02d}.png")
+        with atomic_write(sheets / "scores.csv") as temporary:
+            rows = [f"{a:.3f},{b:.3f},{uid}" for a, b, uid in sorted(scores, key=lambda row: row[0] - row[1])]
+            temporary.write_text("\n".join(["silhouette,color,uid", *rows]) + "\n")
         print(f"{sheets}: {min(first + 50, len(glbs))} of {len(glbs)}", flush=True)
+
+
+def likeness(one: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
+    """Compare two RGBA pictures `4 h w`: IoU of silhouettes, each in its own box, and distance of mean colours."""
+    outlines = []
+    for picture in (one, other):
+        rows, columns = (torch.nonzero(picture[3].amax(dim) > 0.1).flatten() for dim in (1, 0))
+        if not len(rows):
+            return 0.0, 1.0
+        box = picture[3, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        outlines.append(torch.nn.functional.interpolate(box[None, None], (64, 64), mode="area")[0, 0])
+    low, high = torch.minimum(*outlines).sum(), torch.maximum(*outlines).sum()
+    means = [(p[:3] * p[3]).sum((1, 2)) / p[3].sum() for p in (one, other)]
+    return float(low / high), float((means[0] - means[1]).norm())
 
 
 def main() -> int:
@@ -282,6 +327,9 @@ def main() -> int:
     except ViewfoldError as error:
         print(f"recipes/furniture.py: {error}", file=sys.stderr)
         return error.exit_code
+    except (OSError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile) as error:
+        print(f"recipes/furniture.py: `{options.path}` cannot be read: {error}", file=sys.stderr)
+        return AssetError.exit_code
     return 0
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import lzma
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from viewfold.camera import Cameras
+from viewfold.errors import AssetError
 from viewfold.picture import read_image, to_pil
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
@@ -84,6 +88,53 @@ def test_the_recipe_reads_a_package_and_tells_who_made_what(tmp_path: Path) -> N
     record = json.loads(glb.with_suffix(".json").read_text())
     assert record["captions"] == ["a tall box"] and (record["licence"], record["author"]) == ("CC-BY-3.0", "Ann")
     assert "- Tall box (Scopia-001-1): Ann" in (tmp_path / "f" / "ATTRIBUTION.md").read_text()
+
+
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("furniture", HERE.parents[2] / "recipes" / "furniture.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["furniture"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def ar(name: str, content: bytes, size: str | None = None) -> bytes:
+    return b"!<arch>\n" + f"{name:48}{size or len(content):<10}`\n".encode() + content
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PK", "must be a Debian package"),
+        (ar("data.tar.zst", b"x"), "data.tar.xz"),
+        (ar("control.tar", b"", "-60"), "holds no data"),
+        (ar("data.tar.xz", lzma.compress(bytes(4096))), "at most 1024 bytes once"),
+    ],
+    ids=["zip", "zstd", "a size that goes back", "a bomb"],
+)
+def test_a_package_that_is_none_is_refused_by_name(
+    content: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = recipe()
+    monkeypatch.setattr(module, "DEB_BYTES", 1024)
+    (tmp_path / "f.deb").write_bytes(content)
+    with pytest.raises(AssetError, match=says):
+        list(module.catalogues(tmp_path / "f.deb"))
+
+
+def test_likeness_ranks_another_shape_and_another_colour_below_the_same() -> None:
+    likeness = recipe().likeness
+    disc = torch.zeros(4, 64, 64)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    disc[3], disc[0] = ((x - 32) ** 2 + (y - 32) ** 2 < 400).float(), 1.0
+    moved, square, blue = disc.roll(8, 2), disc.clone(), disc.clone()
+    square[3] = ((x - 32).abs() < 20) & ((y - 32).abs() < 20)
+    blue[0], blue[2] = 0.0, 1.0
+    assert likeness(disc, moved) == pytest.approx((1.0, 0.0), abs=1e-5)
+    assert likeness(disc, square)[0] == pytest.approx(torch.pi / 4, abs=0.05)  # drawn in pixels
+    assert likeness(disc, blue)[1] == pytest.approx(2**0.5, abs=1e-5)
+    assert likeness(disc, torch.zeros(4, 64, 64)) == (0.0, 1.0)
 
 
 if __name__ == "__main__":  # draw the pictures again; look at them before they are committed
