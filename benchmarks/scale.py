@@ -253,8 +253,8 @@ DRIVER_S = 0.0006
 """Of Ray's driver for a task that is empty, two processors: 1,600 a second (`tests/test_cluster.py` prints it)."""
 
 RENDER = Unit(name="render", count=10_000_000 // 32, seconds=32 * 2.5, spread=0.4, read_mb=32 * 3.0, write_mb=32 * 0.6,
-              poison=1e-4, fails=0.005)  # fmt: skip
-"""A task of 32 assets, 32 views of 256 px each."""
+              poison=1e-4)  # fmt: skip
+"""A task of 32 assets, 32 views of 256 px each; how many kill their worker is assumed."""
 
 PACK = Unit(name="pack", count=10_000_000 // 512, seconds=512 * 0.25, spread=0.2, read_mb=512 * 0.6, write_mb=512 * 0.6)
 """A task is a shard of 512 samples: every picture is decoded once, to know that it can be."""
