@@ -120,7 +120,9 @@ class Cluster:
 
     def _check(self, shared: Path | None) -> None:
         """Ask every machine for its version, and for a file that we just wrote."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
+            NodeAffinitySchedulingStrategy,
+        )
 
         from viewfold import __version__
 
@@ -169,8 +171,8 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
-        import ray.exceptions
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.exceptions  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             "`--cluster` needs Ray; it is not installed. Run `pip install 'viewfold[cluster]'`."

@@ -153,6 +153,8 @@ class Views:
 
 
 def _inside(folder: Path, name: str) -> Path:
+    if "\0" in name:
+        raise AssetError(f"`{folder}` must name its pictures; one name holds a NUL.")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise AssetError(f"`{name}` must lie inside `{folder}`; it points outside.")

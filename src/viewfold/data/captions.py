@@ -180,8 +180,8 @@ def _csv_records(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _parquet_records(path: Path) -> Iterator[tuple[str, Record]]:
     try:
-        import pyarrow
-        import pyarrow.parquet as parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             "a table in Parquet needs pyarrow: pip install 'viewfold[parquet]', or convert it to CSV"

@@ -157,6 +157,8 @@ def read_prompts(path: str | Path) -> list[str]:
         InputError: the file is missing, too large, not UTF-8 text, or holds no prompt.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"`prompts` must be a text file; {path} is a folder, a pipe or a device.")
     try:
         if path.stat().st_size > limits.PROMPT_FILE_BYTES:
             raise InputError(f"`prompts` must be a file of at most {limits.PROMPT_FILE_BYTES} bytes; {path} is larger.")

@@ -110,8 +110,10 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
     path = Path(os.path.abspath(followed(path)))
     reason = None
     try:
-        above = next(folder for folder in path.parents if folder.exists())
-        if not above.is_dir():
+        above = next((folder for folder in path.parents if folder.exists()), path)
+        if above == path:
+            reason = "it is the root of the disk"
+        elif not above.is_dir():
             reason = f"{above} is a file"
         elif not os.access(above, os.W_OK | os.X_OK):
             reason = f"there is no permission to write in {above}"

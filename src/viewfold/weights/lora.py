@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def read_lora(
         elif role == "alpha" and tensor.numel() == 1 and tensor.isfinite():
             alphas[layers[layer][0]] = float(tensor)
         else:
-            pairs.setdefault(layers[layer][0], {})[role] = tensor
+            pairs.setdefault(layers[layer][0], {})[role] = _shaped(tensor, layers[layer][1])
     modules = dict(layers.values())
     unfit += [layer for layer, pair in pairs.items() if not _fits(pair, modules[layer])]
     if unfit or not pairs:
@@ -120,6 +120,20 @@ def _parse(key: str) -> tuple[str, str | None]:
     plain = key.replace(".processor.", ".").replace("_lora.", ".lora.").replace(".to_out.lora.", ".to_out.0.lora.")
     match = _NAME.fullmatch(plain)
     return (match[1], {"down": "A", "up": "B"}.get(match[2], match[2])) if match else (key, None)
+
+
+def _shaped(tensor: Tensor, module: nn.Module) -> Tensor:
+    """Return a factor as its layer has it: kohya's files for SD 2.x hold 1 x 1 convolutions for linear layers.
+
+    Eight-bit floats, which PyTorch does not compute in, become float32.
+    """
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()
+    wanted = cast(Tensor, module.weight).ndim
+    if wanted == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor[:, :, 0, 0]
+    is_point = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    return tensor[:, :, None, None] if is_point and tensor.ndim == 2 else tensor
 
 
 def _fits(pair: dict[str, Tensor], module: nn.Module) -> bool:

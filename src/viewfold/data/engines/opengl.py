@@ -36,7 +36,7 @@ class OpenGL:
 
     def __init__(self, *, threads: int | None = None) -> None:
         try:
-            import moderngl
+            import moderngl  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError(
                 "`engine` moderngl needs the package of that name. Install it: pip install 'moderngl>=5.12'."

@@ -154,7 +154,7 @@ def import_draco() -> Any:
         MissingExtraError: it is not installed.
     """
     try:
-        import DracoPy
+        import DracoPy  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             "it requires KHR_draco_mesh_compression, which needs DracoPy. Run `pip install 'viewfold[draco]'`, "
