@@ -74,6 +74,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "limits": render.Limits(),
             "blender": None,
             "webp": "small",
+            "pool": None,
             "progress": None,
         },
     ),
