@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import re
-import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from viewfold import limits
 from viewfold.errors import AssetError, InputError, MissingExtraError
+from viewfold.store import open_regular
 
 KEYS = ("uid", "id", "key", "file_name", "filename", "file", "path", "object_id", "identifier", "model", "name")
 """Columns that say which asset a row is about, the first one counts."""
@@ -279,9 +279,7 @@ def _merge(record: Record, more: Record) -> None:
 def _read(path: Path, limit: int) -> bytes:
     """Return a regular file's bytes, decompressed if its name ends in .gz."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stream = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
             content = stream.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
@@ -295,9 +293,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a regular file, of bounded length and number of bytes, decompressed if it ends in .gz."""
     left = limits.TABLE_BYTES
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
             while line := stream.readline(limits.JSON_BYTES):
                 left -= len(line)

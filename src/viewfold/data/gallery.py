@@ -25,6 +25,7 @@ from viewfold.data.item import Content, Item, file_stamp, render_words
 from viewfold.data.source import uid_of, walk
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image, to_pil
+from viewfold.store import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -171,7 +172,7 @@ def _in_tar(path: Path, root: Path, size: int, from_name: bool) -> Iterator[Item
     """
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue

@@ -26,6 +26,7 @@ from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image
+from viewfold.store import open_regular
 
 ENCODER = "VIEWFOLD.latents"
 """A field of the tar's own header: which autoencoder made the latents in it."""
@@ -136,7 +137,7 @@ def open_shards(folder: str | Path) -> list[Sample]:
 def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
     """Yield uid, suffix, offset and bytes of each file in a shard; AssetError if it is damaged."""
     try:
-        with tarfile.open(shard) as tar:
+        with open_regular(shard) as file, tarfile.open(fileobj=file) as tar:
             for member in tar:
                 if not member.isfile() or "/" in member.name or member.size > limits.SHARD_MEMBER_BYTES:
                     raise AssetError(f"`{shard}` holds an unusable member '{member.name}' of {member.size} bytes.")

@@ -23,6 +23,7 @@ from viewfold import limits
 from viewfold.errors import AssetError, InputError
 from viewfold.formats import MESHES, PICTURES
 from viewfold.label import software
+from viewfold.store import open_regular
 
 Record = dict[str, Any]
 
@@ -175,7 +176,7 @@ def read_provenance(path: str | Path) -> FileOrigin:
 def _read_picture(path: Path, kind: str) -> FileOrigin:
     from PIL import Image
 
-    with Image.open(path, formats=[kind]) as picture:
+    with open_regular(path) as file, Image.open(file, formats=[kind]) as picture:
         fields, exif = picture.info, picture.getexif()
         said = fields.get("Comment") or fields.get("comment") or exif.get(_DESCRIPTION_TAG)
         packet = fields.get(_XMP_KEY) or fields.get("xmp") or b""
@@ -186,7 +187,7 @@ def _read_picture(path: Path, kind: str) -> FileOrigin:
 
 
 def _read_glb(path: Path) -> FileOrigin:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(20)
         if len(head) < 20 or head[:4] != b"glTF" or head[16:20] != b"JSON":
             raise ValueError("it does not start like a GLB file")
@@ -205,7 +206,7 @@ def _read_glb(path: Path) -> FileOrigin:
 
 
 def _read_header(path: Path) -> FileOrigin:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(limits.RECORD_HEAD_BYTES)
     if path.suffix.lower() == ".ply" and not head.startswith(b"ply"):
         raise ValueError("it does not start like a PLY file")

@@ -1,14 +1,26 @@
 """Bytes on disk, below everything that writes: whole files and folders, locks, JSON of a reasonable size.
 
 `atomic` makes a file or a folder under a temporary name, `sync` brings it to the disk and renames it, `temporary` keeps
-the temporary names and clears up after processes that were killed, `claims` shares the work on a folder.  Knows no
-pictures and no networks.
+the temporary names and clears up after processes that were killed, `claims` shares the work on a folder,
+`regular` opens what a stranger names.  Knows no pictures and no networks.
 """
 
 from viewfold.store.atomic import CANNOT_WRITE, atomic_write, check_output
 from viewfold.store.claims import Claims
 from viewfold.store.document import read_json, write_json
 from viewfold.store.mutex import lock
+from viewfold.store.regular import open_regular, read_regular
 from viewfold.store.temporary import sweep
 
-__all__ = ["CANNOT_WRITE", "Claims", "atomic_write", "check_output", "lock", "read_json", "sweep", "write_json"]
+__all__ = [
+    "CANNOT_WRITE",
+    "Claims",
+    "atomic_write",
+    "check_output",
+    "lock",
+    "open_regular",
+    "read_json",
+    "read_regular",
+    "sweep",
+    "write_json",
+]

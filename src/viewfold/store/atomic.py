@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from viewfold.errors import OutputError, ViewfoldError
+from viewfold.store.regular import NO_FILE
 from viewfold.store.sync import settle, sync_folder
 from viewfold.store.temporary import new_in, old_in, temporary
 
@@ -49,6 +50,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OutputError: the disk is full or the place cannot be written.
     """
     asked, path, kept = path, followed(path), None
+    if (reason := _irreplaceable(path)) is not None:
+        raise OutputError(f"`{asked}` cannot be written: {reason}. Name another place.")
     try:
         with _parent_of(path), temporary(path) as holder:
             kept, new = old_in(holder), new_in(holder, path)
@@ -80,9 +83,24 @@ def _parent_of(path: Path) -> Iterator[None]:
 
 
 def followed(path: str | Path) -> Path:
-    """Return the place that is written: where a symbolic link leads, and a name in place of "." and ".."."""
+    """Return the place that is written: where a symbolic link leads, and a name in place of "." and "..".
+
+    Raises:
+        OutputError: no file can have this name.
+    """
+    if "\0" in os.fspath(path):
+        raise OutputError(f"`{str(path)!r}` cannot be written: no file can have a NUL in its name. Name another place.")
     leads = os.path.islink(path) or Path(path).name in ("", "..")
     return Path(os.path.realpath(path)) if leads else Path(path).absolute()
+
+
+def _irreplaceable(path: Path) -> str | None:
+    """Return why what stands at a path must stay, if it must: a disk's root, a device such as /dev/null."""
+    if os.path.ismount(path):
+        return "it is the root of a disk"
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        return NO_FILE
+    return None
 
 
 def _write_failure(error: Exception, folder: Path) -> int | None:
@@ -102,7 +120,8 @@ def _write_failure(error: Exception, folder: Path) -> int | None:
 def check_output(path: str | Path, *, holds: str | None = None) -> None:
     """Fail before the work if a result could not be put at `path`: a file, or a folder of names that match `holds`.
 
-    A folder is replaced whole; one that holds other names is refused, for they would be lost.
+    A folder is replaced whole; one that holds other names is refused, for they would be lost, and so is one that cannot
+    or should not be replaced: a disk's root, the user's own folder, one that holds the folder that one is in.
 
     Raises:
         OutputError: the place is taken by something else, or cannot be written.
@@ -111,8 +130,8 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
     reason = None
     try:
         above = next((folder for folder in path.parents if folder.exists()), path)
-        if above == path:
-            reason = "it is the root of the disk"
+        if (reason := _irreplaceable(path)) is not None:
+            pass
         elif not above.is_dir():
             reason = f"{above} is a file"
         elif not os.access(above, os.W_OK | os.X_OK):
@@ -126,6 +145,8 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
                 reason = f"the folder holds other things, which would be lost ({', '.join(others[:3])}{more})"
             elif Path.cwd().is_relative_to(path):
                 reason = "it is the folder that you are in"
+            elif os.path.realpath(path) == os.path.realpath(os.path.expanduser("~")):
+                reason = "it is your home folder"
         elif path.exists():
             reason = "it is a file"
     except OSError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from viewfold import limits
 from viewfold.errors import AssetError, FileError, OutputError
+from viewfold.store.regular import read_regular
 
 
 def read_json(path: str | Path, *, error: type[FileError] = AssetError, max_bytes: int | None = None) -> dict[str, Any]:
@@ -20,15 +21,10 @@ def read_json(path: str | Path, *, error: type[FileError] = AssetError, max_byte
     """
     path, limit = Path(path), limits.JSON_BYTES if max_bytes is None else max_bytes
     try:
-        status = path.stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise error(f"`{path}` must hold a JSON object; it is a pipe, a socket or a device.")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
-            raise error(f"`{path}` must be at most {limit} bytes; it has {max(status.st_size, len(content))}.")
-        document = json.loads(content.decode("utf-8"))
+        document = json.loads(read_regular(path, max_bytes=limit).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as failure:
+        if isinstance(failure, OSError) and failure.errno == errno.EFBIG:
+            raise error(f"`{path}` must be at most {limit} bytes; {failure.strerror}.") from failure
         reason = getattr(failure, "strerror", None) or str(failure)[:160]
         raise error(f"`{path}` must hold a JSON object; it cannot be read: {reason}.") from failure
     if not isinstance(document, dict):

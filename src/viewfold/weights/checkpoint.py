@@ -17,6 +17,7 @@ from torch import Tensor
 from viewfold import limits
 from viewfold.errors import WeightsError
 from viewfold.formats import WEIGHTS
+from viewfold.store import open_regular
 from viewfold.weights.pickle_check import check_pickle
 
 
@@ -70,7 +71,7 @@ def check_header(path: Path) -> None:
     Raises:
         WeightsError: it is, or the file is too short to hold one.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(8)
     claimed = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= claimed <= min(limits.CHECKPOINT_HEADER_BYTES, path.stat().st_size - 8):
@@ -91,7 +92,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
                     if entry.endswith(".pkl"):
                         check_pickle(archive.open(entry), name=path.name)
         else:
-            with path.open("rb") as file:  # the former format: up to five pickles, then the storages
+            with open_regular(path) as file:  # the former format: up to five pickles, then the storages
                 for _ in range(5):
                     if file.peek(1):
                         check_pickle(file, name=path.name)
