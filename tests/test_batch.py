@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fakes import tiny_model
+from test_claims import holder
 
 from viewfold import limits
 from viewfold.camera import Cameras
@@ -175,6 +179,54 @@ def test_a_finished_folder_of_another_maker_is_refused_before_anything_is_drawn(
     with pytest.raises(InputError, match=says):
         generate_batch(model, ["a car", "a red mug"], tmp_path, steps=1)
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
+
+
+# Shared work ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_draws_is_waited_for_and_taken_over_when_that_is_gone(
+    model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ["a mug", "a car", "a duck"]
+    generate_batch(model, shared, tmp_path / "names")
+    names = {prompt: next((tmp_path / "names").glob(prompt.replace(" ", "-") + "-*")).name for prompt in shared}
+    calls.clear()
+    with holder(tmp_path / "out", names["a mug"], names["a car"]) as other:
+        assert other.stdout is not None and other.stdout.readline() == "[True, True]\n"
+        looks = []
+
+        def look(seconds: float) -> None:
+            """At the first look the other has made the mug; at the second it is gone, with no car made."""
+            looks.append([call["prompt"] for call in calls])
+            if len(looks) == 1:
+                (tmp_path / "names" / names["a mug"]).rename(tmp_path / "out" / names["a mug"])
+            else:
+                other.kill()
+                other.wait()
+
+        monkeypatch.setattr("time.sleep", look)
+        report = generate_batch(model, shared, tmp_path / "out")
+    assert looks == [["a duck"], ["a duck"]]
+    assert [call["prompt"] for call in calls] == ["a duck", "a car"]
+    assert [path.name for path in report.skipped] == [names["a mug"]] and not report.failed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(names.values())
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_list(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "model")
+    prompts = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("mug", "car")]
+    (tmp_path / "list.txt").write_text("\n".join(prompts))
+    command = [sys.executable, "-m", "viewfold.cli", "generate", "--prompts", str(tmp_path / "list.txt"), "--device"]
+    command += ["cpu", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--steps", "100"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    made = [int(re.search(r"(\d+) made", out)[1]) for out, _ in said]  # type: ignore[index]
+    assert sum(made) == len(prompts) and min(made) > 0, made
+    assert sorted(path.name.rpartition("-")[0] for path in (tmp_path / "out").iterdir()) == sorted(
+        prompt.replace(" ", "-") for prompt in prompts
+    )
 
 
 # Files of prompts -----------------------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """Many prompts, one folder each: start it again and it goes on where it stopped.
 
 A unit of work is a prompt with its settings.  Its folder's name depends on nothing else, and the folder appears whole
-or not at all: one that exists is a finished unit, and machines that share a disk may work on one list.
+or not at all: one that exists is a finished unit.  Processes, and machines that share a disk, may work on one list:
+each claims a unit before it draws it, and takes over those of one that is gone.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,12 @@ from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline.generation import describe_run, generate, orbit
 from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.multiview import MultiViewPipeline
-from viewfold.store import read_json
+from viewfold.store import Claims, read_json, read_regular
 
 _SLUG_LENGTH, _HASH_LENGTH = 40, 10
+
+_LOOK_S = 1.0
+"""Between two looks at what other processes are drawing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class BatchReport:
     """Folders written by this run."""
 
     skipped: list[Path] = field(default_factory=list)
-    """Folders that were there already."""
+    """Folders that were there already, or that another process made meanwhile."""
 
     failed: dict[str, str] = field(default_factory=dict)
     """Prompts that could not be made, and why."""
@@ -61,6 +67,9 @@ def generate_batch(
     progress: Callable[[str, Path], None] | None = None,
 ) -> BatchReport:
     """Generate views of each prompt into a folder of its own; finished ones are skipped, bad ones reported.
+
+    Several processes may be given one list and one folder: each prompt is drawn by one of them, and each returns when
+    all of the list is done.
 
     Args:
         model: what `load` returned.
@@ -92,24 +101,45 @@ def generate_batch(
     report = BatchReport()
     folders = {prompt: Path(out) / folder_name(prompt, cameras=cameras, **settings) for prompt in prompts}
     _check_same_run([folder for folder in folders.values() if (folder / "run.json").is_file()], model)
-    for prompt, folder in folders.items():
-        if (folder / "run.json").is_file():
-            report.skipped.append(folder)
-        else:
-            try:
-                views = generate(model, prompt, cameras=cameras, origin=origin, **settings)
-                report.done.append(views.save(folder))
-            except OutputError:
-                raise
-            except InputError as error:
-                if not isinstance(error, PromptError):
+    with Claims(out) as claims:
+        for prompt, folder in _shared(folders, claims):
+            if (folder / "run.json").is_file():
+                report.skipped.append(folder)
+            else:
+                try:
+                    views = generate(model, prompt, cameras=cameras, origin=origin, **settings)
+                    report.done.append(views.save(folder))
+                except OutputError:
                     raise
-                report.failed[prompt] = str(error)
-            except ViewfoldError as error:
-                report.failed[prompt] = str(error)
-        if progress is not None:
-            progress(prompt, folder)
+                except InputError as error:
+                    if not isinstance(error, PromptError):
+                        raise
+                    report.failed[prompt] = str(error)
+                except ViewfoldError as error:
+                    report.failed[prompt] = str(error)
+            if progress is not None:
+                progress(prompt, folder)
     return report
+
+
+def _shared(folders: Mapping[str, Path], claims: Claims) -> Iterator[tuple[str, Path]]:
+    """Yield each prompt and its folder when it is finished or this process's to draw; wait for those of others."""
+    left = list(folders.items())
+    while left:
+        elsewhere = []
+        for prompt, folder in left:
+            if (folder / "run.json").is_file():
+                yield prompt, folder
+            elif claims.take(folder.name):
+                try:
+                    yield prompt, folder
+                finally:
+                    claims.release(folder.name)
+            else:
+                elsewhere.append((prompt, folder))
+        left = elsewhere
+        if left:
+            time.sleep(_LOOK_S)
 
 
 def _check_same_run(finished: list[Path], model: MultiViewPipeline) -> None:
@@ -160,12 +190,13 @@ def read_prompts(path: str | Path) -> list[str]:
     if path.exists() and not path.is_file():
         raise InputError(f"`prompts` must be a text file; {path} is a folder, a pipe or a device.")
     try:
-        if path.stat().st_size > limits.PROMPT_FILE_BYTES:
-            raise InputError(f"`prompts` must be a file of at most {limits.PROMPT_FILE_BYTES} bytes; {path} is larger.")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        text = read_regular(path, max_bytes=limits.PROMPT_FILE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            reason = f"it must be at most {limits.PROMPT_FILE_BYTES} bytes"
         raise InputError(f"`prompts` must be a text file, a prompt a line; {path} cannot be read: {reason}.") from error
+    lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"`prompts` must hold at least one prompt; {path} holds none.")

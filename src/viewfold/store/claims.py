@@ -35,8 +35,8 @@ class Claims:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / CLAIMS
+        self._made = not self.path.parent.exists()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._open()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
@@ -72,10 +72,15 @@ class Claims:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has a name
             if self._is_named():
                 self.path.unlink()
+            if self._made:
+                self.path.parent.rmdir()  # where nothing came of it
         os.close(self._descriptor)
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
+        while True:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed the empty folder
+                return os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
 
     def _is_named(self) -> bool:
         """Tell whether the open file is still the one of this name."""
