@@ -69,6 +69,9 @@ TEXTURE_PIXELS = 8192 * 8192
 PICTURE_PIXELS = 4096 * 4096
 """Of any other picture: 64 MiB once it is decoded, 256 MiB as numbers."""
 
+PICTURE_BYTES = 256 * 2**20
+"""Of its file: twice what 16 bits in each of four channels take."""
+
 PICTURE_FIELDS = 2**16
 """Letters, or bytes, of fields that are kept of a picture; a record of provenance has some 600."""
 

@@ -5,9 +5,10 @@ Below views; it knows pixels alone, no cameras and no networks.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,16 @@ from torch import Tensor
 from viewfold import limits
 from viewfold.errors import AssetError, InputError
 from viewfold.label import UNLABELLED, Label, Unlabelled
-from viewfold.store import atomic_write
+from viewfold.store import atomic_write, read_regular
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_ORIENTATION = 0x0112
+"""EXIF's tag: 1 as it stands; 2 mirrored; 3 upside down; 4 both; 5 to 8 the same with rows and columns exchanged."""
+
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""From PNG's grey of 2 and 4 bits to that of 8, which Pillow makes of the pixels but not of the transparent one."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read, in Pillow's words; of its other formats some start programs (EPS) or are seldom looked after."""
@@ -40,44 +47,81 @@ def to_pil(rgb: Float[Tensor, "c h w"]) -> Image.Image:
 def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
     """Read a picture as RGB, or RGBA where it has alpha, in [0, 1], turned as its EXIF orientation says.
 
+    Of an animation it is the first frame.  Colour profiles are not applied: numbers are taken for sRGB, as renderers of
+    glTF and readers of datasets take them.
+
     Raises:
         AssetError: the file is missing, not a picture, truncated, or larger than the limits allow.
     """
+    try:
+        with _opened(path) as picture:
+            array = _turned(pixels(picture), picture)
+    except AssetError:
+        raise
+    except Exception as error:  # what Pillow raises of a damaged file is not bounded
+        reason = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+        if type(error).__name__ == "UnidentifiedImageError":
+            reason = f"it is none of {', '.join(FORMATS)}"
+        raise AssetError(f"`{path}` cannot be read as a picture: {reason}.") from error
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Open a picture of a reasonable size, of which its header alone has been read."""
     from PIL import Image
 
-    if not isinstance(path, io.BytesIO) and Path(path).exists() and not Path(path).is_file():
-        raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device. Name a picture.")
+    content = path if isinstance(path, io.BytesIO) else io.BytesIO(read_regular(path, max_bytes=limits.PICTURE_BYTES))
+    _check_webp(content)
+    with Image.open(content, formats=FORMATS) as picture:
+        if picture.width * picture.height > limits.PICTURE_PIXELS:
+            raise AssetError(
+                f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
+            )
+        yield picture
+
+
+def _check_webp(content: io.BytesIO) -> None:
+    """Refuse a WebP whose header claims too many pixels: to open it already makes room for two canvases."""
+    head = content.getvalue()[:30]
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
+        width, height = (int.from_bytes(head[at : at + 3], "little") + 1 for at in (24, 27))
+        if width * height > limits.PICTURE_PIXELS:
+            raise ValueError(f"it has {width} x {height} pixels, more than {limits.PICTURE_PIXELS}")
+
+
+def _turned(array: Float[np.ndarray, "h w c"], picture: Image.Image) -> Float[np.ndarray, "height width c"]:
+    """Turn and mirror pixels as their picture's EXIF says; as they are where that cannot be read."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > limits.PICTURE_PIXELS:
-                raise AssetError(
-                    f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
-                )
-            array = pixels(_turned(picture))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AssetError(f"`{path}` cannot be read as a picture: {error}.") from error
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def _turned(picture: Image.Image) -> Image.Image:
-    """Return a picture the way up that its EXIF says; as it is where that cannot be read."""
-    from PIL import ImageOps
-
-    picture.load()  # what is wrong with the pixels is no matter of the EXIF
-    try:
-        return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
-        return picture
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # what is wrong with the EXIF is no matter of the pixels
+        return array
+    array = array.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else array
+    array = array[::-1] if orientation in (3, 4, 7, 8) else array
+    return array[:, ::-1] if orientation in (2, 3, 6, 7) else array
 
 
 def pixels(picture: Image.Image) -> Float[np.ndarray, "h w c"]:
-    """Return a picture's pixels as float32 in [0, 1]: 3 channels, or 4 with straight alpha where it has any.
+    """Return a picture's pixels as float32 sRGB in [0, 1]: 3 channels, or 4 with straight alpha where it has any.
 
-    Sixteen-bit grey is scaled, not clipped; a palette, CMYK and grey become RGB.
+    Sixteen-bit grey is scaled, not clipped; sixteen-bit colour keeps the eight bits that Pillow reads.  A palette, CMYK
+    and grey become RGB; a colour that stands for nothing (PNG's tRNS, GIF's) becomes an alpha of zero.  Give it a
+    picture that was not loaded yet: of grey of fewer than eight bits that colour can be told only then.
+
+    Raises:
+        AssetError: a colour of 16 bits stands for nothing, which Pillow has lost.
+        OSError: the picture is truncated.
     """
-    if picture.mode.startswith("I"):  # I;16 of a PNG or TIFF; I where Pillow has widened it
-        grey = np.asarray(picture).astype(np.float32) / 65535
-        return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
+    key = picture.info.get("transparency")
+    if isinstance(key, int) and picture.tile:
+        picture.info["transparency"] = key * _GREY_STEPS.get(str(picture.tile[0].args), 1)
+    if isinstance(key, tuple) and max(key) > 255:
+        raise AssetError("the picture must have 8 bits a channel to have a transparent colour; it has 16. Convert it.")
+    picture.load()
+    if picture.mode.startswith("I"):  # I;16 of a PNG; I where Pillow has widened it
+        grey = np.asarray(picture).astype(np.float32)
+        channels = [(grey / 65535).clip(0, 1)] * 3 + ([(grey != key).astype(np.float32)] if key is not None else [])
+        return np.stack(channels, axis=2)
     if picture.mode == "F":
         return np.repeat(np.asarray(picture, np.float32).clip(0, 1)[..., None], 3, axis=2)
     has_alpha = "A" in picture.getbands() or "transparency" in picture.info
@@ -107,15 +151,12 @@ def kept_fields(path: str | Path, *, suffix: str) -> dict[str, Any]:
     Kept are the XMP, and what both kinds of file have: texts from PNG to PNG, EXIF from WebP to WebP.  What follows the
     pixels of a PNG, or is longer than `limits.PICTURE_FIELDS` in all, is left out.
     """
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
 
-    if not Path(path).is_file():
-        return {}
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with _opened(path) as picture:
             found, kind = {str(name): value for name, value in picture.info.items()}, picture.format
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a file that is damaged has nothing to keep
         return {}
     packet = found["xmp"] if isinstance(found.get("xmp"), bytes) else b""
     if suffix == ".webp":

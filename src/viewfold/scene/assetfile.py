@@ -22,7 +22,7 @@ from viewfold.errors import AssetError
 from viewfold.picture import FORMATS, pixels
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 TEXTURES = (*FORMATS, "MPO", "TGA", "TIFF")
 """Pillow's words for the kinds of textures that are read; MPO is a JPEG with a second picture."""
@@ -89,7 +89,7 @@ class AssetFiles:
                         f"its textures must have at most {limits.TEXTURE_PIXELS} pixels together; they have more with "
                         f"{name}. Make them smaller."
                     )
-                return torch.from_numpy(pixels(_whole(picture)))
+                return torch.from_numpy(pixels(picture))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise AssetError(
                 f"its texture {name} cannot be read ({str(error)[:120]}). It must be one of {', '.join(TEXTURES)}: "
@@ -145,8 +145,3 @@ def read_file(path: Path, most: int) -> bytes:
                 f"{limits.MESH_BYTES}. Simplify it first."
             )
         return file.read(most + 1)[:most]
-
-
-def _whole(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return picture
