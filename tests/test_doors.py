@@ -25,14 +25,14 @@ from viewfold.weights.lora import read_lora
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="a folder, a pipe or a device"):
+    with pytest.raises(InputError, match="folder|pipe|device"):
         read_prompts(tmp_path / "pipe")
-    with pytest.raises(AssetError, match="a folder, a pipe or a device"):
+    with pytest.raises(AssetError, match="folder|pipe|device"):
         read_image(tmp_path / "pipe")
 
 
 def test_the_root_of_the_disk_is_no_place_for_results() -> None:
-    with pytest.raises(OutputError, match="it is the root of the disk"):
+    with pytest.raises(OutputError, match="it is the root of a disk"):
         check_output("/", holds=r"\d+\.png")
 
 

@@ -38,6 +38,24 @@ def test_a_file_keeps_glass_holes_light_and_colours_beside_a_texture(suffix: str
     assert float((before.rgb - after.rgb).abs().max()) < 0.02 and float((before.alpha - after.alpha).abs().max()) < 0.02
 
 
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
+@pytest.mark.parametrize("opacity", [0.4, 0.6])
+def test_a_threshold_of_alpha_is_applied(opacity: float, suffix: str, tmp_path: Path) -> None:
+    """Alpha below the threshold is not there, above it is opaque: nothing of it becomes half transparent."""
+    square = torch.tensor([[-0.3, 0.0, -0.3], [0.3, 0, -0.3], [0.3, 0, 0.3], [-0.3, 0, 0.3]])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    image = torch.full((2, 2, 4), 0.75)
+    for texture in (None, Texture(image=image)):
+        cut = Material(color=(1.0, 0.0, 0.0), opacity=opacity, alpha_mode="mask", alpha_cutoff=0.44, texture=texture)
+        behind = Mesh(vertices=square * 0.5 + 0.1, faces=faces, uv=torch.zeros(4, 2))
+        mesh = Mesh.cat([Mesh(vertices=square, faces=faces, uv=torch.rand(4, 2), materials=(cut,)), behind])
+        view = Cameras.orbit(1, elevation_deg=10.0)
+        before = rasterize(mesh, view, size=24)
+        after = rasterize(load_mesh(save_mesh(mesh, tmp_path / f"a{suffix}")), view, size=24)
+        assert float((before.rgb - after.rgb).abs().max()) < 0.02
+        assert float((before.alpha - after.alpha).abs().max()) < 0.02
+
+
 def test_what_an_obj_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     corners = torch.rand(3, 3)
     mesh = Mesh(vertices=corners, faces=torch.tensor([[0, 1, 2]]), vertex_alpha=torch.ones(3))

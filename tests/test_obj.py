@@ -43,6 +43,15 @@ def test_a_hollow_polygon_keeps_its_notch() -> None:
             assert np.sign(normal[:, 2]).tolist() == [way] * 4
 
 
+def test_a_small_hollow_polygon_far_from_the_origin_keeps_its_notch() -> None:
+    """Millimetres at 500 km: products of the coordinates themselves hold less than the polygon's area."""
+    flat = np.array([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]], float) * 1e-3
+    for start in range(6):
+        points = np.pad(np.roll(flat, start, axis=0), ((0, 0), (0, 1))) + [5e5, 5e5, 5e5]
+        a, b, c = points[triangulate(points, np.arange(6)[None])[0]].transpose(1, 0, 2)
+        assert np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(3e-6, rel=1e-4)
+
+
 def test_a_ring_joined_by_a_bridge_keeps_its_hole(tmp_path: Path) -> None:
     points = [(0, 0), (4, 0), (4, 4), (0, 4), (0, 0), (1, 1), (1, 3), (3, 3), (3, 1), (1, 1)]
     text = "".join(f"v {x} {y} 0\n" for x, y in points) + "f " + " ".join(map(str, range(1, 11))) + "\n"
@@ -61,6 +70,27 @@ def test_vertex_colours_with_coordinates_and_in_bytes(tmp_path: Path) -> None:
         rows = "".join(f"v {x} {y} 0 {red}\n" for x, y in ((0, 0), (1, 0), (1, 1)))
         mesh = load(tmp_path, rows + "vt 0 0\nvt 1 0\nvt 1 1\nf 1/1 2/2 3/3\n")
         assert mesh.vertex_color.tolist() == [[1.0, 0.0, 0.0]] * 3
+
+
+def test_a_seventh_number_is_alpha_and_zbrush_paints_in_comments(tmp_path: Path) -> None:
+    rows = "".join(f"v {x} {y} 0 1 0 0.5 1\n" for x, y in ((0, 0), (1, 0), (1, 1)))
+    assert load(tmp_path, rows + "f 1 2 3\n").vertex_color.tolist() == [[1.0, 0.0, 0.5]] * 3
+    painted = SQUARE + "#MRGB ffff0000ff00ff00\n#MRGB ff0000ffffffffff\nf 1 2 3 4\n"
+    colors = load(tmp_path, painted).vertex_color.tolist()
+    assert sorted(colors) == sorted([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 1.0]])
+    with pytest.raises(AssetError, match="3 for 4 vertices"):
+        load(tmp_path, painted.replace("ffffffff", ""))
+
+
+def test_corners_of_several_forms_in_one_face(tmp_path: Path) -> None:
+    """As many slashes as corners, yet not one each."""
+    mesh = load(tmp_path, SQUARE + "vt 0 0\nvt 1 0\nvn 0 0 1\nf 1/1/1 2/2 3\n")
+    assert area(mesh) == pytest.approx(0.5)
+
+
+def test_a_library_with_a_byte_order_mark_and_lines_that_go_on(tmp_path: Path) -> None:
+    text = f"mtllib a.mtl\n{SQUARE}usemtl x\nf 1 2 \\ \n3\n"
+    assert load(tmp_path, text, "\ufeffnewmtl x\nKd 1 \\\n 0 0\n").materials[0].color == (1.0, 0.0, 0.0)
 
 
 def test_what_lies_far_from_the_origin_keeps_its_form(tmp_path: Path) -> None:

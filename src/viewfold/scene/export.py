@@ -39,7 +39,8 @@ def save_mesh(mesh: Mesh, path: str | Path, *, label: Label = UNLABELLED) -> Pat
     NAME_0.png ... beside it, written first; without them if all of its colour is at the vertices.  It holds alpha
     (`d`, and that of the pictures), emission (`Ke`) and textures that repeat or are clamped.  A PLY holds no material:
     colour, emission and texture become colours of the vertices, opacity their alpha; how rough or metallic it is, is
-    lost.  What `label` says goes into the file's own fields.
+    lost.  A threshold of alpha is applied to what either holds; that a material is unlit, or its texels are shown
+    square, only a GLB keeps.  What `label` says goes into the file's own fields.
 
     Raises:
         InputError: another suffix, a mesh without faces, or one that an OBJ cannot hold (the message says why).
@@ -64,6 +65,7 @@ def _save_glb(mesh: Mesh, path: Path, label: Label) -> None:
 def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
     has_library = mesh.vertex_color is None or any(not _is_plain(material) for material in mesh.materials)
     _check_obj(mesh)
+    mesh = replace(mesh, materials=tuple(_cut_out(material) for material in mesh.materials))
     mesh = to_vertex_colors(mesh) if not has_library else _without_second_coordinates(mesh)
     mesh, normals = split_normals(mesh)
     stem = re.sub(r"[^\w.-]", "_", path.stem)
@@ -94,6 +96,18 @@ def _save_obj(mesh: Mesh, path: Path, label: Label) -> None:
         lines += ["f " + " ".join(corner.format(i) for i in face) for face in faces]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def _cut_out(surface: Material) -> Material:
+    """Return a material of the mode "mask" with its threshold applied: neither OBJ nor PLY has one."""
+    if surface.alpha_mode != "mask":
+        return surface
+    texture, alpha = surface.texture, torch.tensor(surface.opacity)
+    if texture is not None and texture.image.shape[2] == 4:
+        there = (alpha * texture.image[..., 3:] >= surface.alpha_cutoff).float()
+        texture = replace(texture, image=torch.cat([texture.image[..., :3], there], dim=2))
+        return replace(surface, texture=texture, opacity=1.0)
+    return replace(surface, opacity=float(alpha >= surface.alpha_cutoff))
 
 
 def _check_obj(mesh: Mesh) -> None:
@@ -221,6 +235,9 @@ def to_vertex_colors(mesh: Mesh) -> Mesh:
             color[mine] = (color[mine] + glow).clamp(max=1)
     opaque = torch.tensor([m.alpha_mode == "opaque" for m in mesh.materials])
     alpha = torch.where(opaque[material], 1.0, alpha)
+    masked = torch.tensor([m.alpha_mode == "mask" for m in mesh.materials])
+    cutoff = torch.tensor([m.alpha_cutoff for m in mesh.materials])
+    alpha = torch.where(masked[material], (alpha >= cutoff[material]).float(), alpha)
     sheer = bool((alpha < 1).any())
     finish = Material(
         roughness=mesh.materials[0].roughness,

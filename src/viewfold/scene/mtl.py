@@ -5,6 +5,7 @@ With `map_Kd` the texture is shown as it is, as Blender does: writers put anythi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def read_mtl(text: str) -> dict[str, dict[str, str]]:
     """Return the lines of each material of an MTL file, by name and keyword."""
     blocks: dict[str, dict[str, str]] = {}
     block: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in re.sub(r"\\[ \t]*\r?\n", " ", text.removeprefix("\ufeff")).splitlines():
         word, _, rest = line.strip().replace("\t", " ").partition(" ")
         if word.lower() == "newmtl":
             block = blocks.setdefault(rest.strip(), {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +38,8 @@ class _Lines:
     materials: list[str] = field(default_factory=list)
     material_at: list[int] = field(default_factory=list)
     libraries: list[str] = field(default_factory=list)
+    painted: list[bytes] = field(default_factory=list)
+    """ZBrush's colours of the vertices in order, in comments `#MRGB`: eight hexadecimal digits each, mask first."""
 
 
 def read_obj(data: bytes, files: AssetFiles) -> Mesh:
@@ -52,6 +53,8 @@ def read_obj(data: bytes, files: AssetFiles) -> Mesh:
     """
     lines = _sort(data)
     points, colors = _vertices(lines.vertices)
+    if colors is None and lines.painted:
+        colors = _painted(b"".join(lines.painted), len(points))
     uv = _numbers(lines.uvs, 1, "vt")[0]
     uv = np.concatenate([uv, np.zeros((len(uv), 2))], axis=1)[:, :2]
     corners, face_line = _faces(lines, points, len(uv), files)
@@ -63,14 +66,21 @@ def read_obj(data: bytes, files: AssetFiles) -> Mesh:
 
 
 def _sort(data: bytes) -> _Lines:
-    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\t", b" ")
+    if b"\\" in data:
+        data = re.sub(rb"\\ *\n", b" ", data)
     found = _Lines()
     has_comments = b"#" in data
     for number, line in enumerate(data.split(b"\n")):
-        line = line.strip()
+        if line[:3] == b"vn ":  # shading follows the form (Mesh.normals)
+            continue
+        if line[:1] == b" ":
+            line = line.lstrip()
         if has_comments and b"#" in line and not line.startswith((b"usemtl", b"mtllib", b"g ", b"o ")):
+            if line.startswith(b"#MRGB "):
+                found.painted.append(line[6:].strip())
             line = line.partition(b"#")[0]
-        kind, _, rest = line.replace(b"\t", b" ").partition(b" ")
+        kind, _, rest = line.partition(b" ")
         if kind == b"v":
             found.vertices.append(rest)
             found.vertex_at.append(number)
@@ -103,15 +113,31 @@ def _numbers(lines: list[bytes], least: int, name: str) -> tuple[Float[np.ndarra
     """Return the numbers of lines, padded with NaN to the widest, and how many each has."""
     if not lines:
         return np.zeros((0, 0)), np.zeros(0, np.int64)
-    counts = np.array([len(line.split()) for line in lines])
+    counts = _per_line(lines)[0]
     if counts.min() < least or counts.max() > 8:
         raise AssetError(f"a line `{name}` holds {counts.min() if counts.min() < least else counts.max()} numbers.")
     flat = _parse(b" ".join(lines), np.float64)
     if len(flat) != counts.sum():
         raise AssetError(f"a line `{name}` holds what is no number. Export it again.")
+    if counts.min() == counts.max():
+        return flat.reshape(len(lines), -1), counts
     out = np.full((len(lines), counts.max()), np.nan)
     out[np.arange(out.shape[1]) < counts[:, None]] = flat
     return out, counts
+
+
+def _per_line(lines: list[bytes]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Return how many words each line has, how many slashes, and how many pairs of slashes."""
+    raw = np.frombuffer(b"\n".join(lines), np.uint8)
+    ends = np.append(np.flatnonzero(raw == ord("\n")), len(raw))
+    word = raw > ord(" ")
+    word[1:] &= raw[:-1] <= ord(" ")
+    slash = raw == ord("/")
+
+    def count(mask: np.ndarray) -> np.ndarray:
+        return np.diff(np.searchsorted(np.flatnonzero(mask), ends), prepend=0)
+
+    return count(word), count(slash), count(slash[:-1] & slash[1:])
 
 
 def _parse(text: bytes, dtype: type) -> np.ndarray:
@@ -126,7 +152,10 @@ def _parse(text: bytes, dtype: type) -> np.ndarray:
 
 
 def _vertices(lines: list[bytes]) -> tuple[Float[np.ndarray, "k 3"], Float[np.ndarray, "k 3"] | None]:
-    """Return positions, and colours where lines are x y z r g b (or x y z w r g b); 255 is 1 where one is above 1."""
+    """Return positions, and colours where lines are x y z r g b; 255 is 1 where one is above 1.
+
+    A seventh number is alpha, which is passed over, as other readers do.
+    """
     values, counts = _numbers(lines, 3, "v")
     if not len(values):
         raise AssetError("it has faces and no vertices. Export it again.")
@@ -135,10 +164,7 @@ def _vertices(lines: list[bytes]) -> tuple[Float[np.ndarray, "k 3"], Float[np.nd
     colored = (counts == 6) | (counts == 7)
     if colored.any():
         colors = np.ones((len(values), 3))
-        six, seven = counts == 6, counts == 7
-        colors[six] = values[six, 3:6]
-        if values.shape[1] > 6:
-            colors[seven] = values[seven][:, 4:7]
+        colors[colored] = values[colored, 3:6]
         if not np.isfinite(colors).all():
             raise AssetError("its vertex colours hold NaN or infinity. Export it again.")
         if colors.max() > 1:
@@ -149,22 +175,31 @@ def _vertices(lines: list[bytes]) -> tuple[Float[np.ndarray, "k 3"], Float[np.nd
     return np.ascontiguousarray(points), colors
 
 
+def _painted(digits: bytes, count: int) -> Float[np.ndarray, "k 3"]:
+    try:
+        mask_rgb = np.frombuffer(bytes.fromhex(digits.decode("ascii", "replace")), np.uint8)
+    except ValueError as error:
+        raise AssetError("its colours in #MRGB are no hexadecimal numbers. Export it again.") from error
+    if len(mask_rgb) != 4 * count:
+        raise AssetError(f"its colours in #MRGB are {len(mask_rgb) / 4:g} for {count} vertices. Export it again.")
+    return mask_rgb.reshape(-1, 4)[:, 1:] / 255
+
+
 def _faces(
     lines: _Lines, points: Float[np.ndarray, "k 3"], n_uvs: int, files: AssetFiles
 ) -> tuple[Int[np.ndarray, "f 3 2"], Int[np.ndarray, "f"]]:
     """Return (vertex, texture coordinate) of the corners of each triangle, and the line of its polygon."""
-    groups: dict[tuple[int, int, bool], list[int]] = defaultdict(list)
-    for index, line in enumerate(lines.faces):
-        groups[len(line.split()), line.count(b"/"), b"//" in line].append(index)
-    n_triangles = sum(max(0, n - 2) * len(members) for (n, _, _), members in groups.items())
-    files.count(faces=n_triangles)
+    words, slashes_in, pairs = _per_line(lines.faces)
+    files.count(faces=int((words - 2).clip(0).sum()))
+    forms, form = np.unique((words << 33) + (slashes_in << 1) + (pairs > 0), return_inverse=True)
     at, before_v, before_vt = (np.array(a, np.int64) for a in (lines.face_at, lines.vertex_at, lines.uv_at))
     corners, owner = [], []
-    for (n, slashes, double), members in groups.items():
+    for number, code in enumerate(forms.tolist()):
+        n, slashes, double = code >> 33, code >> 1 & 2**32 - 1, bool(code & 1)
         if n < 3:
             continue  # a face of two corners is a line
-        index = np.array(members)
-        vertex, uv = _corners([lines.faces[i] for i in members], n, slashes, double)
+        index = np.flatnonzero(form == number)
+        vertex, uv = _corners([lines.faces[i] for i in index.tolist()], n, slashes, double)
         place = at[index]
         vertex = _absolute(vertex, np.searchsorted(before_v, place), len(points), "vertex")
         uv = _absolute(uv, np.searchsorted(before_vt, place), n_uvs, "texture coordinate", optional=True)
@@ -181,8 +216,10 @@ def _faces(
 def _corners(lines: list[bytes], n: int, slashes: int, double: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return (vertex, texture coordinate or 0) as they are written, of faces with `n` corners in one form."""
     uniform = (slashes, double) in ((0, False), (n, False), (2 * n, False), (2 * n, True))
+    text = b" ".join(lines)
+    if slashes == n and not double:  # or some corners have two slashes and others none
+        uniform = re.search(rb"/[^ /]*/", text) is None
     if uniform:
-        text = b" ".join(lines)
         width = 1 if slashes == 0 else 2 if slashes == n or double else 3
         flat = _parse(text.replace(b"//", b" ").replace(b"/", b" "), np.int64)
         if len(flat) == len(lines) * n * width:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+_AT_ONCE = 2**14
+"""Polygons whose turns are computed together: as many as the processor's cache holds."""
+
 
 def triangulate(points: Float[np.ndarray, "k 3"], polygons: Int[np.ndarray, "f n"]) -> tuple[np.ndarray, np.ndarray]:
     """Return (corners, polygon) of each triangle of polygons with `n` corners each.
@@ -17,36 +20,58 @@ def triangulate(points: Float[np.ndarray, "k 3"], polygons: Int[np.ndarray, "f n
     fan = np.stack([np.zeros(n - 2, np.int64), np.arange(1, n - 1), np.arange(2, n)], axis=1)
     if n == 3 or not len(polygons):
         return np.tile(fan, (len(polygons), 1)), np.repeat(np.arange(len(polygons)), n - 2)
-    corner = points[polygons]
-    edge = np.roll(corner, -1, axis=1) - corner
-    turn = np.cross(np.roll(edge, 1, axis=1), edge)
-    normal = np.cross(corner, np.roll(corner, -1, axis=1)).sum(1)
-    scale = (edge**2).sum(2).max(1, keepdims=True) * np.linalg.norm(normal, axis=1, keepdims=True)
-    facing = (turn * normal[:, None]).sum(2)
-    hollow = np.flatnonzero((facing < -1e-9 * scale).any(1))
-    if n > 4:  # a star turns one way at each corner and yet crosses itself: it goes round more than once
-        rounds = _turns(edge, normal)
-        hollow = np.union1d(hollow, np.flatnonzero(rounds > 1.5))
-    convex = np.setdiff1d(np.arange(len(polygons)), hollow)
+    hollow = np.concatenate([
+        start + _hollow(points[polygons[start : start + _AT_ONCE]]) for start in range(0, len(polygons), _AT_ONCE)
+    ])  # fmt: skip
+    convex = np.ones(len(polygons), bool)
+    convex[hollow] = False
+    convex = np.flatnonzero(convex)
     corners, owners = [np.tile(fan, (len(convex), 1))], [np.repeat(convex, n - 2)]
-    for index in hollow:
-        ears = _clip(corner[index], normal[index])
+    for index in hollow.tolist():
+        ears = _clip(points[polygons[index]])
         corners.append(ears if len(ears) else fan)
         owners.append(np.full(len(corners[-1]), index))
     return np.concatenate(corners), np.concatenate(owners)
 
 
+def _hollow(corner: Float[np.ndarray, "f n 3"]) -> Int[np.ndarray, "h"]:
+    """Return which polygons are not convex."""
+    edge, normal = _edges(corner)
+    turn = _cross(np.roll(edge, 1, axis=1), edge)
+    scale = np.einsum("fnk,fnk->fn", edge, edge).max(1) * np.linalg.norm(normal, axis=1)
+    facing = np.einsum("fnk,fk->fn", turn, normal)
+    hollow = facing.min(1) < -1e-9 * scale
+    if corner.shape[1] > 4:  # a star turns one way at each corner and yet crosses itself: it goes round more than once
+        hollow |= _turns(edge, normal) > 1.5
+    return np.flatnonzero(hollow)
+
+
+def _edges(corner: Float[np.ndarray, "f n 3"]) -> tuple[Float[np.ndarray, "f n 3"], Float[np.ndarray, "f 3"]]:
+    """Return the edges of polygons, and their normals by Newell, twice the area long."""
+    corner = corner - corner[:, :1]  # far from the origin, products of coordinates would drown the area
+    after = np.roll(corner, -1, axis=1)
+    return after - corner, _cross(corner, after).sum(1)
+
+
+def _cross(a: Float[np.ndarray, "f n 3"], b: Float[np.ndarray, "f n 3"]) -> Float[np.ndarray, "f n 3"]:
+    """Return the cross products (by columns; `np.cross` on rows of three is much slower)."""
+    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, 2, 0), np.moveaxis(b, 2, 0)
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=2)
+
+
 def _turns(edge: Float[np.ndarray, "f n 3"], normal: Float[np.ndarray, "f 3"]) -> Float[np.ndarray, "f"]:
     """Return how many times each polygon goes round its normal."""
     before = np.roll(edge, 1, axis=1)
-    sine = (np.cross(before, edge) * normal[:, None]).sum(2)
-    cosine = (before * edge).sum(2) * np.linalg.norm(normal, axis=1, keepdims=True)
+    sine = np.einsum("fnk,fk->fn", _cross(before, edge), normal)
+    cosine = np.einsum("fnk,fnk->fn", before, edge) * np.linalg.norm(normal, axis=1, keepdims=True)
     return np.abs(np.arctan2(sine, cosine).sum(1)) / (2 * np.pi)
 
 
-def _clip(corner: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"]) -> Int[np.ndarray, "t 3"]:
+def _clip(corner: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "t 3"]:
     import mapbox_earcut
 
+    corner = corner - corner[:1]
+    normal = _edges(corner[None])[1][0]
     length = np.linalg.norm(normal)
     if not length > 0:
         return np.zeros((0, 3), np.int64)
