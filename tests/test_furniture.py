@@ -30,7 +30,7 @@ VIEW = Cameras.orbit(1, elevation_deg=22.0, azimuth_deg=30.0, fov_deg=30.0)
 PARTS = {  # faces after ear clipping, materials, those that can be seen through, textures
     "JapaneseLantern": (888, 2, 0, 1), "bedsideTable2": (288, 3, 0, 1), "crate": (864, 1, 0, 1),
     "emergencySign": (782, 3, 0, 1), "glassDoorCabinet": (436, 5, 1, 2), "headphones": (7640, 4, 0, 0),
-    "outdoorLamp": (1646, 3, 0, 0), "pedestrianRailing1": (10455, 1, 0, 0), "rock2": (260, 1, 0, 1),
+    "outdoorLamp": (1646, 3, 0, 0), "pedestrianRailing1": (10461, 1, 0, 0), "rock2": (260, 1, 0, 1),
     "showerDoor": (2140, 2, 1, 0), "stoneLantern": (736, 1, 0, 1), "tatami": (36, 2, 0, 2),
     "upperCabinet": (324, 4, 0, 2), "upperShelves": (184, 1, 0, 1),
 }  # fmt: skip

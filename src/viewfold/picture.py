@@ -63,7 +63,7 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
         if type(error).__name__ == "UnidentifiedImageError":
             reason = f"it is none of {', '.join(FORMATS)}"
         raise AssetError(f"`{path}` cannot be read as a picture: {reason}.") from error
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)  # a turned one has negative strides
 
 
 @contextlib.contextmanager
@@ -113,8 +113,8 @@ def pixels(picture: Image.Image) -> Float[np.ndarray, "h w c"]:
         OSError: the picture is truncated.
     """
     key = picture.info.get("transparency")
-    if isinstance(key, int) and picture.tile:
-        picture.info["transparency"] = key * _GREY_STEPS.get(str(picture.tile[0].args), 1)
+    if isinstance(key, int) and picture.tile:  # pyright: ignore[reportAttributeAccessIssue]
+        picture.info["transparency"] = key * _GREY_STEPS.get(str(picture.tile[0].args), 1)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(key, tuple) and max(key) > 255:
         raise AssetError("the picture must have 8 bits a channel to have a transparent colour; it has 16. Convert it.")
     picture.load()
