@@ -151,8 +151,6 @@ def test_assets_come_in_no_order_of_their_names(tmp_path: Path, monkeypatch: pyt
     taken: list[str] = []
     for i in range(20):
         (tmp_path / f"{i:02d}.obj").write_text("")
-    report = render_assets(tmp_path, tmp_path / "out", settings=SETTINGS)
-    assert report.done == 0 and len(report.failed) == 20 and "caption" in report.failed[0][1]
     for i in range(20):
         (tmp_path / f"{i:02d}.txt").write_text("a mug")
     monkeypatch.setattr(render, "_attempt", lambda path, *_: taken.append(path.stem))

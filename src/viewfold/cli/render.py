@@ -114,6 +114,12 @@ class Render:
         print(f"{self.out}: {done.done} assets rendered, {done.skipped} were there already")
         for line in unread_files(self.folder):
             print(f"  {line}")
+        if done.uncaptioned:
+            shown = ", ".join(done.uncaptioned[:5]) + (", ..." if len(done.uncaptioned) > 5 else "")
+            print(
+                f"  {len(done.uncaptioned)} without a caption, which `viewfold pack` will ask for: {shown}. Put one "
+                "in a .json or .txt beside each, name a table with --captions, or use --caption-from-name."
+            )
         fail_if_any(done.failed)
 
     def _cycles(self):  # noqa: ANN202  its class is not loaded for help

@@ -60,6 +60,9 @@ class RenderReport:
     failed: list[tuple[str, str]] = field(default_factory=list)
     """File name and reason of each asset that could not be rendered."""
 
+    uncaptioned: list[str] = field(default_factory=list)
+    """File names of assets without a caption: they have pictures, but cannot be packed until they have one."""
+
 
 def render_assets(
     folder: str | Path,
@@ -86,7 +89,7 @@ def render_assets(
         settings: pictures, cameras and engine.
         workers: processes; 1 without a limit works in this one.
         captions: a table of them, see `captions.read_table`.
-        caption_from_name: caption an asset that has none after its file; else it is named as a failure.
+        caption_from_name: caption an asset that has none after its file; else it is named in the report.
         limits: of time and memory for each asset; one over them is named, and the rest goes on.
         blender: a Python that has bpy, or Blender's executable, for that engine.
         webp: "fast" writes a picture in a fifth of the time and 1.7 to 2.5 times the bytes; the pixels are the same.
@@ -102,6 +105,7 @@ def render_assets(
     if workers < 1:
         raise InputError(f"`workers` must be at least 1; got {workers}.")
     assets = captioned_assets(folder, captions=captions, from_name=caption_from_name)
+    bare = [asset.name for asset in assets if asset.reason is None and not asset.record.get("captions")]
     failed = [(asset.name, asset.reason) for asset in assets if asset.reason is not None]
     pending = [asset for asset in assets if asset.reason is None and not _is_finished(out, asset, settings)]
     pending.sort(key=lambda asset: hashlib.sha256(asset.uid.encode("utf-8", "surrogateescape")).digest())
@@ -128,7 +132,9 @@ def render_assets(
                 time.sleep(_LOOK_S)
     if progress is not None and queue.elsewhere:
         progress(len(assets), len(assets))
-    return RenderReport(done=n_done, skipped=len(assets) - n_done - len(failed), failed=sorted(failed))
+    return RenderReport(
+        done=n_done, skipped=len(assets) - n_done - len(failed), failed=sorted(failed), uncaptioned=bare
+    )
 
 
 def render_asset(

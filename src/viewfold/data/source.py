@@ -120,11 +120,8 @@ def captioned_assets(
             reason = reason or str(error)
         if not record.get("captions") and from_name and (name := caption_from_name(asset.path.stem)):
             record["captions"] = [name]
-        if not record.get("captions"):
-            reason = reason or (
-                "it has no caption. Put one in a .json or .txt beside it or in a table for --captions"
-                f"{', for its name says nothing' if from_name else ', or use --caption-from-name'}."
-            )
+        if not record.get("captions") and from_name:
+            reason = reason or "it has no caption, and its name says nothing. Put one in a .json or .txt beside it."
         done.append(AssetFile(asset.path, asset.uid, record, reason))
     return done
 
