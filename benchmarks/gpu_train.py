@@ -152,15 +152,12 @@ def held_out_error(bench: Bench, name: str) -> float:
     import torch
 
     from viewfold.data.batches import LatentSet
-    from viewfold.data.shards import open_shards
     from viewfold.pipeline import load
     from viewfold.training.objective import ObjectiveSettings, diffusion_loss
 
     model = load(name, device=bench.device, dtype=torch.float32)
     size = model.unet.config["sample_size"]
-    held = LatentSet(
-        open_shards(bench.data / "held-out"), shape=(model.unet.config["in_channels"], size, size), views=4
-    )
+    held = LatentSet(bench.data / "held-out", shape=(model.unet.config["in_channels"], size, size), views=4)
     settings = ObjectiveSettings(prediction=model.scheduler.config["prediction_type"], share_2d=0.0)
     generator, errors = torch.Generator().manual_seed(0), []
     with torch.no_grad():

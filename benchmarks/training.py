@@ -78,13 +78,12 @@ def trained(options: argparse.Namespace, processes: int, *, source: Path | None 
 def bare(options: argparse.Namespace) -> float:
     """Return the objects a second of forward, backward and a step of the optimiser, and nothing else."""
     from viewfold.data.batches import LatentSet
-    from viewfold.data.shards import open_shards
     from viewfold.pipeline import load
     from viewfold.training.objective import ObjectiveSettings, diffusion_loss
     from viewfold.training.optimizer import Optimizer
 
     model = load(options.model, device="cpu", dtype=torch.float32)
-    unet, latents = model.unet.requires_grad_(True).train(), LatentSet(open_shards(options.objects))
+    unet, latents = model.unet.requires_grad_(True).train(), LatentSet(options.objects)
     optimizer = Optimizer(unet, "muon", beta2=0.99, weight_decay=0.01)
     settings = ObjectiveSettings(prediction=model.scheduler.config["prediction_type"])
     generator = torch.Generator().manual_seed(0)

@@ -210,6 +210,6 @@ def test_packed_data_are_shards_without_pixels(tmp_path: Path, bench: Any) -> No
     for name in ("objects", "held-out"):
         samples = open_shards(tmp_path / name)
         assert len(samples) == 2 and all(set(sample.members) == {"json", "latents.npy"} for sample in samples)
-        held = LatentSet(samples, shape=(8, 8, 8), views=4)
+        held = LatentSet(tmp_path / name, shape=(8, 8, 8), views=4)
         assert held.encoders != ["unknown"] and len(held.encoders) == 1
     assert (tmp_path / "commit").read_text().strip()

@@ -117,7 +117,7 @@ def test_latents_of_another_encoder_are_made_again(shards: Path) -> None:
 
 def test_a_batch_holds_evenly_spaced_views_of_one_circle(shards: Path) -> None:
     cache_latents(shards, mean_latents, encoder="mean")
-    latents = LatentSet(open_shards(shards))
+    latents = LatentSet(shards)
     batch = latents.draw(16, torch.Generator().manual_seed(0), views=2)
     assert batch.latents.shape == (16, 2, 6, 1, 1) and batch.cameras is not None
     azimuth = batch.cameras.azimuth_deg.unflatten(0, (16, 2))
@@ -129,7 +129,7 @@ def test_a_batch_holds_evenly_spaced_views_of_one_circle(shards: Path) -> None:
 
 def test_the_generator_alone_decides_a_batch(shards: Path) -> None:
     cache_latents(shards, mean_latents, encoder="mean")
-    latents = LatentSet(open_shards(shards))
+    latents = LatentSet(shards)
     one, two, three = (latents.draw(6, torch.Generator().manual_seed(seed), views=4) for seed in (1, 1, 2))
     assert one.captions == two.captions and torch.equal(one.latents, two.latents)
     assert one.captions != three.captions
@@ -137,7 +137,7 @@ def test_the_generator_alone_decides_a_batch(shards: Path) -> None:
 
 def test_a_picture_batch_has_one_view_and_no_camera(shards: Path) -> None:
     cache_latents(shards, mean_latents, encoder="mean")
-    batch = LatentSet(open_shards(shards)).draw(3, torch.Generator().manual_seed(0))
+    batch = LatentSet(shards).draw(3, torch.Generator().manual_seed(0))
     assert batch.latents.shape == (3, 1, 6, 1, 1) and batch.cameras is None
 
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
-from viewfold.data.shards import open_shards
 from viewfold.diffusion.guidance import decompose
 from viewfold.errors import AssetError, InputError
 from viewfold.model.condition import Condition
@@ -74,8 +73,7 @@ def test_objects_go_in_with_their_cameras_and_pictures_without(tmp_path: Path) -
 
 
 def test_latents_stay_beside_their_cameras(tmp_path: Path) -> None:
-    samples = open_shards(write_shards(tmp_path, orbits=2, views=8))
-    latents = LatentSet(samples, shape=SHAPE, views=4)
+    latents = LatentSet(write_shards(tmp_path, orbits=2, views=8), shape=SHAPE, views=4)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         batch = latents.draw(5, generator, views=4)
@@ -89,8 +87,8 @@ def test_latents_stay_beside_their_cameras(tmp_path: Path) -> None:
 
 
 def test_every_caption_orbit_and_start_is_drawn(tmp_path: Path) -> None:
-    latents = LatentSet(open_shards(write_shards(tmp_path, samples=1, orbits=2, views=8)), shape=SHAPE, views=4)
-    latents.captions = [["one", "two", "three"]]
+    shards = write_shards(tmp_path, samples=1, orbits=2, views=8, caption=("one", "two", "three"), each=3)
+    latents = LatentSet(shards, shape=SHAPE, views=4)
     batches = [latents.draw(1, torch.Generator().manual_seed(seed), views=4) for seed in range(200)]
     assert {batch.captions[0] for batch in batches} == {"one", "two", "three"}
     assert all(batch.cameras is not None for batch in batches)

@@ -78,6 +78,15 @@ PICTURE_FIELDS = 2**16
 SHARD_MEMBER_BYTES = 64 * 2**20
 """Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
 
+SHARD_HEADER_BYTES = 2**20
+"""Of a tar's own fields and long names, before a file in it; ours take 2 kB."""
+
+ARRAY_HEADER_BYTES = 2**13
+"""Of a .npy file's description of its numbers; some 120 bytes."""
+
+SAMPLE_VIEWS, SAMPLE_CAPTIONS = 2**14, 2**12
+"""Of one sample; the paper's has 64 views, Cap3D's a caption."""
+
 TABLE_BYTES = 2 * 2**30
 """Of a table of captions that is read row by row; Cap3D's of Objaverse-XL has 0.2 GB."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +45,8 @@ class Pack:
     """Folder to write: shards, manifest.sqlite and ATTRIBUTION.md."""
     latents: Annotated[str | None, unset("MODEL")] = None
     """Also store the latents that this model's autoencoder makes of the pictures; another model's are replaced."""
+    grounds: Annotated[tuple[float, ...], arg(metavar="GREY ...", help_behavior_hint="")] = ()
+    """With --latents: moments over each of these greys (0 to 1), to draw samples and grounds from; without, means."""
     size: Annotated[int | None, unset("INT")] = None
     """Of your own pictures: pixels of the square that each is cut and scaled to; by default 64."""
     caption_from_name: bool = False
@@ -53,27 +57,19 @@ class Pack:
 
     def run(self) -> None:
         """Pack them and say how many there are."""
-        from viewfold.data.inventory import refresh_manifest
-        from viewfold.data.latents import cache_latents
         from viewfold.data.packing import pack
         from viewfold.data.selection import Selection
+        from viewfold.errors import InputError
 
+        if self.grounds and self.latents is None:
+            raise InputError("`grounds` must come with `latents`, the model whose autoencoder looks at the pictures.")
         selection = Selection(**vars(self.selection))
         items = self._items()
         with progress_bars() as report:
             done = pack(items, self.out, selection=selection, prune=self.prune, progress=stage(report, "pack"))
             failed = list(done.failed)
             if self.latents is not None and done.shards:
-                import torch
-
-                from viewfold.model.weights_hash import hash_tensors
-                from viewfold.pipeline import load
-
-                model = load(self.latents, dtype=torch.float32)  # a network learns from these; half precision stays in
-                encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
-                latents = cache_latents(self.out, model.encode, encoder=encoder, progress=stage(report, "latents"))
-                failed += latents.failed
-                refresh_manifest(self.out)
+                failed += self._cache(self.latents, stage(report, "latents"))
         print(f"{self.out}: {done.samples} samples packed into {done.shards} shards, {done.kept} were there already")
         list_counts(
             {
@@ -84,6 +80,23 @@ class Pack:
             }
         )
         fail_if_any(failed)
+
+    def _cache(self, name: str, progress: Callable[[int, int], None]) -> list[tuple[str, str]]:
+        """Cache latents or moments; return what failed."""
+        import torch
+
+        from viewfold.data.inventory import refresh_manifest
+        from viewfold.data.latents import cache_latents
+        from viewfold.model.weights_hash import hash_tensors
+        from viewfold.pipeline import load
+        from viewfold.pipeline.moments import encode_moments
+
+        model = load(name, dtype=torch.float32)  # a network learns from these; half precision stays in
+        encoder = hash_tensors(sorted(model.vae.state_dict().items())).hexdigest()
+        encode = partial(encode_moments, model) if self.grounds else model.encode
+        done = cache_latents(self.out, encode, encoder=encoder, grounds=self.grounds or None, progress=progress)
+        refresh_manifest(self.out)
+        return done.failed
 
     def _items(self) -> Any:
         """Return what there is to pack: renders if there are any, else pictures."""

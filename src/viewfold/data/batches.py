@@ -1,24 +1,28 @@
-"""Mixed batches: objects seen from several cameras, and single pictures with no camera.
+"""Mixed batches, drawn from shards: objects seen from several cameras, and single pictures with no camera.
 
 A batch depends on the generator that it is drawn with and nothing else, so that a resumed run draws what it would have.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.data.shards import Sample, latent_encoders
-from viewfold.errors import AssetError, InputError
+from viewfold.data.catalog import Catalog, open_catalog
+from viewfold.data.loading import Choice, Reader, stride_of
+from viewfold.data.shard_index import Kind
+from viewfold.errors import InputError
 
-SHOWN = 3
-"""How many unusable samples a message names."""
+Posterior = Literal["sample", "mean"]
+"""What is taken of moments: a sample, new in each draw, or the mean."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,111 +35,190 @@ class Batch:
     """`b * v`, those of an object one after the other."""
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch on a device; from pinned memory while the host goes on."""
         cameras = None if self.cameras is None else self.cameras.to(device)
-        return replace(self, latents=self.latents.to(device), cameras=cameras)
+        return replace(self, latents=self.latents.to(device, non_blocking=self.latents.is_pinned()), cameras=cameras)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its latents in memory that CUDA copies from by itself."""
+        return replace(self, latents=self.latents.pin_memory())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder, or a URL that fsspec knows, of shards with latents."""
+
+    folder: str | Path
+    weight: float = 1.0
+    """How often it is drawn from, beside the others."""
+
+    @classmethod
+    def of(cls, given: str | Path | Source) -> Source:
+        """Return what `FOLDER` or `FOLDER:WEIGHT` says; a folder whose own name ends so is taken as it is.
+
+        Raises:
+            InputError: a weight that is not a number above 0.
+        """
+        if isinstance(given, Source):
+            return given
+        folder, colon, said = str(given).rpartition(":")
+        if not colon or not folder or Path(given).exists():
+            return cls(given)
+        try:
+            weight = float(said)
+        except ValueError:
+            return cls(given)
+        if not 0 < weight < float("inf"):
+            raise InputError(f"the weight of `{folder}` must be a number above 0; got {said}.")
+        return cls(folder, weight)
 
 
 class LatentSet:
-    """Cached latents of many samples, held in memory as float16 (1 KiB a view at 64 px)."""
+    """Cached latents of many samples in one or several folders of shards, read as they are drawn."""
 
     def __init__(
-        self, samples: Sequence[Sample], *, shape: tuple[int, int, int] | None = None, views: int | None = None
+        self,
+        folders: str | Path | Source | Sequence[str | Path | Source],
+        *,
+        shape: tuple[int, int, int] | None = None,
+        views: int | None = None,
+        posterior: Posterior | None = None,
+        grounds: Sequence[float] = (),
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Read the latents of all samples, and refuse what a step could not use before there is one.
+        """Look through the shards, and refuse what a step could not use before there is one.
 
         Args:
-            samples: of shards with cached latents.
+            folders: of shards with cached latents; each sample of a batch is drawn from one of them by its weight.
             shape: (channels, height, width) that the network takes; None takes that of the first sample.
             views: so many evenly spaced views will be drawn of each sample; None for single pictures.
+            posterior: None takes samples if all shards hold moments, else means.
+            grounds: greys that moments are drawn over; none takes all that are cached.
+            progress: called with (shards looked through, all shards), once more for each folder.
 
         Raises:
-            InputError: no samples.
-            AssetError: samples whose latents are missing, damaged, of another shape or not finite, that have no
-                captions, or whose cameras do not fit their latents; the first few are named.
+            InputError: no shards, or shards that hold no moments where they are asked for.
+            AssetError: see `open_catalog`.
         """
-        if not samples:
-            raise InputError("`samples` must not be empty.")
-        self.latents: list[Float[Tensor, "v c h w"]] = []
-        self.captions: list[list[str]] = []
-        self.cameras: list[Cameras | None] = []
-        self.orbits: list[int] = []
-        wrong: list[str] = []
-        for sample in samples:
-            try:
-                latents = sample.latents().half()
-                shape = shape or tuple(latents.shape[1:])  # type: ignore[assignment]
-                self._check(sample, latents, shape, views)
-            except AssetError as error:
-                wrong.append(str(error).rstrip("."))
-                continue
-            self.latents.append(latents)
-            self.captions.append([str(caption) for caption in sample.meta["captions"]])
-            self.cameras.append(sample.cameras)
-            self.orbits.append(sample.orbits)
-        if wrong:
-            shown = "; ".join(wrong[:SHOWN])
-            more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            raise AssetError(f"{len(wrong)} of {len(samples)} samples cannot be trained on: {shown}{more}.")
-        uids = hashlib.sha256("\n".join(sample.uid for sample in samples).encode()).hexdigest()
-        encoders = sorted({encoder or "unknown" for encoder in latent_encoders(samples)})
-        self.encoders: list[str] = encoders
-        """Which autoencoders the latents are of, as given to `cache_latents`; "unknown" where none is noted."""
-        self.fingerprint = {"samples": len(samples), "uids": uids, "encoders": encoders}
-
-    @staticmethod
-    def _check(
-        sample: Sample, latents: Float[Tensor, "v c h w"], shape: tuple[int, ...] | None, views: int | None
-    ) -> None:
-        if tuple(latents.shape[1:]) != shape or not len(latents):
-            raise AssetError(
-                f"`{sample.uid}` must have latents of the shape {shape}, as the network has them; got "
-                f"{tuple(latents.shape[1:])}. Pack them again with this model's autoencoder"
+        several = [folders] if isinstance(folders, str | Path | Source) else list(folders)
+        if not several:
+            raise InputError("`folders` must name at least one folder of shards.")
+        sources = [Source.of(given) for given in several]
+        self.catalogs: list[Catalog] = []
+        for source in sources:
+            found = open_catalog(source.folder, shape=shape, views=views, progress=progress)
+            shape = shape or found.kinds[int(found.rows["kind"][0])].shape
+            self.catalogs.append(found)
+        total = sum(source.weight for source in sources)
+        self.shares = [source.weight / total for source in sources]
+        self._bounds = torch.tensor(self.shares, dtype=torch.float64).cumsum(0)[:-1]
+        kinds = [catalog.kinds[number] for catalog in self.catalogs for number in np.unique(catalog.rows["kind"])]
+        self.moments = all(kind.moments for kind in kinds)
+        """Whether all samples hold mean and log variance."""
+        if not self.moments and (posterior == "sample" or grounds):
+            option = "posterior" if posterior == "sample" else "grounds"
+            raise InputError(
+                f"`{option}` must be left out where shards hold means alone; some of "
+                f"{', '.join(f'`{c.folder}`' for c in self.catalogs)} do. Pack them with --latents and --grounds."
             )
-        if not bool(latents.isfinite().all()):
-            raise AssetError(f"`{sample.uid}` must have finite latents; they hold NaN or infinity. Pack them again")
-        if views is None:
-            return
-        if sample.cameras is None or len(sample.cameras) != len(latents):
-            n_cameras = 0 if sample.cameras is None else len(sample.cameras)
-            raise AssetError(f"`{sample.uid}` must have a camera for each of its {len(latents)} views; got {n_cameras}")
-        per_orbit, rest = divmod(len(latents), sample.orbits)
-        if rest or per_orbit % views:
-            raise AssetError(
-                f"`{sample.uid}` must have circles of views that {views} `views` divide evenly; got {len(latents)} "
-                f"views on {sample.orbits} circles"
-            )
+        self.posterior: Posterior = posterior or ("sample" if self.moments else "mean")
+        self._grounds = {kind: _allowed(kind, grounds) for kind in kinds}
+        self.reader = Reader(self.catalogs, self._grounds, means=self.posterior == "mean")
 
     def __len__(self) -> int:
-        return len(self.latents)
+        return sum(len(catalog) for catalog in self.catalogs)
+
+    @property
+    def encoders(self) -> list[str]:
+        """Which autoencoders the latents are of, as given to `cache_latents`; "unknown" where none is noted."""
+        return sorted({encoder for catalog in self.catalogs for encoder in catalog.fingerprint["encoders"]})
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides which batches are drawn: samples, encoders, shares, and what is taken of moments."""
+        prints = [dict(catalog.fingerprint) for catalog in self.catalogs]
+        if len(prints) == 1:
+            whole = prints[0]
+        else:
+            shares = zip(prints, self.shares, strict=True)
+            whole = {str(n + 1): {**one, "share": round(share, 9)} for n, (one, share) in enumerate(shares)}
+        drawn = {kind.grounds[i] for kind, some in self._grounds.items() if kind.moments for i in some}
+        if not any(kind.moments for kind in self._grounds):
+            return whole
+        greys = sorted(ground for ground in drawn if ground is not None)
+        return {**whole, "posterior": self.posterior, "grounds": greys}
+
+    def account(self) -> dict[str, Any]:
+        """Return what a report says of the data, with the samples that could not be read."""
+        return {
+            "folders": [
+                {"folder": c.folder, "share": round(share, 9), "samples": len(c), "without_latents": len(c.bare)}
+                for c, share in zip(self.catalogs, self.shares, strict=True)
+            ],
+            "latents": "moments" if self.moments else "means",
+            "posterior": self.posterior,
+            "replaced": self.reader.replaced,
+            "unread": dict(self.reader.unread),
+        }
 
     def draw(self, n: int, generator: torch.Generator, *, views: int | None = None) -> Batch:
         """Draw `n` samples with replacement; of each, `views` evenly spaced views of one orbit (None: one picture).
 
-        Source: MVDream 3.2, four mutually orthogonal views of each render of an object.
-        """
-        latents, captions, cameras = [], [], []
-        for index in torch.randint(len(self), (n,), generator=generator).tolist():
-            wordings = self.captions[index]
-            captions.append(wordings[int(torch.randint(len(wordings), (), generator=generator))])
-            chosen = self._choose_views(index, views, generator)
-            latents.append(self.latents[index][chosen].float())
-            if views is not None:
-                own = self.cameras[index]
-                assert own is not None
-                cameras.append(own[chosen])
-        return Batch(
-            latents=torch.stack(latents), captions=captions, cameras=Cameras.cat(cameras) if views is not None else None
-        )
+        A sample that cannot be read any more is noted, and another one stands for it, always the same one.  Several
+        threads may draw at once.
 
-    def _choose_views(self, index: int, views: int | None, generator: torch.Generator) -> list[int]:
-        n_views, orbits = len(self.latents[index]), self.orbits[index]
-        if views is None:
-            return [int(torch.randint(n_views, (), generator=generator))]
-        per_orbit = n_views // orbits
-        if per_orbit % views:
-            raise InputError(f"`views` must divide the {per_orbit} views of an orbit; got {views}.")
-        stride = per_orbit // views
-        orbit = int(torch.randint(orbits, (), generator=generator))
-        start = int(torch.randint(stride, (), generator=generator))
-        return [orbit * per_orbit + start + stride * k for k in range(views)]
+        Source: MVDream 3.2, four mutually orthogonal views of each render of an object.
+
+        Raises:
+            InputError: views that do not divide an orbit.
+            AssetError: neither a sample nor any that may stand for it can be read.
+        """
+        choices = self._choose(n, generator, views)
+        found = self.reader.read(choices, views)
+        values = torch.from_numpy(np.stack([values for _, values, _ in found])).float()
+        if self.posterior == "sample":
+            mean, logvar = values.unbind(dim=2)
+            values = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+        cameras = None
+        if views is not None:
+            poses = torch.from_numpy(np.concatenate([poses for *_, poses in found]))
+            cameras = Cameras(world_from_camera=poses[:, :16].reshape(-1, 4, 4), fov_deg=poses[:, 16].contiguous())
+        return Batch(latents=values, captions=[caption for caption, *_ in found], cameras=cameras)
+
+    def _choose(self, n: int, generator: torch.Generator, views: int | None) -> list[Choice]:
+        """Draw everything that may be drawn, from the tables alone."""
+
+        def below(count: int) -> int:
+            return int(torch.randint(count, (), generator=generator))
+
+        if len(self.catalogs) == 1:
+            from_which = [0] * n
+            places = torch.randint(len(self), (n,), generator=generator).tolist()
+        else:
+            marks = torch.rand(n, dtype=torch.float64, generator=generator)
+            from_which = torch.bucketize(marks, self._bounds, right=True).tolist()
+            places = [below(len(self.catalogs[number])) for number in from_which]
+        choices = []
+        for number, place in zip(from_which, places, strict=True):
+            row = self.catalogs[number].rows[place]
+            wording, orbit = below(int(row["captions"])), 0
+            if views is None:
+                start = below(int(row["views"]))
+            else:
+                stride = stride_of(row, views)
+                orbit, start = below(int(row["orbits"])), below(stride)
+            grounds = self._grounds[self.catalogs[number].kinds[int(row["kind"])]]
+            choices.append(Choice(number, place, wording, orbit, start, below(len(grounds)) if len(grounds) > 1 else 0))
+        return choices
+
+
+def _allowed(kind: Kind, grounds: Sequence[float]) -> list[int]:
+    """Return which members of a kind may be drawn."""
+    places = [place for place, ground in enumerate(kind.grounds) if ground is None or not grounds or ground in grounds]
+    held = {ground for ground in kind.grounds if ground is not None}
+    if kind.moments and held and not set(grounds) <= held:
+        raise InputError(
+            f"`grounds` must be some that are cached, {', '.join(map(str, sorted(held)))}; got "
+            f"{', '.join(map(str, grounds))}. Run `viewfold pack` with --latents and those --grounds."
+        )
+    return places

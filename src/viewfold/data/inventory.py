@@ -10,7 +10,7 @@ from pathlib import Path
 from viewfold.data.attribution import write_attribution
 from viewfold.data.item import Content, describe, file_stamp
 from viewfold.data.manifest import Entry, Manifest, packed
-from viewfold.data.shards import Sample, members
+from viewfold.data.shards import Sample, holds_latents, members
 from viewfold.errors import AssetError
 from viewfold.store import lock
 
@@ -65,7 +65,7 @@ def look_into(out: Path, manifest: Manifest) -> None:
 
 def _told_by_shard(sample: Sample, entry: Entry, shard: str) -> Entry:
     content = sample.meta.get("content")
-    latents = "latents.npy" in sample.members
+    latents = any(holds_latents(suffix) for suffix in sample.members)
     if entry.content and isinstance(content, dict) and content.get("all") == entry.content:
         return replace(entry, shard=shard, latents=latents)
     whole = Content(sample.meta, [sample.read(suffix) for suffix in picture_suffixes(sample)])

@@ -7,22 +7,23 @@ from; the result is the same folder with the averaged weights of the new network
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from viewfold.data.batches import Batch, LatentSet
-from viewfold.data.shards import open_shards
+from viewfold.data.batches import Batch, LatentSet, Posterior, Source
 from viewfold.errors import InputError
 from viewfold.model.condition import Condition
 from viewfold.model.weights_hash import hash_tensors
 from viewfold.training.loop import fit
 from viewfold.training.monitor import Progress
 from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop, n_pictures
+from viewfold.training.ranks import Ranks
 from viewfold.training.run import Checked, Trained
 from viewfold.training.settings import LoopSettings
 from viewfold.training.writers import WriterName
@@ -30,6 +31,9 @@ from viewfold.training.writers import WriterName
 if TYPE_CHECKING:
     from viewfold.model.backbone import Backbone, PromptReader
 
+
+Folders = str | Path | Source | Sequence[str | Path | Source]
+"""A folder or URL of shards, or several, each of which may have a weight."""
 
 CAPTIONS_KEPT = 40_000
 """Conditions held in memory, in half precision (25 kB each for the shipped encoder)."""
@@ -48,6 +52,10 @@ class DiffusionSettings:
     """Views of each object, evenly spaced on its circle."""
     fold: bool = True
     """Let the views see each other; False trains the per-view baseline of the ablation."""
+    posterior: Posterior | None = None
+    """What is taken of cached moments; None takes samples where all shards hold moments, else means."""
+    grounds: tuple[float, ...] = ()
+    """Greys, of those that moments are cached over, to draw from; none draws from all."""
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)
 
@@ -66,8 +74,15 @@ class MixedBatch:
 
     def to(self, device: torch.device) -> MixedBatch:
         """Return the batch there."""
+        return self._each(lambda batch: batch.to(device))
+
+    def pin_memory(self) -> MixedBatch:
+        """Return the batch with its latents in memory that CUDA copies from by itself."""
+        return self._each(Batch.pin_memory)
+
+    def _each(self, change: Callable[[Batch], Batch]) -> MixedBatch:
         return MixedBatch(
-            objects=self.objects.to(device), pictures=None if self.pictures is None else self.pictures.to(device)
+            objects=change(self.objects), pictures=None if self.pictures is None else change(self.pictures)
         )
 
 
@@ -99,10 +114,10 @@ def train_diffusion(
     alphas_cumprod: Tensor,
     out: str | Path,
     *,
-    objects: str | Path,
-    pictures: str | Path | None,
+    objects: Folders,
+    pictures: Folders | None,
     settings: DiffusionSettings,
-    held_out: str | Path | None = None,
+    held_out: Folders | None = None,
     sheets: Callable[[], dict[str, Tensor]] | None = None,
     vae: str | None = None,
     override: bool = False,
@@ -116,7 +131,7 @@ def train_diffusion(
         reader: of captions, the network's own (`unet.reader`); frozen.
         alphas_cumprod: of the scheduler that will sample.
         out: holds the checkpoints, log.jsonl and run.json; a run there is continued.
-        objects: shards of posed views with cached latents.
+        objects: shards of posed views with cached latents; of several, each sample is drawn from one by its weight.
         pictures: shards of single pictures with cached latents; None trains on objects alone.
         held_out: shards of posed views that are not trained on; their error is noted at each check.
         sheets: draws pictures "3 h w" by name with `unet`, which holds the averages while it is called.
@@ -137,11 +152,19 @@ def train_diffusion(
         )
     size = unet.config["sample_size"]
     shape = (unet.config["in_channels"], size, size)
-    object_set = LatentSet(open_shards(objects), shape=shape, views=settings.views)
-    picture_set = None if pictures is None else LatentSet(open_shards(pictures), shape=shape)
-    seen_less = None if held_out is None else LatentSet(open_shards(held_out), shape=shape, views=settings.views)
+    open_set = partial(LatentSet, shape=shape, posterior=settings.posterior, grounds=settings.grounds)
+
+    def opened() -> tuple[LatentSet, LatentSet | None, LatentSet | None]:
+        return (
+            open_set(objects, views=settings.views),
+            None if pictures is None else open_set(pictures),
+            None if held_out is None else LatentSet(held_out, shape=shape, views=settings.views),
+        )
+
+    object_set, picture_set, seen_less = Ranks.join(unet.device).first_of_each_machine_first(opened)
+    sets = {"objects": object_set, "pictures": picture_set, "held_out": seen_less}
     if vae is not None:
-        for name, latents in (("objects", object_set), ("pictures", picture_set), ("held_out", seen_less)):
+        for name, latents in sets.items():
             _check_encoder(name, latents, vae)
     n_flat = n_pictures(settings.batch, objective.share_2d)
     if picture_set is not None and n_flat == 0:
@@ -177,6 +200,7 @@ def train_diffusion(
         return MixedBatch(objects=posed, pictures=flat)
 
     def loss(batch: MixedBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        _tell(sets)
         posed = term(batch.objects, generator)
         if batch.pictures is None:
             return {"loss": posed}
@@ -213,10 +237,18 @@ def train_diffusion(
             "pictures": None if picture_set is None else picture_set.fingerprint,
         },
         override=override,
+        account=lambda: {"data": {name: one.account() for name, one in sets.items() if one is not None}},
         check=check if held_out is not None or sheets is not None else None,
         log=log,
         progress=progress,
     )
+
+
+def _tell(sets: Mapping[str, LatentSet | None]) -> None:
+    """Warn of each sample that could not be read, once."""
+    for name, latents in sets.items():
+        for line in [] if latents is None else latents.reader.news():
+            warnings.warn(f"{name}: a sample is replaced by another one: {line}", stacklevel=2)
 
 
 def _check_encoder(name: str, latents: LatentSet | None, vae: str) -> None:

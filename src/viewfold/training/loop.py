@@ -19,7 +19,7 @@ from viewfold.training.lock import alone
 from viewfold.training.monitor import Progress
 from viewfold.training.parallel import Loss
 from viewfold.training.ranks import Ranks
-from viewfold.training.run import Check, Draw, Run, Trained
+from viewfold.training.run import Account, Check, Draw, Run, Trained
 from viewfold.training.settings import LoopSettings
 from viewfold.training.stopping import listening
 from viewfold.training.writers import Writer, WriterName, open_writers
@@ -36,6 +36,7 @@ def fit(
     record: Mapping[str, Any] | None = None,
     override: bool = False,
     check: Check | None = None,
+    account: Account | None = None,
     log: Iterable[WriterName | str] = (),
     progress: Progress | None = None,
 ) -> Trained:
@@ -45,13 +46,15 @@ def fit(
 
     Args:
         network: with float32 weights; those that require no gradient stay as they are.
-        draw: makes the batch of a part of a step.  It is called before anything else is drawn from the generator.
+        draw: makes the batch of a part of a step, ahead and in threads (`settings.read_ahead`).  It is called before
+            anything else is drawn from the generator.
         loss: on the network's device, in bfloat16 under autocast if the settings say so.
         out: gets checkpoint-STEP, log.jsonl, run.json and samples/.
         samples: in a batch, for the speed that is shown.
         record: whatever else decides what is trained (data, base model); a checkpoint with another one is refused.
         override: go on with these settings, whatever the checkpoint was made with.
         check: looks at the averages every `settings.check_steps`.
+        account: tells at the end what else run.json says, of rank 0.
         log: writers besides log.jsonl.
         progress: called on rank 0 after each step.
 
@@ -67,14 +70,15 @@ def fit(
     ranks = Ranks.join(device)
     with alone(out, ranks), listening() as stop:
         check_trainable(network)
-        run = Run(network, draw, loss, out, settings, ranks, samples=samples, record=record or {})
+        run = Run(network, draw, loss, out, settings, ranks, samples=samples, record=record or {}, account=account)
         first = done = run.resume(override=override)
         writers: list[Writer] = []
         with ranks.together():
             writers = open_writers(log, out, run.record(first)) if ranks.lead else []
+        batches = run.reading(first)
         try:
             for step in range(first, settings.steps):
-                figures = run.step(step)
+                figures = run.step(step, batches)
                 done = step + 1
                 scalars, stopped, due, over = run.agree(figures, stop)
                 if ranks.lead:
@@ -97,6 +101,7 @@ def fit(
                 run.save_alone(done)
             raise
         finally:
+            batches.close()
             for writer in writers:
                 writer.close()
         run.save(done)

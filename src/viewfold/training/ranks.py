@@ -11,15 +11,18 @@ import contextlib
 import gc
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from viewfold.device import best_device
 from viewfold.errors import FitError, InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,17 @@ class Ranks:
         except Exception as error:
             refusal = error
         self.refuse_together(refusal)
+
+    def first_of_each_machine_first(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives; what it leaves in a cache of the machine, one process finds out for all."""
+        if self.world == 1:
+            return work()
+        first, found = int(os.environ.get("LOCAL_RANK", "0")) == 0, []
+        for turn in (True, False):
+            with self.together():
+                if first is turn:
+                    found.append(work())
+        return found[0]
 
     def share(self, network: nn.Module) -> None:
         """Give every process rank 0's weights, in place."""

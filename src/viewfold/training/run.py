@@ -26,6 +26,7 @@ from viewfold.training.health import check_finite
 from viewfold.training.monitor import Meter
 from viewfold.training.optimizer import Optimizer
 from viewfold.training.parallel import Loss, Spread
+from viewfold.training.prefetch import Prefetch
 from viewfold.training.ranks import Ranks
 from viewfold.training.settings import LoopSettings, learning_rate
 from viewfold.training.stopping import SIGNALS, StopRequest
@@ -34,7 +35,10 @@ from viewfold.training.writers import Writer
 MAX_FAILURES = 20
 """So many steps on end whose gradient is not finite end the run."""
 
-MAY_CHANGE = {"steps", "minutes", "checkpoint_minutes", "keep", "check_steps", "accumulate", "parallel"}
+READERS = 2
+"""Threads that read batches: one waits for the disk or the service while the other computes."""
+
+MAY_CHANGE = {"steps", "minutes", "checkpoint_minutes", "keep", "check_steps", "accumulate", "parallel", "read_ahead"}
 """Settings that a resumed run may have otherwise; processes x accumulate may not, and `steps` only where the rates of
 the steps that were made stay what they were."""
 
@@ -48,8 +52,17 @@ class Movable(Protocol):
         ...
 
 
+@runtime_checkable
+class Pinnable(Protocol):
+    """A batch that can lie in memory from which CUDA copies while the host goes on."""
+
+    def pin_memory(self) -> Any:
+        """Return the batch there."""
+        ...
+
+
 Draw = Callable[[int, torch.Generator], Movable]
-"""(step, generator) -> the batch of one part of a step, on the host."""
+"""(step, generator) -> the batch of one part of a step, on the host; called by several threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +73,9 @@ class Checked:
     pictures: dict[str, Tensor] = field(default_factory=dict)
     """"3 h w" in [0, 1], by name."""
 
+
+Account = Callable[[], Mapping[str, Any]]
+"""Whatever else the report says at the end, of this process."""
 
 Check = Callable[[int], Checked]
 """Called every so many steps, on all processes alike, while the network holds its averages in evaluation mode."""
@@ -85,9 +101,10 @@ class Run:
 
     def __init__(
         self, network: nn.Module, draw: Draw, loss: Loss, out: Path, settings: LoopSettings, ranks: Ranks, *,
-        samples: int, record: Mapping[str, Any],
+        samples: int, record: Mapping[str, Any], account: Account | None = None,
     ) -> None:  # fmt: skip
         self.draw, self.out, self.settings, self.ranks = draw, out, settings, ranks
+        self._account = account or dict
         self.parts = ranks.world * settings.accumulate
         self.device = next(network.parameters()).device
         ranks.share(network)
@@ -168,14 +185,27 @@ class Run:
                 "Give the same ones, name another folder, or insist with --override."
             )
 
-    def step(self, step: int) -> dict[str, float]:
+    def reading(self, first: int) -> Prefetch:
+        """Return what reads the batches of this process from a step on."""
+        mine = range(self.ranks.rank * self.settings.accumulate, (self.ranks.rank + 1) * self.settings.accumulate)
+        coming = ((step, part) for step in range(first, self.settings.steps) for part in mine)
+        return Prefetch(self._part, coming, ahead=self.settings.read_ahead, workers=READERS)
+
+    def _part(self, step: int, part: int) -> tuple[Movable, torch.Generator]:
+        """Return the batch of a part of a step, and the generator as the batch has left it."""
+        generator = step_generator(self.settings.seed, step, part)
+        batch = self.draw(step, generator)
+        if self.device.type == "cuda" and isinstance(batch, Pinnable):
+            batch = batch.pin_memory()
+        return batch, generator
+
+    def step(self, step: int, batches: Prefetch) -> dict[str, float]:
         """Make one step; return its figures, averaged over this process's parts."""
         self.network.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for micro in range(self.settings.accumulate):
-            generator = step_generator(self.settings.seed, step, self.ranks.rank * self.settings.accumulate + micro)
             with self.meter.waiting():
-                batch = self.draw(step, generator)
+                batch, generator = batches.take(step, self.ranks.rank * self.settings.accumulate + micro)
             batch = batch.to(self.device)
             with self.spread.exchanging(micro == self.settings.accumulate - 1), self._counting():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
@@ -258,7 +288,7 @@ class Run:
         path = self.out / "run.json"
         if self.meter.steps == 0 and path.is_file():  # it was finished before; keep what that cost
             return Trained(network=network, report=read_json(path))
-        report = self.record(done) | self._costs()
+        report = self.record(done) | self._costs() | dict(self._account())
         if self.ranks.lead:
             with atomic_write(path) as temporary:
                 write_json(temporary, report)

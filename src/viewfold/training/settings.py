@@ -50,6 +50,8 @@ class LoopSettings:
     """Newest checkpoints that stay on the disk."""
     check_steps: int = 500
     """Steps between two checks with the averaged weights (held-out error, sample sheets), if there are any."""
+    read_ahead: int = 3
+    """Batches a process that are read before their steps ask, in threads; 0 reads each when its step asks."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class LoopSettings:
                 known = " or ".join(f'"{value}"' for value in get_args(kind))
                 raise InputError(f'`{name}` must be {known}; got "{getattr(self, name)}".')
         for name, least in (("steps", 0), ("warmup", 0), ("cooldown", 0), ("accumulate", 1), ("keep", 1),
-                            ("check_steps", 1), ("seed", 0)):  # fmt: skip
+                            ("check_steps", 1), ("read_ahead", 0), ("seed", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise InputError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         if self.minutes is not None and not self.minutes > 0:
