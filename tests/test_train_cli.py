@@ -50,7 +50,7 @@ def test_every_setting_has_a_flag_that_reaches_it() -> None:
     flags = {
         "steps": 77, "minutes": 1.5, "optimizer": "adamw", "lr": 0.5, "warmup": 3, "schedule": "cosine",
         "weight_decay": 0.25, "clip": 0.75, "ema": 0.5, "accumulate": 3, "parallel": "fsdp", "precision": "fp32",
-        "checkpoint_minutes": 2.5, "keep": 4, "check_steps": 9, "seed": 5,
+        "checkpoint_minutes": 2.5, "keep": 4, "check_steps": 9, "seed": 5, "read_ahead": 7,
     }  # fmt: skip
     spelled = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     verb: Any = tyro.cli(VERBS, args=["train", "objects", "--out", "run", *spelled])  # type: ignore[call-overload]

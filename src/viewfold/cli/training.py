@@ -57,10 +57,24 @@ class ProcessFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """What is drawn of the shards."""
+
+    pictures: Annotated[tuple[str, ...], arg(metavar="FOLDER[:WEIGHT] ...", help_behavior_hint="")] = ()
+    """Shards of single captioned pictures, the 2D half of the mix; weights as for OBJECTS."""
+    posterior: Annotated[Literal["sample", "mean"] | None, unset("{sample,mean}")] = None
+    """Of moments (`pack --grounds`): a new sample in each draw, or the mean; by default sample if all are moments."""
+    grounds: Annotated[tuple[float, ...], arg(metavar="GREY ...", help_behavior_hint="")] = ()
+    """Of moments: the greys to draw from; by default all that are there."""
+    read_ahead: Annotated[int | None, unset("INT")] = None
+    """Batches a process that are read before their steps ask; by default 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchFlags:
     """What to see of it."""
 
-    held_out: Annotated[Path | None, unset("FOLDER")] = None
+    held_out: Annotated[str | None, unset("FOLDER")] = None
     """Shards that are not trained on, packed with --latents; their error is noted at each check."""
     sheet: Annotated[tuple[str, ...], arg(metavar="PROMPT ...", help_behavior_hint="")] = ()
     """Prompts to draw at each check, into OUT/samples."""
@@ -77,12 +91,10 @@ class Train:
     On several processes: torchrun --nproc-per-node 2 -m viewfold.cli train ...
     """
 
-    objects: Positional[Annotated[Path, arg(metavar="OBJECTS")]]
-    """Folder of shards of posed views, packed with --latents."""
+    objects: Positional[Annotated[tuple[str, ...], arg(metavar="OBJECTS[:WEIGHT] ...")]]
+    """Folders or URLs (s3://, hf://) of shards of posed views, packed with --latents; weight 1 where none is given."""
     out: Path
     """Folder of the run: checkpoint-STEP, log.jsonl, run.json, and model/ when it is done."""
-    pictures: Annotated[Path | None, unset("FOLDER")] = None
-    """Folder of shards of single captioned pictures, the 2D half of the mix."""
     model: str = "toybox"
     """Where the autoencoder, the text encoder and the network come from."""
     fresh: bool = False
@@ -101,15 +113,14 @@ class Train:
     """Of everything random: new weights, what is drawn, noise."""
     device: Device = "auto"
     """Where to compute; under torchrun cuda means one GPU a process."""
+    data: DataFlags = DataFlags()
     rate: RateFlags = RateFlags()
     processes: ProcessFlags = ProcessFlags()
     watch: WatchFlags = WatchFlags()
 
     def run(self) -> None:
         """Train, and write the finished model as a folder that every command reads."""
-        for name, folder in (("objects", self.objects), ("pictures", self.pictures), ("held_out", self.watch.held_out)):
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"`{name}` must be a folder of shards; got '{folder}'. Make it with `viewfold pack`.")
+        self._check_folders()
         loop = self._loop()
         from viewfold.store import check_output
         from viewfold.training.ranks import Ranks, local_device
@@ -125,10 +136,25 @@ class Train:
                     print(f"{self.out}: a checkpoint is saved; the same command goes on from there", file=sys.stderr)
                 raise
 
+    def _check_folders(self) -> None:
+        """Refuse what is no folder before anything slow is loaded."""
+        from viewfold.data.mixture import Source
+
+        if not self.objects:
+            raise InputError("`objects` must name a folder of shards. Make it with `viewfold pack`.")
+        held_out = () if self.watch.held_out is None else (self.watch.held_out,)
+        for name, words in (("objects", self.objects), ("pictures", self.data.pictures), ("held_out", held_out)):
+            for folder in (str(Source.of(word).folder) for word in words):
+                if "://" not in folder and not Path(folder).is_dir():
+                    raise InputError(
+                        f"`{name}` must be a folder of shards; got '{folder}'. Make it with `viewfold pack`."
+                    )
+
     def _train(self, device: Any, loop: Any, *, lead: bool) -> None:
         import torch
 
         from viewfold.data.attribution import copy_attribution
+        from viewfold.data.mixture import Source
         from viewfold.model.weights_hash import hash_tensors
         from viewfold.pipeline import load
         from viewfold.store import atomic_write
@@ -144,7 +170,7 @@ class Train:
                 model.alphas_cumprod,
                 self.out,
                 objects=self.objects,
-                pictures=self.pictures,
+                pictures=self.data.pictures or None,
                 settings=self._settings(model.scheduler.config["prediction_type"], loop),
                 held_out=self.watch.held_out,
                 sheets=self._sheets(model),
@@ -158,7 +184,7 @@ class Train:
         model.unet = trained.network.eval()
         with atomic_write(self.out / "model") as folder:
             model.save_pretrained(folder)
-            copy_attribution([path for path in (self.objects, self.pictures) if path is not None], folder)
+            copy_attribution([Source.of(word).folder for word in (*self.objects, *self.data.pictures)], folder)
         print(_summary(trained.report))
         print(f"{self.out / 'model'}: use it with --model {self.out / 'model'}")
 
@@ -200,7 +226,7 @@ class Train:
     def _loop(self) -> Any:
         from viewfold.training.settings import LoopSettings
 
-        asked = {f.name: getattr(flags, f.name) for flags in (self, self.rate, self.processes, self.watch)
+        asked = {f.name: getattr(flags, f.name) for flags in (self, self.data, self.rate, self.processes, self.watch)
                  for f in fields(flags)}  # fmt: skip
         known = {f.name for f in fields(LoopSettings)}
         return LoopSettings(**given({name: value for name, value in asked.items() if name in known}))
@@ -209,11 +235,13 @@ class Train:
         from viewfold.training.diffusion import DiffusionSettings
 
         base = DiffusionSettings()
-        share = base.objective.share_2d if self.pictures is not None else 0.0
+        share = base.objective.share_2d if self.data.pictures else 0.0
         return replace(
             base,
             **given({"batch": self.batch, "views": self.views}),
             fold=self.fold,
+            posterior=self.data.posterior,
+            grounds=self.data.grounds,
             loop=loop,
             objective=replace(base.objective, share_2d=share, prediction=prediction),
         )
@@ -230,6 +258,12 @@ def _summary(report: dict[str, Any]) -> str:
             f", {report['flops_a_step'] / 1e9:.1f} GFLOP a step, {report['flops_per_s'] / 1e9:.1f} GFLOP/s: "
             f"{report['utilisation']:.0%} of a large matrix product here"
         )
+    for name, data in report.get("data", {}).items():
+        if data["replaced"]:
+            unread = "; ".join(f"{uid}: {reason}" for uid, reason in list(data["unread"].items())[:3])
+            line += f"; {name}: {data['replaced']} samples drawn could not be read, others stood for them ({unread})"
+        bare = sum(folder["without_latents"] for folder in data["folders"])
+        line += f"; {name}: {bare} samples have no latents and were left out" if bare else ""
     if report["steps_skipped"]:
         line += f"; {report['steps_skipped']} steps had no finite gradient and were skipped"
     return line

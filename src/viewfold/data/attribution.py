@@ -8,6 +8,8 @@ from pathlib import Path
 
 from viewfold import limits
 from viewfold.data.manifest import Entry
+from viewfold.data.storage import storage_of
+from viewfold.errors import ViewfoldError
 from viewfold.store import atomic_write
 
 NAME = "ATTRIBUTION.md"
@@ -36,15 +38,19 @@ def write_attribution(folder: Path, entries: Iterable[Entry]) -> None:
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
-def copy_attribution(folders: Iterable[Path], model: Path) -> None:
+def copy_attribution(folders: Iterable[str | Path], model: Path) -> None:
     """Write into a model's folder what the folders of shards it was trained on say of their makers; none, no file."""
     texts = []
     for folder in folders:
-        path = folder / NAME
-        if path.is_file():
-            with path.open("rb") as file:
+        name = str(folder).rstrip("/").rpartition("/")[2]
+        try:
+            with storage_of(folder).open(f"{folder}/{NAME}") as file:
                 body = file.read(limits.TABLE_BYTES).decode("utf-8", "replace")
-            texts.append(body.replace("# Attribution", f"# Attribution: {folder.name}", 1).rstrip() + "\n")
+        except FileNotFoundError:
+            continue
+        except (ViewfoldError, OSError) as error:  # a finished model is not lost for it
+            body = f"# Attribution\n\nIt could not be read: {error}\n"
+        texts.append(body.replace("# Attribution", f"# Attribution: {name}", 1).rstrip() + "\n")
     if texts:
         (model / NAME).write_text("\n".join(texts), encoding="utf-8")
 

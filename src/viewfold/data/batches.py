@@ -18,6 +18,7 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.data.catalog import Catalog, open_catalog
 from viewfold.data.loading import Choice, Reader, stride_of
+from viewfold.data.mixture import Source
 from viewfold.data.shard_index import Kind
 from viewfold.errors import InputError
 
@@ -42,35 +43,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Return the batch with its latents in memory that CUDA copies from by itself."""
         return replace(self, latents=self.latents.pin_memory())
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder, or a URL that fsspec knows, of shards with latents."""
-
-    folder: str | Path
-    weight: float = 1.0
-    """How often it is drawn from, beside the others."""
-
-    @classmethod
-    def of(cls, given: str | Path | Source) -> Source:
-        """Return what `FOLDER` or `FOLDER:WEIGHT` says; a folder whose own name ends so is taken as it is.
-
-        Raises:
-            InputError: a weight that is not a number above 0.
-        """
-        if isinstance(given, Source):
-            return given
-        folder, colon, said = str(given).rpartition(":")
-        if not colon or not folder or Path(given).exists():
-            return cls(given)
-        try:
-            weight = float(said)
-        except ValueError:
-            return cls(given)
-        if not 0 < weight < float("inf"):
-            raise InputError(f"the weight of `{folder}` must be a number above 0; got {said}.")
-        return cls(folder, weight)
 
 
 class LatentSet:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from viewfold.data.batches import Batch, LatentSet, Posterior, Source
+from viewfold.data.batches import Batch, LatentSet, Posterior
+from viewfold.data.mixture import Source
 from viewfold.errors import InputError
 from viewfold.model.condition import Condition
 from viewfold.model.weights_hash import hash_tensors
