@@ -155,7 +155,7 @@ def uneven(out: Path) -> dict[str, Any]:
         time.sleep(0.05 * RANK)
         return draw(step, generator)
 
-    settings = replace(SETTINGS, steps=10_000, minutes=0.3 / 60 if RANK == 0 else 100.0)
+    settings = replace(SETTINGS, steps=10_000, minutes=0.3 / 60 if RANK == 0 else 100.0, read_ahead=0)
     trained = train(out / "uneven", settings=settings, draw=slow)
     return {"steps": trained["steps"]}
 

@@ -62,7 +62,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         packing.pack,
         {"samples_per_shard": 512, "selection": packing.Selection(), "prune": False, "progress": None},
     ),
-    (latents.cache_latents, {"background": 0.5, "progress": None}),
+    (latents.cache_latents, {"background": 0.5, "grounds": None, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
     (
         render.render_assets,

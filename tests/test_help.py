@@ -21,7 +21,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_every_option_has_a_line_of_help() -> None:
     groups = (
         generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
-        training.ProcessFlags, training.WatchFlags, pack.SelectionFlags,
+        training.ProcessFlags, training.WatchFlags, training.DataFlags, pack.SelectionFlags,
     )  # fmt: skip
     verbs = (generate.Generate, lift.Lift, assets.Assets, render.Render, pack.Pack, training.Train, doctor.Doctor)
     for home in (*groups, *verbs):
@@ -68,6 +68,7 @@ def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) ->
             f"Minutes between two checkpoints; by default {train.loop.checkpoint_minutes:g}",
             f"Newest checkpoints to keep; by default {train.loop.keep}",
             f"Steps between two checks; by default {train.loop.check_steps}",
+            f"before their steps ask; by default {train.loop.read_ahead}",
         ],
     }
     assert (TOYBOX.elevation_deg, TOYBOX.negative) == (T2I.elevation_deg, T2I.negative)

@@ -246,7 +246,7 @@ def test_checkpoints_are_written_every_so_many_minutes_and_the_newest_are_kept(
         seen[step] = sorted(path.name[-2:] for path in tmp_path.glob("checkpoint-*"))
         return draw(step, generator)
 
-    run(tmp_path, replace(FAST, steps=12, checkpoint_minutes=2.5, keep=2), draw=slow)
+    run(tmp_path, replace(FAST, steps=12, checkpoint_minutes=2.5, keep=2, read_ahead=0), draw=slow)
     assert seen[2] == [] and seen[3] == ["03"] and seen[6] == ["03", "06"] and seen[10] == ["06", "09"]
 
 
@@ -262,7 +262,7 @@ def test_the_run_ends_after_its_minutes(tmp_path: Path, monkeypatch: pytest.Monk
     def progress(status: Any) -> None:
         left.append((status.left_s, status.steps, status.samples_per_s, status.waiting))
 
-    run(tmp_path, replace(FAST, minutes=2.2), draw=slow, progress=progress, samples=4)
+    run(tmp_path, replace(FAST, minutes=2.2, read_ahead=0), draw=slow, progress=progress, samples=4)
     assert (tmp_path / "checkpoint-00000005").is_dir() and len(left) == 5
     assert left[1][:2] == pytest.approx((72.0, 4)) and left[1][2] == pytest.approx(4 / 30) and left[1][3] == 1.0
 

@@ -40,7 +40,7 @@ def test_a_signal_ends_after_the_step_and_the_run_continues_exactly(kind: signal
         return draw(step, generator)
 
     with pytest.raises(Stopped) as stop:
-        run(tmp_path / "parts", draw=interrupted)
+        run(tmp_path / "parts", replace(FAST, read_ahead=0), draw=interrupted)
     assert stop.value.exit_code == 128 + (signal.SIGTERM if kind == signal.SIGHUP else kind) and stop.value.saved
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-00000011"]
     assert signal.getsignal(kind) is before
@@ -55,7 +55,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         raise AssertionError("it went on")
 
     with pytest.raises(KeyboardInterrupt) as stop:
-        run(tmp_path, draw=interrupted)
+        run(tmp_path, replace(FAST, read_ahead=0), draw=interrupted)
     assert not isinstance(stop.value, Stopped) and not list(tmp_path.glob("checkpoint-*"))
 
 
@@ -67,4 +67,4 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGHUP)
         return draw(step, generator)
 
-    run(tmp_path, replace(FAST, steps=3), draw=interrupted)
+    run(tmp_path, replace(FAST, steps=3, read_ahead=0), draw=interrupted)

@@ -172,15 +172,16 @@ class LatentSet:
             places = [below(len(self.catalogs[number])) for number in from_which]
         choices = []
         for number, place in zip(from_which, places, strict=True):
-            row = self.catalogs[number].rows[place]
-            wording, orbit = below(int(row["captions"])), 0
+            catalog = self.catalogs[number]
+            row = catalog.row(place)
+            wording, orbit = below(row.captions), 0
             if views is None:
-                start = below(int(row["views"]))
+                start = below(row.views)
             else:
                 stride = stride_of(row, views)
-                orbit, start = below(int(row["orbits"])), below(stride)
-            grounds = self._grounds[self.catalogs[number].kinds[int(row["kind"])]]
-            choices.append(Choice(number, place, wording, orbit, start, below(len(grounds)) if len(grounds) > 1 else 0))
+                orbit, start = below(row.orbits), below(stride)
+            n_grounds = len(self._grounds[catalog.kinds[row.kind]])
+            choices.append(Choice(number, place, row, wording, orbit, start, below(n_grounds) if n_grounds > 1 else 0))
         return choices
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,19 @@ class Shard:
     details_at: int
 
 
+class Row(NamedTuple):
+    """What the table says of one sample, as plain numbers: NumPy's own are slow to take one by one."""
+
+    shard: int
+    at: int
+    size: int
+    kind: int
+    views: int
+    orbits: int
+    cameras: int
+    captions: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
     """The samples of one folder."""
@@ -55,6 +68,10 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def row(self, place: int) -> Row:
+        """Return what is known of one sample."""
+        return Row._make(self.rows[place].item())
 
 
 def open_catalog(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from viewfold.data.catalog import Catalog
+from viewfold.data.catalog import Catalog, Row
 from viewfold.data.shard_index import Details, Kind
 from viewfold.data.storage import Local, Parts, Storage
 from viewfold.errors import AssetError, InputError
@@ -27,17 +26,28 @@ NAMED = 1000
 """Unreadable samples that are remembered by name."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One sample of a batch, as it was drawn."""
 
     catalog: int
     place: int
+    row: Row
     wording: int
     orbit: int
     start: int
     """View of the orbit, or of all where there is no orbit."""
     ground: int
+
+
+class _Wanted(NamedTuple):
+    """What is to be read for one slot of a batch."""
+
+    slot: int
+    parts: Parts
+    details: Details
+    chosen: list[int]
+    member: int
+    itemsize: int
 
 
 class Reader:
@@ -78,62 +88,63 @@ class Reader:
         """Return the choice itself at first, then others far from it, which may lie in another shard."""
         if attempt == 0:
             return choice
-        count = len(self._catalogs[choice.catalog])
-        return replace(choice, place=(choice.place + attempt * max(1, int(0.618 * count))) % count)
+        catalog = self._catalogs[choice.catalog]
+        place = (choice.place + attempt * max(1, int(0.618 * len(catalog)))) % len(catalog)
+        return choice._replace(place=place, row=catalog.row(place))
 
     def _read_once(self, choices: list[Choice], views: int | None) -> list[Any]:
+        """Return what `read` does of each choice, or the error that keeps it from being read."""
         found: list[Any] = [None] * len(choices)
-        blocks = self._tables.read([self._block_of(choice) for choice in choices])
-        wanted: dict[Storage, list[tuple[int, Parts, Details, list[int], int]]] = {}
-        for slot, (choice, block) in enumerate(zip(choices, blocks, strict=True)):
-            catalog = self._catalogs[choice.catalog]
-            shard = catalog.shards[int(catalog.rows[choice.place]["shard"])]
+        wanted: dict[Storage, list[_Wanted]] = {}
+        for slot, block in enumerate(self._tables.read([self._block_of(choice) for choice in choices])):
+            choice = choices[slot]
+            shard = self._catalogs[choice.catalog].shards[choice.row.shard]
             if isinstance(block, Exception):
                 found[slot] = self._note(f"a sample of `{shard.path}`", f"its table cannot be read: {block}")
                 continue
             details = Details.unpack(block[0])
             chosen, member = self._views(choice, views)
-            start, size, _ = details.looks[member].tolist()
+            start, size, itemsize = details.looks[member].item()
             parts = Parts(shard.path, shard.stamp, tuple(start + size * view for view in chosen), size)
-            wanted.setdefault(shard.storage, []).append((slot, parts, details, chosen, member))
+            wanted.setdefault(shard.storage, []).append(_Wanted(slot, parts, details, chosen, member, itemsize))
         for storage, asked in wanted.items():
-            answers = storage.read([parts for _, parts, *_ in asked])
-            for (slot, parts, details, chosen, member), answer in zip(asked, answers, strict=True):
-                choice = choices[slot]
-                reason = _wrong(answer, details.checksums[member], chosen)
+            answers = storage.read([one.parts for one in asked])
+            for one, answer in zip(asked, answers, strict=True):
+                reason = _wrong(answer, one.details.checksums[one.member], one.chosen)
                 if reason is not None:
-                    found[slot] = self._note(details.uid, f"`{parts.path}` {reason}")
-                    continue
-                assert isinstance(answer, list)
-                values = self._values(choice, b"".join(answer), len(chosen), int(details.looks[member]["itemsize"]))
-                caption = details.captions[choice.wording % len(details.captions)]
-                found[slot] = (caption, values, details.cameras[chosen] if views is not None else details.cameras[:0])
+                    found[one.slot] = self._note(one.details.uid, f"`{one.parts.path}` {reason}")
+                else:
+                    assert isinstance(answer, list)
+                    found[one.slot] = self._understood(
+                        choices[one.slot], one, b"".join(answer), posed=views is not None
+                    )
         return found
 
     def _block_of(self, choice: Choice) -> Parts:
-        catalog = self._catalogs[choice.catalog]
-        row = catalog.rows[choice.place]
-        shard = catalog.shards[int(row["shard"])]
-        return Parts(shard.index, shard.index_stamp, (shard.details_at + int(row["at"]),), int(row["size"]))
+        shard = self._catalogs[choice.catalog].shards[choice.row.shard]
+        return Parts(shard.index, shard.index_stamp, (shard.details_at + choice.row.at,), choice.row.size)
 
     def _views(self, choice: Choice, views: int | None) -> tuple[list[int], int]:
         """Return the views of a choice and the member that holds them, which fit whatever sample stands for it."""
-        catalog = self._catalogs[choice.catalog]
-        row = catalog.rows[choice.place]
-        grounds = self._grounds[catalog.kinds[int(row["kind"])]]
+        row = choice.row
+        grounds = self._grounds[self._catalogs[choice.catalog].kinds[row.kind]]
         member = grounds[choice.ground % len(grounds)]
         if views is None:
-            return [choice.start % int(row["views"])], member
+            return [choice.start % row.views], member
         stride = stride_of(row, views)
-        first = choice.orbit % int(row["orbits"]) * stride * views + choice.start % stride
+        first = choice.orbit % row.orbits * stride * views + choice.start % stride
         return [first + stride * k for k in range(views)], member
 
-    def _values(self, choice: Choice, content: bytes, views: int, itemsize: int) -> np.ndarray:
-        catalog = self._catalogs[choice.catalog]
-        kind = catalog.kinds[int(catalog.rows[choice.place]["kind"])]
-        layout = (views, 2, *kind.shape) if kind.moments else (views, *kind.shape)
-        values = np.frombuffer(content, f"<f{itemsize}").reshape(layout).astype(np.float16)
-        return values[:, 0] if kind.moments and self._means else values
+    def _understood(
+        self, choice: Choice, one: _Wanted, content: bytes, *, posed: bool
+    ) -> tuple[str, np.ndarray, np.ndarray]:
+        kind = self._catalogs[choice.catalog].kinds[choice.row.kind]
+        layout = (len(one.chosen), 2, *kind.shape) if kind.moments else (len(one.chosen), *kind.shape)
+        values = np.frombuffer(content, f"<f{one.itemsize}").reshape(layout).astype(np.float16, copy=False)
+        if kind.moments and self._means:
+            values = values[:, 0]
+        captions, cameras = one.details.captions, one.details.cameras
+        return captions[choice.wording % len(captions)], values, cameras[one.chosen] if posed else cameras[:0]
 
     def news(self) -> list[str]:
         """Return a line for each sample that could not be read since this was called last."""
@@ -149,9 +160,9 @@ class Reader:
         return AssetError(f"`{uid}` cannot be read: {reason}")
 
 
-def stride_of(row: Mapping[str, Any] | np.void, views: int) -> int:
+def stride_of(row: Row, views: int) -> int:
     """Return how many places on an orbit lie between two of so many views; InputError if they do not divide it."""
-    per_orbit = int(row["views"]) // int(row["orbits"])
+    per_orbit = row.views // row.orbits
     if per_orbit % views:
         raise InputError(f"`views` must divide the {per_orbit} views of an orbit; got {views}.")
     return per_orbit // views
@@ -161,5 +172,5 @@ def _wrong(answer: list[bytes] | Exception, checksums: np.ndarray, chosen: list[
     """Return what is wrong with what was read; None if it is what was looked through."""
     if isinstance(answer, Exception):
         return f"cannot be read: {str(answer).strip() or type(answer).__name__}"
-    right = all(zlib.crc32(piece) == int(checksums[view]) for piece, view in zip(answer, chosen, strict=True))
+    right = checksums[chosen].tolist() == [zlib.crc32(piece) for piece in answer]
     return None if right else "no longer holds what it held (its checksum differs)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 Make = Callable[[int, int], Any]
 """(step, part) -> whatever a part of a step starts from."""
 
-LAST_WAIT_S = 5.0
+LAST_WAIT_S = 2.0
 """How long the end of a run waits for what is being read; threads do not keep a process alive."""
 
 
@@ -60,8 +61,9 @@ class Prefetch:
                 break
         for _ in self._threads:
             self._asked.put(None)
+        until = time.monotonic() + LAST_WAIT_S
         for thread in self._threads:
-            thread.join(LAST_WAIT_S)
+            thread.join(max(0.0, until - time.monotonic()))
         self._slots.clear()
 
     def take(self, step: int, part: int) -> Any:
