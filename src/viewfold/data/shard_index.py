@@ -19,14 +19,14 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from viewfold import limits
 from viewfold.data.member import Array, parse_cameras, parse_captions, parse_meta, parse_orbits
 from viewfold.data.shards import ENCODER, MEANS, ground_of, holds_latents, walk
-from viewfold.data.storage import Storage
+from viewfold.data.storage import Readable, Storage
 from viewfold.errors import AssetError, OutputError
 from viewfold.store import atomic_write
 
@@ -171,7 +171,7 @@ class _Made:
     bare: list[str]
 
 
-def _look_through(file: BinaryIO, shard: str) -> _Made:
+def _look_through(file: Readable, shard: str) -> _Made:
     """Read a shard once from its beginning to its end."""
     header: dict[str, str] = {}
     found: dict[str, _Found] = {}

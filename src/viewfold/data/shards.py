@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch import Tensor
 from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.data.member import Array, parse_cameras, parse_meta, parse_orbits
-from viewfold.data.storage import open_regular
+from viewfold.data.storage import Readable, open_regular
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image
 
@@ -161,7 +161,7 @@ def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
         yield from walk(file, str(shard), {})
 
 
-def walk(file: BinaryIO, name: str, header: dict[str, str]) -> Iterator[tuple[str, str, int, int]]:
+def walk(file: Readable, name: str, header: dict[str, str]) -> Iterator[tuple[str, str, int, int]]:
     """Yield uid, suffix, offset and bytes of each file in an open tar, whose own fields go into `header`.
 
     The file may be read elsewhere in between.
@@ -180,7 +180,7 @@ def walk(file: BinaryIO, name: str, header: dict[str, str]) -> Iterator[tuple[st
 class _Bounded:
     """A file whose single read is of a reasonable size: a tar's header may ask for any."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self.seek, self.tell, self._read, self.name = file.seek, file.tell, file.read, None
 
     def read(self, size: int) -> bytes:

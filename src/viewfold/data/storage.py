@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from viewfold.errors import AssetError, InputError, MissingExtraError
 
@@ -42,6 +42,23 @@ class Parts:
 
 
 @runtime_checkable
+class Readable(Protocol):
+    """An open file of bytes: Python's own, or fsspec's, which is no `BinaryIO`."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, fewer at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place."""
+        ...
+
+    def tell(self) -> int:
+        """Return the place."""
+        ...
+
+
+@runtime_checkable
 class Storage(Protocol):
     """A folder of shards."""
 
@@ -57,7 +74,7 @@ class Storage(Protocol):
         """Return what changes whenever a file's content does."""
         ...
 
-    def open(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    def open(self, path: str) -> contextlib.AbstractContextManager[Readable]:
         """Open a file to read it from its beginning."""
         ...
 
@@ -117,7 +134,7 @@ class Local:
         return _stamp(os.stat(path))
 
     @contextlib.contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Iterator[Readable]:
         """Open a file to read it from its beginning."""
         with os.fdopen(open_regular(path), "rb") as file:
             yield file
@@ -183,7 +200,7 @@ class Remote:
             return f"{self._files.info(path)['size']}-{self._files.ukey(path)}"
 
     @contextlib.contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Iterator[Readable]:
         """Open a file to read it from its beginning, some megabytes ahead."""
         with _reached(path), self._files.open(path, "rb", cache_type="readahead") as file:
             yield file
