@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import tiny_model
 from tiny_shards import SHAPE, write_shards
 
 from viewfold.data.batches import LatentSet
 from viewfold.data.latents import cache_latents
 from viewfold.data.packing import pack
 from viewfold.data.shards import open_shards
-from viewfold.errors import AssetError, FitError, OutputError
+from viewfold.errors import AssetError, FitError, InputError, OutputError
 from viewfold.picture import to_pil
+from viewfold.pipeline.moments import encode_moments
 
 
 def test_an_autoencoder_of_nan_ends_the_packing_and_the_shard_stays(tmp_path: Path) -> None:
@@ -135,3 +138,75 @@ def test_one_process_at_a_time_makes_latents(tmp_path: Path) -> None:
         finally:
             other.kill()
     assert cache_latents(shard.parent, lambda pictures: pictures, encoder="a").samples == 2
+
+
+def two_moments(pictures: torch.Tensor) -> torch.Tensor:
+    mean = torch.nn.functional.avg_pool2d(pictures, 8)
+    return torch.stack([mean, torch.full_like(mean, -3.0)], dim=1)
+
+
+def test_moments_are_cached_over_each_ground_and_once_where_none_shows_through(tmp_path: Path) -> None:
+    shard = _pack_two(tmp_path, damaged=False)
+    plain = tmp_path / "renders" / "wall"
+    plain.mkdir()
+    (plain / "meta.json").write_text(json.dumps({"captions": ["a wall"]}))
+    to_pil(torch.full((3, 8, 8), 0.25)).save(plain / "000.webp", lossless=True)
+    pack(tmp_path / "renders", shard.parent)
+    cache_latents(shard.parent, lambda pictures: pictures, encoder="a")
+    done = cache_latents(shard.parent, two_moments, encoder="a", grounds=[0.0, 0.5, 1.0])
+    assert (done.samples, done.failed) == (3, [])
+    mug, _, wall = open_shards(shard.parent)
+    names = ["moments-000.npy", "moments-050.npy", "moments-100.npy"]
+    assert sorted(mug.members) == ["000.webp", "json", *names], "means of before are gone"
+    assert sorted(wall.members) == ["000.webp", "json", "moments.npy"]
+    low, middle, high = (np.load(io.BytesIO(mug.read(name))) for name in names)
+    assert low.shape == (1, 2, 3, 1, 1) and low.dtype == np.float16
+    alpha = mug.pictures(background=1.0).mean() - mug.pictures(background=0.0).mean()
+    assert float((high - low)[:, 0].mean()) == pytest.approx(float(alpha), abs=2e-3)
+    assert np.allclose(middle[:, 0], (low + high)[:, 0] / 2, atol=2e-3) and (high[:, 1] == -3).all()
+    assert cache_latents(shard.parent, two_moments, encoder="a", grounds=[0.0, 0.5, 1.0]).skipped == 1
+    latents = LatentSet(shard.parent)
+    assert latents.moments and latents.draw(30, torch.Generator().manual_seed(0)).latents.shape == (30, 1, 3, 1, 1)
+    assert cache_latents(shard.parent, two_moments, encoder="a", grounds=[0.25]).samples == 2, "the wall needs no other"
+    assert pack(tmp_path / "renders", shard.parent).kept == 3
+    assert "moments-025.npy" in open_shards(shard.parent)[0].members, "and packing again keeps them"
+
+
+@pytest.mark.parametrize("grounds", [[], [0.5, 0.5], [1.5], [-0.1], [0.505], [float("nan")]])
+def test_grounds_are_different_greys_in_hundredths(grounds: list[float], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`grounds` must be"):
+        cache_latents(tmp_path, two_moments, encoder="a", grounds=grounds)
+
+
+def test_what_gives_no_moments_is_refused_and_the_shard_stays(tmp_path: Path) -> None:
+    shard = _pack_two(tmp_path, damaged=False)
+    before = shard.read_bytes()
+    with pytest.raises(FitError, match="`encode` must give 5 axes"):
+        cache_latents(shard.parent, lambda pictures: pictures, encoder="a", grounds=[0.5])
+    assert shard.read_bytes() == before
+
+
+def test_the_moments_of_a_model_are_those_that_it_samples_from() -> None:
+    model = tiny_model()
+    pictures = torch.rand(3, 3, 32, 32)
+    mean, logvar = encode_moments(model, pictures).unbind(dim=1)
+    torch.testing.assert_close(mean, model.encode(pictures))
+    drawn = torch.stack([model.encode(pictures, generator=torch.Generator().manual_seed(n)) for n in range(64)])
+    spread = (drawn - mean) / (0.5 * logvar).exp()
+    assert float(spread.detach().std()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_process_that_is_killed_while_it_makes_latents_loses_nothing(tmp_path: Path) -> None:
+    shard = _pack_two(tmp_path, damaged=False)
+    before = shard.read_bytes()
+    code = (
+        "import sys, time; from viewfold.data.latents import cache_latents\n"
+        "def encode(pictures): print('began', flush=True); time.sleep(60)\n"
+        "cache_latents(sys.argv[1], encode, encoder='a')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(shard.parent)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "began\n"
+        other.kill()
+    assert shard.read_bytes() == before
+    assert cache_latents(shard.parent, lambda pictures: pictures, encoder="a").samples == 2
+    assert sorted(p.name for p in shard.parent.iterdir() if "viewfold" in p.name) == [], "its temporary file is swept"

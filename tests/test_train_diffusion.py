@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -324,3 +326,49 @@ def test_objects_and_pictures_count_as_samples(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(diffusion, "fit", lambda *args, **given: told.update(given) or original(*args, **given))
     train(tmp_path, replace(SETTINGS, batch=7, objective=replace(SETTINGS.objective, share_2d=0.3)))
     assert told["samples"] == 7 + 3
+
+
+def test_a_sample_that_breaks_while_a_run_goes_on_is_replaced_and_reported(tmp_path: Path) -> None:
+    objects, broken = write_shards(tmp_path / "objects"), []
+
+    def progress(status: Any) -> None:
+        if status.step == 1:
+            shard = objects / "shard-00000.tar"
+            broken.append(shard.stat())
+            content = bytearray(shard.read_bytes())
+            at = content.index(b"asset3.latents.npy") + 512
+            content[at + 128 : at + 1024] = bytes(896)
+            with shard.open("r+b") as file:
+                file.write(content)
+            os.utime(shard, ns=(broken[0].st_atime_ns, broken[0].st_mtime_ns))
+
+    settings = replace(SETTINGS, loop=replace(LOOP, steps=8, read_ahead=1))
+    with pytest.warns(UserWarning, match="objects: a sample is replaced by another one: asset3: .*checksum"):
+        report = train(tmp_path, settings, objects=objects, progress=progress).report
+    assert report["data"]["objects"]["replaced"] > 0 and list(report["data"]["objects"]["unread"]) == ["asset3"]
+    assert report["data"]["pictures"]["replaced"] == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == report["data"]
+
+
+def test_several_folders_are_recorded_and_other_weights_are_refused_on_resumption(tmp_path: Path) -> None:
+    one, two = write_shards(tmp_path / "one"), write_shards(tmp_path / "two", samples=3)
+    start = tiny_unet()
+    train(tmp_path, unet=copy.deepcopy(start), objects=[one, f"{two}:0.25"])
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [folder["share"] for folder in said["data"]["objects"]["folders"]] == [0.8, 0.2]
+    assert said["decides"]["objects"]["2"]["share"] == 0.2 and said["decides"]["objects"]["2"]["samples"] == 3
+    more = replace(SETTINGS, loop=replace(LOOP, steps=3))
+    with pytest.raises(InputError, match=r"objects.1.share was 0.8, is 0.5; objects.2.share was 0.2, is 0.5"):
+        train(tmp_path, more, copy.deepcopy(start), objects=[one, two])
+    assert train(tmp_path, more, copy.deepcopy(start), objects=[one, f"{two}:0.25"]).report["steps_made"] == 1
+
+
+def test_moments_are_drawn_and_recorded_and_a_run_with_means_says_nothing_new(tmp_path: Path) -> None:
+    moments = write_shards(tmp_path / "moments", grounds=(0.0, 1.0))
+    train(tmp_path, objects=moments)
+    decides = json.loads((tmp_path / "run" / "run.json").read_text())["decides"]
+    assert decides["objects"]["posterior"] == "sample" and decides["objects"]["grounds"] == [0.0, 1.0]
+    assert set(decides["pictures"]) == {"samples", "uids", "encoders"}, "as runs before moments were recorded"
+    more = replace(SETTINGS, loop=replace(LOOP, steps=3), posterior="mean")
+    with pytest.raises(InputError, match="objects.posterior was sample, is mean"):
+        train(tmp_path, more, objects=moments)
