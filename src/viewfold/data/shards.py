@@ -175,6 +175,9 @@ def walk(file: Readable, name: str, header: dict[str, str]) -> Iterator[tuple[st
                 raise AssetError(f"`{name}` holds an unusable member '{member.name}' of {member.size} bytes.")
             uid, _, suffix = member.name.partition(".")
             yield uid, suffix, member.offset_data, member.size
+        file.seek(tar.offset)
+        if len(file.read(512)) < 512:  # tarfile takes a tar that is cut between two members for a whole one
+            raise tarfile.ReadError("cut short, for its end is missing")
 
 
 class _Bounded:
