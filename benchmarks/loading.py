@@ -109,11 +109,12 @@ def ours(latents: Any, samples: int) -> int:
 
 def theirs(shards: Path, *, only: str | None = None) -> int:
     """Read and decode every sample with webdataset, shuffled, in batches."""
-    from webdataset.compat import WebDataset
+    import webdataset
 
     urls = [str(path) for path in sorted(shards.glob("*.tar"))]
     options = {} if only is None else {"select_files": lambda name: name.endswith(only)}
-    reader = WebDataset(urls, shardshuffle=False, empty_check=False, **options).shuffle(1000).decode()
+    library: Any = webdataset
+    reader = library.WebDataset(urls, shardshuffle=False, empty_check=False, **options).shuffle(1000).decode()
     count, batch = 0, []
     for sample in reader:
         batch.append(torch.from_numpy(sample["latents.npy"][:4]))
