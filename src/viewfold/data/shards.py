@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -32,9 +31,10 @@ from torch import Tensor
 from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.data.member import Array, parse_cameras, parse_meta, parse_orbits
-from viewfold.data.storage import Readable, open_regular
+from viewfold.data.storage import Readable
 from viewfold.errors import AssetError, InputError
 from viewfold.picture import read_image
+from viewfold.store import open_regular
 
 ENCODER = "VIEWFOLD.latents"
 """A field of the tar's own header: which autoencoder made the latents in it."""
@@ -79,11 +79,9 @@ class Sample:
         if suffix not in self.members:
             raise AssetError(f"`{self.uid}` has no member '{suffix}'; it has {sorted(self.members)}.")
         path, offset, size = self.members[suffix]
-        handle = open_regular(path)
-        try:
-            content = os.pread(handle, size, offset)
-        finally:
-            os.close(handle)
+        with open_regular(path) as file:
+            file.seek(offset)
+            content = file.read(size)
         if len(content) != size:
             raise AssetError(f"`{path}` is cut short at `{self.uid}.{suffix}`. Pack it again.")
         return content
@@ -157,7 +155,7 @@ def open_shards(folder: str | Path) -> list[Sample]:
 
 def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
     """Yield uid, suffix, offset and bytes of each file in a shard; AssetError if it is damaged."""
-    with _readable(str(shard)), os.fdopen(open_regular(shard), "rb") as file:
+    with _readable(str(shard)), open_regular(shard) as file:
         yield from walk(file, str(shard), {})
 
 
@@ -209,6 +207,6 @@ def latent_encoders(samples: Iterable[Sample]) -> set[str | None]:
 def encoder_of(shard: Path) -> str | None:
     """Return the `encoder` that `cache_latents` noted in a shard; `members` has read the shard."""
     header: dict[str, str] = {}
-    with os.fdopen(open_regular(shard), "rb") as file:
+    with open_regular(shard) as file:
         next(walk(file, str(shard), header), None)
     return header.get(ENCODER)

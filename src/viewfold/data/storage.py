@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import threading
 import time
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from viewfold.errors import AssetError, InputError, MissingExtraError
+from viewfold.store import open_regular
 
 HANDLES = 128
 """Files that stay open; a process may have 1,024 as a rule."""
@@ -97,20 +97,12 @@ class _Handle:
     """An open file that is closed when nobody reads from it any more."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = open_regular(path)
+        with open_regular(path) as file:
+            self.descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.close(self.descriptor)
-
-
-def open_regular(path: str | Path) -> int:
-    """Return the descriptor of a file; AssetError if it is a pipe or a device, which would be waited for."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise AssetError(f"`{path}` must be a file; it is a folder, a pipe or a device.")
-    return descriptor
 
 
 class Local:
@@ -136,7 +128,7 @@ class Local:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[Readable]:
         """Open a file to read it from its beginning."""
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             yield file
 
     def read(self, wanted: Sequence[Parts]) -> list[list[bytes] | Exception]:
