@@ -128,7 +128,10 @@ def _header(data: bytes) -> tuple[str, list[_Element], list[str], int]:
                 raise AssetError(f"its header counts {count} elements in {len(data)} bytes. Export it again.")
             elements.append(_Element(words[1], count, []))
         elif words[:1] == ["property"] and elements and len(words) >= 3:
-            elements[-1].properties.append(_property(words))
+            new = _property(words)
+            if any(new.name == old.name for old in elements[-1].properties):
+                raise AssetError(f"its header gives `{new.name[:40]}` twice. Export it again.")
+            elements[-1].properties.append(new)
         elif words[:2] == ["comment", "TextureFile"]:
             textures.append(line.split("TextureFile", 1)[1].strip())
     if order is None:
@@ -150,7 +153,10 @@ def _read_ascii(data: bytes, start: int, elements: list[_Element]) -> dict[str, 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        numbers = np.fromstring(data[start:].decode("ascii", "replace"), dtype=np.float64, sep=" ")
+        try:
+            numbers = np.fromstring(data[start:].decode("ascii", "replace"), dtype=np.float64, sep=" ")
+        except ValueError as error:
+            raise AssetError("its body holds what is no number. Export it again.") from error
 
     def take(kind: str, count: int, where: int) -> tuple[np.ndarray, int]:
         return numbers[where : where + count], where + count
