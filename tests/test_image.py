@@ -190,7 +190,7 @@ def test_a_frames_own_lens_comes_before_the_documents(tmp_path: Path) -> None:
     document |= {"fl_x": width / 2, "w": width}  # 90 degrees
     own = math.degrees(2 * math.atan(0.5 * width / document["frames"][0]["fl_x"]))
     for frame in document["frames"][1:]:
-        del frame["fl_x"]
+        del frame["fl_x"], frame["fl_y"]
     path.write_text(json.dumps(document))
     fov = Views.load(tmp_path / "views").cameras.fov_deg
     assert fov[0].item() == pytest.approx(own, abs=1e-3) and fov[1].item() == pytest.approx(90, abs=1e-3) != own

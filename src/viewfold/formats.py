@@ -15,5 +15,8 @@ ANIMATIONS = (".webp", ".gif", ".mp4")
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}
 """What a picture's record is read from, and Pillow's word for it."""
 
+VIEW_RECORDS = ("transforms.json", "transforms_train.json")
+"""Cameras in a folder of views, ours and nerfstudio's name first, then that of Blender's NeRF scenes."""
+
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """What a file of weights may be."""

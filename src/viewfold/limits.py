@@ -75,6 +75,9 @@ PICTURE_BYTES = 256 * 2**20
 PICTURE_FIELDS = 2**16
 """Letters, or bytes, of fields that are kept of a picture; a record of provenance has some 600."""
 
+VIEWS, VIEWS_PIXELS = 1024, 2**26
+"""Of a folder of views, all pictures together: a hundred of 800 x 800 have 64 million, 1.0 GB as numbers with alpha."""
+
 SHARD_MEMBER_BYTES = 64 * 2**20
 """Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
 

@@ -7,16 +7,24 @@ nerfstudio (`transforms.json`) and a person (`contact.png`).  Knows no network a
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from viewfold.camera import Cameras
+from viewfold import limits
+from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.capture.lens import Lens, square_up
+from viewfold.capture.placement import find_object
+from viewfold.capture.transforms import read_frames
 from viewfold.errors import AssetError, InputError
+from viewfold.formats import VIEW_RECORDS
 from viewfold.label import UNLABELLED, Label
 from viewfold.picture import KeptFields, contact_sheet, kept_fields, read_image, to_pil, write_turntable
 from viewfold.store import atomic_write, check_output, read_json, write_json
@@ -25,6 +33,9 @@ GROUND = 0.5
 """Grey that pictures with alpha are laid over where they must be opaque: that of the shipped model's training."""
 
 SHEET, TURNTABLE = "contact.png", "turntable.webp"
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".bmp", ".gif")
+"""Endings of pictures that a frame may leave out, the likeliest first."""
 
 VIEW_FILES = r"\d{3}\.png|contact\.png|turntable\.webp|transforms\.json|run\.json|\.DS_Store"
 """Names in a folder of views; a folder that holds anything else is never replaced."""
@@ -111,51 +122,139 @@ class Views:
 
     @classmethod
     def load(cls, folder: str | Path) -> Views:
-        """Read what `save` wrote, or any nerfstudio folder with square pictures centred on the axis.
+        """Read what `save` wrote, or posed photographs of one object: nerfstudio's, instant-ngp's, Blender's for NeRF.
+
+        What `save` wrote comes back as it was.  Of others' files, pictures that are not square, or whose lens is not a
+        centred pinhole, are drawn again through one that shows all of them; and where the object is not about the
+        origin with a radius of about 0.5, the cameras are moved and scaled so that it is, which `run["placement"]`
+        tells (docs/conventions.md).
 
         `label` keeps what the files said, so that it is there again when the views are saved; but for the sheet's mark,
         which is made of pixels: `origin.hook.relabelled` gives that back.
 
+        Args:
+            folder: holds transforms.json (or transforms_train.json); or such a file itself.
+
         Raises:
-            AssetError: transforms.json or a picture is missing, damaged, outside the folder, or not square.
+            AssetError: the file or a picture is missing, damaged, outside the folder, or says what is not read.
         """
-        folder = Path(folder)
-        document = read_json(folder / "transforms.json")
+        path = find_transforms(folder)
+        folder, document = path.parent, read_json(path)
+        is_own = (folder / "run.json").is_file()
+        run = read_json(folder / "run.json") if is_own else {}
         try:
-            frames = list(document["frames"])
-            if not 1 <= len(frames) <= 1024:
-                raise AssetError(f"`{folder}/transforms.json` must list 1 to 1024 frames; got {len(frames)}.")
-            poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float32)
-            sizes = [(frame.get("fl_x", document.get("fl_x")), frame.get("w", document.get("w"))) for frame in frames]
-            fov = torch.tensor([math.degrees(2 * math.atan(0.5 * float(w) / float(f))) for f, w in sizes])
-            names = [str(frame["file_path"]) for frame in frames]
-            cameras = Cameras(world_from_camera=poses, fov_deg=fov)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise AssetError(f"`{folder}/transforms.json` is not a list of posed pictures: {error!r}.") from error
-        files = [_inside(folder, name) for name in names]
-        pictures = [read_image(file) for file in files]
-        if len({picture.shape for picture in pictures}) != 1 or pictures[0].shape[1] != pictures[0].shape[2]:
-            raise AssetError(f"`{folder}` must hold square pictures of one size; got {[p.shape for p in pictures]}.")
-        stacked = torch.stack(pictures)
-        run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-        alpha = stacked[:, 3:] if stacked.shape[1] == 4 else None
+            frames = read_frames(document)
+            files = [_find_picture(folder, frame.file) for frame in frames]
+            pictures = _read_all(files)
+            lenses = [frame.lens(p.shape[2], p.shape[1]) for frame, p in zip(frames, pictures, strict=True)]
+            pictures, half = _pinholes(pictures, lenses)
+            poses = np.stack([frame.world_from_camera for frame in frames])
+            if not is_own:
+                poses, placed = _about_origin(poses, half, lenses, pictures)
+                run |= placed
+        except AssetError as error:
+            raise AssetError(f"`{path}` cannot be used: {error}") from error
+        fov = torch.from_numpy(np.degrees(2 * np.arctan(half))).float()
         kept = tuple(kept_fields(file, suffix=".png") for file in files)
-        together = [_inside(folder, name) for name in (SHEET, TURNTABLE)]
-        whole = {file.suffix: kept_fields(file, suffix=file.suffix) for file in together}
+        together = [_inside(folder, name) for name in (SHEET, TURNTABLE)] if is_own else []
         return cls(
-            rgb=stacked[:, :3],
-            alpha=alpha,
-            cameras=cameras,
+            rgb=pictures[:, :3],
+            alpha=pictures[:, 3:] if pictures.shape[1] == 4 else None,
+            cameras=Cameras(world_from_camera=torch.from_numpy(poses).float(), fov_deg=fov),
             prompt=str(run.pop("prompt", "")),
             run=run,
-            label=KeptFields(kept, whole),
+            label=KeptFields(kept, {file.suffix: kept_fields(file, suffix=file.suffix) for file in together}),
         )
 
 
+def _pinholes(
+    pictures: Sequence[Float[Tensor, "c _ _"]], lenses: Sequence[Lens]
+) -> tuple[Float[Tensor, "v c s s"], Float[np.ndarray, "v"]]:
+    """Return square pictures of one size, and the tangents of half their fields of view.
+
+    What was square, centred and free of distortion is as it was, if all are of one size.
+    """
+    half = np.array([lens.framed if lens.is_ours else lens.half_width() for lens in lenses])
+    if all(lens.is_ours for lens in lenses) and len({lens.width for lens in lenses}) == 1:
+        return torch.stack(list(pictures)), half
+    size = 1
+    for lens, tangent in zip(lenses, half, strict=True):
+        size = max(size, min(round(2 * tangent * max(lens.fl_x, lens.fl_y)), 2 * max(lens.width, lens.height)))
+    _check_pixels(size * size * len(pictures))
+    warnings.warn(
+        f"the pictures are drawn again as square ones of {size} px, through pinhole lenses with a centred axis.",
+        stacklevel=3,
+    )
+    drawn = [square_up(p, lens, half=h, size=size) for p, lens, h in zip(pictures, lenses, half, strict=True)]
+    return torch.stack(drawn), half
+
+
+def _read_all(files: Sequence[Path]) -> list[Float[Tensor, "c h w"]]:
+    """Read pictures that all have alpha, or none."""
+    pictures, n_pixels = [], 0
+    for file in files:
+        pictures.append(read_image(file))
+        n_pixels += pictures[-1][0].numel()
+        _check_pixels(n_pixels)
+    if len({len(picture) for picture in pictures}) > 1:
+        plain = next(file for file, picture in zip(files, pictures, strict=True) if len(picture) == 3)
+        raise AssetError(f"its pictures must all have alpha, or none; {plain.name} has none.")
+    return pictures
+
+
+def _check_pixels(number: int) -> None:
+    if number > limits.VIEWS_PIXELS:
+        raise AssetError(f"its pictures must have at most {limits.VIEWS_PIXELS} pixels together. Use fewer or smaller.")
+
+
+def _about_origin(
+    poses: Float[np.ndarray, "v 4 4"],
+    half: Float[np.ndarray, "v"],
+    lenses: Sequence[Lens],
+    pictures: Float[Tensor, "v c s s"],
+) -> tuple[Float[np.ndarray, "v 4 4"], dict[str, Any]]:
+    """Return poses about an object as ours are, and what was done, if that was needed, for run.json."""
+    outlines = [picture[3].numpy() >= 0.5 for picture in pictures] if pictures.shape[1] == 4 else None
+    found = find_object(poses, half, framed=np.array([lens.framed for lens in lenses]), outlines=outlines)
+    if found.is_ours:
+        return poses, {}
+    center = found.center.tolist()
+    warnings.warn(
+        f"the cameras are moved and scaled by {found.scale:.4g}, so that the object, at {np.round(center, 4).tolist()} "
+        f"and of radius {found.radius:.4g}, is about the origin with a radius of {OBJECT_RADIUS}.",
+        stacklevel=3,
+    )
+    return found.applied(poses), {"placement": {"center": center, "scale": found.scale}}
+
+
+def find_transforms(folder: str | Path) -> Path:
+    """Return the file of cameras in a folder of views, or the one that is named itself.
+
+    Raises:
+        AssetError: there is none.
+    """
+    folder = Path(folder)
+    try:
+        if folder.suffix == ".json" and not folder.is_dir():
+            return folder
+        return next((folder / name for name in VIEW_RECORDS if (folder / name).exists()), folder / VIEW_RECORDS[0])
+    except (OSError, ValueError) as error:
+        raise AssetError(f"`{folder!s}` must be a folder of views: {error}.") from error
+
+
+def _find_picture(folder: Path, name: str) -> Path:
+    """Return the picture of a frame, whose suffix may be left out, as Blender's NeRF scenes do."""
+    path = _inside(folder, name)
+    if path.suffix.lower() in SUFFIXES or path.is_file():
+        return path
+    return next((found for suffix in SUFFIXES if (found := path.with_name(path.name + suffix)).is_file()), path)
+
+
 def _inside(folder: Path, name: str) -> Path:
-    if "\0" in name:
-        raise AssetError(f"`{folder}` must name its pictures; one name holds a NUL.")
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AssetError(f"`{name!r:.80}` is no name of a file: {error}.") from error
     if not path.is_relative_to(folder.resolve()):
         raise AssetError(f"`{name}` must lie inside `{folder}`; it points outside.")
     return path

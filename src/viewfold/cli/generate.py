@@ -19,6 +19,7 @@ from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import AssetError, InputError, PromptError
+from viewfold.formats import VIEW_RECORDS
 
 PROMPTS_A_TASK = 16
 """Of a cluster: few enough to share out evenly, many enough that nobody waits for the driver."""
@@ -212,7 +213,10 @@ class _Drawer:
 
 def check_source(source: Path | None) -> None:
     """Refuse a folder that holds no views before anything slow is done."""
-    if source is not None and not (source / "transforms.json").is_file():
+    if source is None or (source.suffix == ".json" and source.is_file()):
+        return
+    if not any((source / name).is_file() for name in VIEW_RECORDS):
         raise AssetError(
-            f"`source` must be a folder that `viewfold generate` wrote; '{source}' holds no transforms.json."
+            f"`source` must be a folder that `viewfold generate` wrote, or one of photographs with cameras; '{source}' "
+            f"holds no {VIEW_RECORDS[0]}."
         )
