@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,52 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import LATENT_SIZE, tiny_model, tiny_unet
+from fakes import tiny_model, tiny_unet
 from safetensors.torch import load_file
 from tiny_shards import SHAPE, azimuth_of, write_shards
+from tiny_training import LOOP, SETTINGS, Recorder, recorder, train
 from torch import Tensor
 
-from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
 from viewfold.diffusion.guidance import decompose
-from viewfold.errors import AssetError, InputError
 from viewfold.model.condition import Condition
-from viewfold.model.unet import MultiViewUNet
 from viewfold.training import diffusion
-from viewfold.training.diffusion import DiffusionSettings, train_diffusion
-from viewfold.training.objective import ObjectiveSettings
-from viewfold.training.settings import LoopSettings
-
-LOOP = LoopSettings(steps=2, precision="fp32", warmup=0, optimizer="adamw", lr=1e-3)
-SETTINGS = DiffusionSettings(batch=4, loop=LOOP, objective=ObjectiveSettings(share_2d=0.5))
-
-
-class Recorder(MultiViewUNet):
-    """Notes each call; predicts as its network does."""
-
-    calls: list[dict[str, Any]]
-
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Condition, cameras: Cameras | None = None) -> Tensor:
-        told = {"text": text.part("tokens"), "cameras": cameras}
-        self.calls.append({"latents": latents, "t": timesteps, "training": self.training, **told})
-        return super().forward(latents, timesteps, text, cameras)
-
-
-def recorder() -> Recorder:
-    network = Recorder.from_config(tiny_unet().config)
-    network.calls = []  # type: ignore[union-attr]
-    return network  # type: ignore[return-value]
-
-
-def train(tmp_path: Path, settings: DiffusionSettings = SETTINGS, unet: MultiViewUNet | None = None, **options: Any):  # noqa: ANN201
-    model = tiny_model()
-    if "objects" not in options:
-        options["objects"] = write_shards(tmp_path / "objects")
-    if "pictures" not in options:
-        options["pictures"] = write_shards(tmp_path / "pictures", posed=False, caption="a blue car")
-    return train_diffusion(
-        unet or tiny_unet(), model.text, model.alphas_cumprod, tmp_path / "run", settings=settings, **options
-    )
 
 
 def texts(*prompts: str) -> Tensor:
@@ -255,50 +217,6 @@ def test_frozen_networks_come_back_to_life(tmp_path: Path) -> None:
     assert not torch.equal(before, network.conv_in.weight)
 
 
-@pytest.mark.parametrize("spoil", ["nan", "shape", "objects", "cameras"])
-def test_samples_that_cannot_be_trained_on_are_named_before_the_first_step(spoil: str, tmp_path: Path) -> None:
-    good = np.zeros((8, *SHAPE), np.float16)
-    wrong = {
-        "nan": np.full((8, *SHAPE), np.nan, np.float16),
-        "shape": np.zeros((8, SHAPE[0], LATENT_SIZE, LATENT_SIZE + 1), np.float16),
-        "objects": np.array(["a"], dtype=object),
-        "cameras": good[:7],
-    }[spoil]
-    if spoil == "objects":
-        wrong = np.zeros((8, 4), np.int64)
-    shards = write_shards(tmp_path / "objects", latents={"asset2": wrong, "asset0": good})
-    network = recorder()
-    with pytest.raises(AssetError, match=r"1 of 6 samples cannot be trained on: `asset2"):
-        train(tmp_path, unet=network, objects=shards)
-    assert network.calls == [] and not (tmp_path / "run").exists()
-
-
-def test_views_that_do_not_divide_a_circle_are_refused_before_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match="3 `views` divide evenly; got 8 views on 1 circles"):
-        train(tmp_path, replace(SETTINGS, views=3))
-
-
-def test_latents_of_another_autoencoder_are_refused_and_unknown_ones_are_told(tmp_path: Path) -> None:
-    objects = write_shards(tmp_path / "objects", encoder="a" * 64)
-    pictures = write_shards(tmp_path / "pictures", posed=False, encoder="a" * 64)
-    train(tmp_path, objects=objects, pictures=pictures, vae="a" * 64)
-    with pytest.raises(InputError, match=r"latents of the model's own autoencoder \(bbbb.*--latents"):
-        train(tmp_path, objects=objects, pictures=pictures, vae="b" * 64)
-    unknown = write_shards(tmp_path / "unknown")
-    with pytest.warns(UserWarning, match="do not say which autoencoder"):
-        train(tmp_path / "second", objects=unknown, pictures=pictures, vae="a" * 64)
-
-
-def test_a_batch_beside_which_there_would_be_no_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="`batch` must be large enough for 30% of pictures; got 1"):
-        train(tmp_path, replace(SETTINGS, batch=1, objective=replace(SETTINGS.objective, share_2d=0.3)))
-
-
-def test_pictures_are_given_exactly_when_the_mix_has_some(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="exactly when `share_2d` is above 0"):
-        train(tmp_path, pictures=None)
-
-
 def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
     """Latents that are all zero: the velocity is sqrt(alpha_bar) noise, and the noise is in plain sight."""
     model = tiny_model()
@@ -326,49 +244,3 @@ def test_objects_and_pictures_count_as_samples(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(diffusion, "fit", lambda *args, **given: told.update(given) or original(*args, **given))
     train(tmp_path, replace(SETTINGS, batch=7, objective=replace(SETTINGS.objective, share_2d=0.3)))
     assert told["samples"] == 7 + 3
-
-
-def test_a_sample_that_breaks_while_a_run_goes_on_is_replaced_and_reported(tmp_path: Path) -> None:
-    objects, broken = write_shards(tmp_path / "objects"), []
-
-    def progress(status: Any) -> None:
-        if status.step == 1:
-            shard = objects / "shard-00000.tar"
-            broken.append(shard.stat())
-            content = bytearray(shard.read_bytes())
-            at = content.index(b"asset3.latents.npy") + 512
-            content[at + 128 : at + 1024] = bytes(896)
-            with shard.open("r+b") as file:
-                file.write(content)
-            os.utime(shard, ns=(broken[0].st_atime_ns, broken[0].st_mtime_ns))
-
-    settings = replace(SETTINGS, loop=replace(LOOP, steps=8, read_ahead=1))
-    with pytest.warns(UserWarning, match="objects: a sample is replaced by another one: asset3: .*checksum"):
-        report = train(tmp_path, settings, objects=objects, progress=progress).report
-    assert report["data"]["objects"]["replaced"] > 0 and list(report["data"]["objects"]["unread"]) == ["asset3"]
-    assert report["data"]["pictures"]["replaced"] == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == report["data"]
-
-
-def test_several_folders_are_recorded_and_other_weights_are_refused_on_resumption(tmp_path: Path) -> None:
-    one, two = write_shards(tmp_path / "one"), write_shards(tmp_path / "two", samples=3)
-    start = tiny_unet()
-    train(tmp_path, unet=copy.deepcopy(start), objects=[one, f"{two}:0.25"])
-    said = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert [folder["share"] for folder in said["data"]["objects"]["folders"]] == [0.8, 0.2]
-    assert said["decides"]["objects"]["2"]["share"] == 0.2 and said["decides"]["objects"]["2"]["samples"] == 3
-    more = replace(SETTINGS, loop=replace(LOOP, steps=3))
-    with pytest.raises(InputError, match=r"objects.1.share was 0.8, is 0.5; objects.2.share was 0.2, is 0.5"):
-        train(tmp_path, more, copy.deepcopy(start), objects=[one, two])
-    assert train(tmp_path, more, copy.deepcopy(start), objects=[one, f"{two}:0.25"]).report["steps_made"] == 1
-
-
-def test_moments_are_drawn_and_recorded_and_a_run_with_means_says_nothing_new(tmp_path: Path) -> None:
-    moments = write_shards(tmp_path / "moments", grounds=(0.0, 1.0))
-    train(tmp_path, objects=moments)
-    decides = json.loads((tmp_path / "run" / "run.json").read_text())["decides"]
-    assert decides["objects"]["posterior"] == "sample" and decides["objects"]["grounds"] == [0.0, 1.0]
-    assert set(decides["pictures"]) == {"samples", "uids", "encoders"}, "as runs before moments were recorded"
-    more = replace(SETTINGS, loop=replace(LOOP, steps=3), posterior="mean")
-    with pytest.raises(InputError, match="objects.posterior was sample, is mean"):
-        train(tmp_path, more, objects=moments)
