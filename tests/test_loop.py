@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from viewfold.errors import AssetError, FitError, InputError, OutputError, WeightsError
+from viewfold.training import loop
 from viewfold.training.average import Ema
 from viewfold.training.loop import fit
 from viewfold.training.optimizer import Optimizer
@@ -126,6 +127,15 @@ def test_the_precision_is_what_layers_compute_in_and_weights_stay_float32(
 
     run(tmp_path, replace(FAST, steps=2, precision=precision), network, loss=loss)
     assert kinds == {dtype} and network.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_device_computes_in_it_and_the_record_says_which(
+    native: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "has_native_bfloat16", lambda device: native)
+    run(tmp_path, replace(FAST, steps=2, precision="auto"), line())
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["precision"] == precision
 
 
 def test_an_update_that_was_cut_in_half_is_not_saved_as_the_step_before(tmp_path: Path) -> None:

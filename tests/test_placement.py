@@ -183,7 +183,7 @@ def test_large_models_compute_in_half_precision_where_it_is_native_and_small_one
     assert load(folder, device="cpu").unet.dtype == torch.float32
     monkeypatch.setattr(placement, "LARGE_BYTES", 1)
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(placement, "has_native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(placement, "has_native_bfloat16", lambda device, native=native: native)
         assert {part.dtype for part in networks(load(folder, device="cpu"))} == {dtype}
     assert load(folder, device="cpu", dtype=torch.float32).unet.dtype == torch.float32
 

@@ -109,7 +109,7 @@ def test_a_model_that_inference_would_halve_is_trained_in_float32(place: Path, m
     from viewfold.pipeline import placement
 
     monkeypatch.setattr(placement, "LARGE_BYTES", 1)
-    monkeypatch.setattr(placement, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(placement, "has_native_bfloat16", lambda device: True)
     assert main(command(place, "--lr", "1e-7", "--warmup", "0", "--optimizer", "adamw")) == 0
     before, after = (load_file(next((folder / "unet").glob("*.safetensors"))) for folder in
                      (place / "model", place / "run" / "model"))  # fmt: skip

@@ -39,6 +39,18 @@ def find_device(name: torch.device | str | None) -> torch.device:
     return wanted
 
 
+def has_native_bfloat16(device: torch.device | str) -> bool:
+    """Return whether a device computes in bfloat16; one that emulates it takes many times as long as in float32.
+
+    False on MPS, where it was not measured.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"))
+
+
 def peak_memory_mib(device: torch.device | str = "cpu") -> int | None:
     """Return the most memory that was held, in MiB: of a GPU, or of this process; None where nobody says (Windows)."""
     device = torch.device(device)

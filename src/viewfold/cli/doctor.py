@@ -82,9 +82,9 @@ def examine_model(name: str) -> list[Finding]:
     """
     import torch
 
-    from viewfold.device import best_device
+    from viewfold.device import best_device, has_native_bfloat16
     from viewfold.pipeline.estimate import count_work, estimate_bytes, estimate_gpu_bytes, estimate_seconds
-    from viewfold.pipeline.placement import Placement, default_dtype, has_native_bfloat16
+    from viewfold.pipeline.placement import Placement, default_dtype
     from viewfold.weights.components import read_defaults
     from viewfold.weights.location import find_model
 
@@ -97,7 +97,7 @@ def examine_model(name: str) -> list[Finding]:
     numbers = " + ".join(f"{part} {n / 1e6:.0f} M" for part, n in work.parameters.items())
     note = "" if device.type == "cpu" else " (never compared with a GPU)"
     findings = [Finding(topic=folder.name, state=f"{numbers}; 4 views in {steps} steps, estimated{note}:")]
-    types = [torch.float32, torch.bfloat16] if device.type != "cpu" or has_native_bfloat16() else [torch.float32]
+    types = [torch.float32, torch.bfloat16] if device.type != "cpu" or has_native_bfloat16(device) else [torch.float32]
     for dtype in types:
         seconds = _duration(estimate_seconds(work, dtype, device=device, steps=steps))
         title = f"  {str(dtype).removeprefix('torch.')}"

@@ -42,8 +42,8 @@ class RateFlags:
 class ProcessFlags:
     """How the work is spread and kept."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """What is computed in; the weights are float32 in both."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What is computed in, by default bf16 if the device has it; the weights are float32 in both."""
     accumulate: Annotated[int | None, unset("INT")] = None
     """Batches a step and process, one after the other: a larger batch in the same memory; by default 1."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

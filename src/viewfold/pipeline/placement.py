@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from viewfold.device import has_native_bfloat16
 from viewfold.errors import InputError, MissingExtraError
 from viewfold.model.weights_hash import freeze_hash
 
@@ -95,20 +96,14 @@ def default_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     """
     if sum(file.stat().st_size for file in (folder / "unet").glob("*.safetensors")) < LARGE_BYTES:
         return torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and has_native_bfloat16() else torch.float32
-
-
-def has_native_bfloat16() -> bool:
-    """Return whether this CPU computes in bfloat16; without it, it is several times slower than float32."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"))
+    if has_native_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def warn_of_slow(dtype: torch.dtype, *, device: torch.device) -> None:
     """Warn where a processor would emulate the type that was asked for."""
-    if device.type != "cpu" or dtype == torch.float32 or (dtype == torch.bfloat16 and has_native_bfloat16()):
+    if device.type != "cpu" or dtype == torch.float32 or (dtype == torch.bfloat16 and has_native_bfloat16(device)):
         return
     name = str(dtype).removeprefix("torch.")
     warnings.warn(f"{name} is emulated on this CPU and many times slower than float32.", stacklevel=3)

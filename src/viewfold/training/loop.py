@@ -8,11 +8,13 @@ processes make the steps of one that accumulates two batches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from viewfold.device import has_native_bfloat16
 from viewfold.errors import OutputError, Stopped
 from viewfold.training.health import check_trainable
 from viewfold.training.lock import alone
@@ -67,6 +69,8 @@ def fit(
     """
     out = Path(out)
     device = next(network.parameters()).device
+    if settings.precision == "auto":
+        settings = replace(settings, precision="bf16" if has_native_bfloat16(device) else "fp32")
     ranks = Ranks.join(device)
     with alone(out, ranks), listening() as stop:
         check_trainable(network)

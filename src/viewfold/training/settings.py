@@ -10,7 +10,7 @@ from viewfold.errors import InputError
 
 OptimizerName = Literal["muon", "adamw"]
 Schedule = Literal["constant", "linear", "cosine"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -42,8 +42,8 @@ class LoopSettings:
     """Batches a process and step, whose gradients are averaged: a larger batch in the same memory."""
     parallel: Parallel | str = "ddp"
     """With several processes: "ddp" keeps the whole network on each, "fsdp" a part (AdamW alone)."""
-    precision: Precision | str = "bf16"
-    """"bf16" computes under autocast with float32 weights; "fp32" does not."""
+    precision: Precision | str = "auto"
+    """"bf16" computes under autocast with float32 weights; "fp32" does not; "auto" is "bf16" where a device has it."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints."""
     keep: int = 2
