@@ -128,27 +128,28 @@ def test_ray_renders_what_one_process_does_though_workers_and_the_driver_are_kil
     pytest.importorskip("ray")
     write_assets(tmp_path / "assets", count=30)
     flags = ["--size", "96", "--orbits", "2", "--views", "8"]
-    alone = run("render", str(tmp_path / "assets"), "--out", str(tmp_path / "alone"), *flags)
-    assert alone.wait() == 0
+    with run("render", str(tmp_path / "assets"), "--out", str(tmp_path / "alone"), *flags) as alone:
+        said, _ = alone.communicate(timeout=300)
+    assert alone.returncode == 0, said
     out = tmp_path / "out"
     command = ["render", str(tmp_path / "assets"), "--out", str(out), *flags, "--cluster", "auto"]
 
     def count() -> int:
         return len(list(out.glob("*/meta.json")))
 
-    process, killed, end = run(*command, start_new_session=True), set(), time.monotonic() + 240
-    while count() < 12 and time.monotonic() < end:
-        for pid in workers():
-            if pid not in killed and len(killed) < 2 and count() > 2 * len(killed):
-                killed.add(pid)
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    killed, end = set(), time.monotonic() + 240
+    with run(*command, start_new_session=True) as process:
+        while count() < 12 and time.monotonic() < end:
+            for pid in workers():
+                if pid not in killed and len(killed) < 2 and count() > 2 * len(killed):
+                    killed.add(pid)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
     assert len(killed) == 2 and 12 <= count() < 30
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "stop", "--force"], capture_output=True)
-    done = run(*command)
-    said, _ = done.communicate(timeout=300)
+    with run(*command) as done:
+        said, _ = done.communicate(timeout=300)
     assert done.returncode == 0, said
     names = sorted(path.parent.name for path in (tmp_path / "alone").glob("*/meta.json"))
     assert len(names) == 30 and names == sorted(path.parent.name for path in out.glob("*/meta.json"))
@@ -162,10 +163,9 @@ def test_ray_draws_a_file_of_prompts_and_names_what_it_cannot(tmp_path: Path) ->
     pytest.importorskip("ray")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red mug\na blue chair\n" + "x" * 20_000 + "\n")
-    process = run(
-        "generate", "--prompts", str(prompts), "--out", str(tmp_path / "out"), "--steps", "1", "--cluster", "auto"
-    )
-    said, _ = process.communicate(timeout=300)
+    command = ["generate", "--prompts", str(prompts), "--out", str(tmp_path / "out"), "--steps", "1"]
+    with run(*command, "--cluster", "auto") as process:
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and "xxx" in said, said
     assert sorted(json.loads(path.read_text())["prompt"] for path in (tmp_path / "out").glob("*/run.json")) == [
         "a blue chair", "a red mug"
