@@ -40,7 +40,8 @@ def test_the_command_line_understands_what_the_readme_says(command: str) -> None
     for flag, value in zip(rest, rest[1:], strict=False):
         if flag.startswith("--") and value.isdigit():  # what was typed is what it will do
             told = vars(understood) | {k: v for part in vars(understood).values() for k, v in _fields(part).items()}
-            assert told[flag.removeprefix("--").replace("-", "_")] == int(value)
+            said = told[flag.removeprefix("--").replace("-", "_")]
+            assert (said[0] if isinstance(said, tuple) else said) == int(value)
 
 
 def _fields(part: object) -> dict[str, object]:
