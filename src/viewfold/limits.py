@@ -121,5 +121,11 @@ PROMPT_CHARACTERS = 10_000
 PROMPT_FILE_BYTES = 64 * 2**20
 """Of a file of prompts: a million of sixty characters."""
 
+TOKENIZER_GROWTH, TOKENIZER_PATTERN = 64, 2_000
+"""How many times as long a tokenizer's rules may make a prompt, and letters of a search; CLIP's and T5's: 2, 100."""
+
+TOKENIZER_WORDS = 2**24
+"""Ids of a tokenizer; the largest vocabularies have a million words."""
+
 SETTING_CHARACTERS = 1_000
 """Of the suffix and the unconditional text that a model's folder sets."""

@@ -13,7 +13,7 @@ import functools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -82,7 +82,7 @@ class TextEncoder:
             raise PromptError(f"`prompts` must be a list; got the string {prompts[:40]!r}. Put it in a list.")
         if not prompts:
             raise PromptError("`prompts` must hold at least one prompt; got none. Give [''] for no text.")
-        code = self.tokenizer(
+        code = self._tokens(
             [clean(prompt) for prompt in prompts],
             padding="do_not_pad" if self.masks_padding else "max_length",
             truncation=True,
@@ -104,6 +104,15 @@ class TextEncoder:
             )
         return found
 
+    def _tokens(self, text: str | list[str], **options: Any) -> Any:
+        """Return what the tokenizer says; a panic of its library, which is no `Exception`, is one line."""
+        try:
+            return self.tokenizer(text, **options)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise PromptError(f"`prompt` must be one that this tokenizer reads: {str(error)[:160]}.") from error
+
     def _read(self, ids: list[list[int]]) -> Float[Tensor, "b n d"]:
         """Read prompts of one length; alone and unpadded, a masked network gives what it gives beside padding."""
         states = self.network(torch.tensor(ids, device=self.network.device)).last_hidden_state
@@ -116,7 +125,7 @@ class TextEncoder:
             PromptError: the prompt says nothing (empty, blanks, symbols alone) or is too long to read.
         """
         text = clean(prompt)
-        ids = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        ids = self._tokens(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         if not any(character.isalnum() or unicodedata.category(character) == "So" for character in text) or not ids:
             raise PromptError(f"`prompt` must describe something; got {prompt[:40]!r}. Try 'a red mug'.")
         if self.masks_padding and all(token == self.tokenizer.unk_token_id for token in ids):

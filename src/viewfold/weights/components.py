@@ -22,6 +22,7 @@ from viewfold.model.unet import MultiViewUNet
 from viewfold.store import read_json
 from viewfold.weights.folder import INDEX, check_folder
 from viewfold.weights.network import load_unet, read_network, reading
+from viewfold.weights.tokenizer_file import check_tokenizer, check_vocabulary
 
 MODEL_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
@@ -54,7 +55,10 @@ def read_components(
     missing = [part for part in MODEL_PARTS if part not in given and part not in index]
     if missing:
         raise WeightsError(f"`{folder / INDEX}` must name {', '.join(MODEL_PARTS)}; missing: {', '.join(missing)}.")
-    return {part: _read_part(folder, part, index[part], dtype) for part in MODEL_PARTS if part not in given}
+    parts = {part: _read_part(folder, part, index[part], dtype) for part in MODEL_PARTS if part not in given}
+    if parts.keys() >= {"tokenizer", "text_encoder"}:
+        check_vocabulary(parts["tokenizer"], parts["text_encoder"], folder=folder)
+    return parts
 
 
 def read_classes(folder: str | Path) -> dict[str, Any]:
@@ -103,6 +107,7 @@ def read_text(folder: str | Path) -> tuple[Any, Any]:
     """
     index = {"text_encoder": ["transformers", "BertModel"], "tokenizer": ["transformers", "BertTokenizerFast"]}
     encoder, tokenizer = (_read_part(Path(folder), part, entry, torch.float32) for part, entry in index.items())
+    check_vocabulary(tokenizer, encoder, folder=Path(folder))
     return encoder, tokenizer
 
 
@@ -122,7 +127,10 @@ def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> An
         match part:
             case "unet" if kind.__name__ in ("MultiViewUNet", "UNet2DConditionModel"):
                 return load_unet(folder / part, dtype=dtype)
-            case "tokenizer" | "scheduler":
+            case "tokenizer":
+                check_tokenizer(folder / part)
+                return kind.from_pretrained(folder / part, local_files_only=True)
+            case "scheduler":
                 return kind.from_pretrained(folder / part, local_files_only=True)
             case "vae" if dtype == torch.float16:  # its activations can exceed float16's range
                 return read_network(kind, folder / part, torch.float32)
