@@ -236,8 +236,27 @@ MISFITS = {
     "no rank": (bad({"lora_A.weight": torch.ones(0, 16), "lora_B.weight": torch.ones(16, 0)}), QUERY),
     "NaN": (bad({"lora_A.weight": A * float("nan"), "lora_B.weight": B}), QUERY),
     "integers": (bad({"lora_A.weight": A.long(), "lora_B.weight": B.long()}), QUERY),
-    "another method": (bad({"lora_A.weight": A, "lora_B.weight": B, "dora_scale": torch.ones(16)}), "dora_scale"),
-    "an infinite alpha": (bad({"lora_A.weight": A, "lora_B.weight": B, "alpha": torch.tensor(float("inf"))}), QUERY),
+    "another method": (
+        bad({"lora_A.weight": A, "lora_B.weight": B, "dora_scale": torch.ones(16)}),
+        "there is DoRA, which is not read: merge it into a model.*dora_scale",
+    ),
+    "peft's DoRA": (
+        bad({"lora_A.weight": A, "lora_B.weight": B, "lora_magnitude_vector.weight": torch.ones(16)}),
+        "there is DoRA",
+    ),
+    "LoHa": (
+        bad({f"hada_w{i}_{x}": (A if x == "b" else B).clone() for i in (1, 2) for x in "ab"}),
+        r"there is LoHa \(LyCORIS\)",
+    ),
+    "LoKr": (bad({"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.ones(4, 4)}), r"there is LoKr \(LyCORIS\)"),
+    "IA3": (bad({"weight": torch.ones(16), "on_input": torch.tensor(False)}), r"there is \(IA\)\^3"),
+    "whole differences": (bad({"diff": torch.ones(16, 16)}), "there is whole weights"),
+    "OFT": (bad({"oft_blocks": torch.ones(2, 8, 8)}), "there is OFT"),
+    "SDXL": ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": A}, "there is a text encoder of SDXL"),
+    "an infinite alpha": (
+        bad({"lora_A.weight": A, "lora_B.weight": B, "alpha": torch.tensor(float("inf"))}),
+        f"{QUERY}.alpha",
+    ),
     "a whole layer": (bad({"weight": torch.ones(16, 16)}), "1 names"),
     "twice": (bad({"lora_A.weight": A, "lora.down.weight": A.clone(), "lora_B.weight": B}), "1 names"),
 }

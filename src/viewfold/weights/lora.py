@@ -30,6 +30,15 @@ _NAME = re.compile(r"(.+)\.lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?
 _SPECIAL = ("_pattern", "use_dora", "use_rslora")
 _LISTED = 8
 
+_KINDS = {
+    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa (LyCORIS)", "lokr_w": "LoKr (LyCORIS)",
+    "lora_mid": "LoCon with a core (Tucker)", "on_input": "(IA)^3", "oft_": "OFT", "boft_": "BOFT",
+    "diff": "whole weights", "diff_b": "whole weights", "w_norm": "whole weights", "b_norm": "whole weights",
+    "lora_embedding_": "a LoRA of words", "vera_lambda": "VeRA",
+    "lora_te2_": "a text encoder of SDXL", "text_encoder_2": "a text encoder of SDXL",
+}  # fmt: skip
+"""Marks in names -> what other kind of change a file holds, which is no product of two factors of a layer here."""
+
 Layers = dict[str, tuple[str, nn.Module]]
 """From any name of a layer in a file to its own ("unet.mid_block...") and its module."""
 
@@ -65,15 +74,22 @@ def read_lora(
         layer, role = _parse(key)
         if layer not in layers or role is None or role in pairs.get(layers[layer][0], {}):
             unfit.append(key)
-        elif role == "alpha" and tensor.numel() == 1 and tensor.isfinite():
-            alphas[layers[layer][0]] = float(tensor)
+        elif role == "alpha":
+            if tensor.numel() == 1 and tensor.isfinite():
+                alphas[layers[layer][0]] = float(tensor)
+            else:
+                unfit.append(key)
         else:
             pairs.setdefault(layers[layer][0], {})[role] = _shaped(tensor, layers[layer][1])
     modules = dict(layers.values())
     unfit += [layer for layer, pair in pairs.items() if not _fits(pair, modules[layer])]
     if unfit or not pairs:
         listed = ", ".join(name[:120] for name in sorted(unfit)[:_LISTED]) + (", ..." if len(unfit) > _LISTED else "")
-        found = f"{len(unfit)} names or shapes do not fit ({listed})" if unfit else "there are none"
+        found = f"{len(unfit)} names, shapes or values do not fit ({listed})" if unfit else "there are none"
+        kinds = sorted({kind for key in unfit for mark, kind in _KINDS.items() if _is_marked(key, mark)})
+        if kinds:
+            advice = "merge it into a model, or train plain LoRA"
+            found = f"there is {' and '.join(kinds)}, which is not read: {advice}; {found}"
         raise WeightsError(f"`lora` must hold LoRA weights of this model's layers; in {path.name} {found}.")
     parts: dict[str, dict[str, Tensor]] = {}
     for layer, pair in pairs.items():
@@ -83,6 +99,14 @@ def read_lora(
         into = parts.setdefault(part, {})
         into[f"{layer}.lora_A.weight"], into[f"{layer}.lora_B.weight"] = pair["A"], pair["B"] * factor
     return parts
+
+
+def _is_marked(key: str, mark: str) -> bool:
+    """Return whether a piece of a tensor's name is a mark, or begins with one that ends openly."""
+    pieces = key.split(".")
+    if mark.endswith(("_", "w")):
+        return any(piece.startswith(mark) for piece in pieces)
+    return mark in pieces
 
 
 def _layers(network: nn.Module, part: str) -> Layers:
