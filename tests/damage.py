@@ -1,15 +1,20 @@
-"""Damage to files of models and to whole folders, drawn from a seed; `fuzz_loader.py` loads what comes out."""
+"""Damage to files of any kind and to whole folders, drawn from a seed; `fuzz.py` reads what comes out."""
 
 from __future__ import annotations
 
 import copy
+import gzip
 import io
 import json
 import os
 import pickletools
 import random
+import re
+import struct
+import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,12 +177,74 @@ def damage_archive(data: bytes, rng: random.Random) -> bytes:
     return file.getvalue()
 
 
+def damage_glb(data: bytes, rng: random.Random) -> bytes:
+    """Change the description in a GLB, and leave its lengths right."""
+    if len(data) < 20:
+        return damage_bytes(data, rng)
+    (length,) = struct.unpack_from("<I", data, 12)
+    text = damage_json(data[20 : 20 + length], rng)
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    head = struct.pack("<4sIIII", b"glTF", 2, (20 + len(text) + len(rest)) % 2**32, len(text) % 2**32, 0x4E4F534A)
+    return head + text + rest
+
+
+def damage_words(data: bytes, rng: random.Random) -> bytes:
+    """Change numbers, words or lines of a text."""
+    words = re.split(rb"(\s+)", data)
+    for _ in range(rng.choice([1, 3, 30])):
+        at = rng.randrange(len(words))
+        other = rng.choice([*NUMBERS, "nan", "-inf", "1/2/3", "-1//-1", "", "#", "\\", '"', "\udc80", "x" * 5000, "\0"])
+        words[at] = rng.choice([words[rng.randrange(len(words))], str(other).encode("utf-8", "surrogateescape")])
+    return b"".join(words)
+
+
+def damage_tar(data: bytes, rng: random.Random) -> bytes:
+    """Change a member of a tar, its name or its kind, and leave the tar whole."""
+    made, damages = io.BytesIO(), {"json": damage_json, "csv": damage_words, "txt": damage_words}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as old:
+            members = [(member, old.extractfile(member)) for member in old.getmembers()]
+            with tarfile.open(fileobj=made, mode="w", pax_headers=dict(old.pax_headers)) as new:
+                chosen = rng.randrange(len(members))
+                for number, (member, file) in enumerate(members):
+                    content = file.read() if file else b""
+                    if number == chosen:
+                        content = damages.get(member.name.rpartition(".")[2], damage_bytes)(content, rng)
+                        if rng.random() < 0.3:
+                            member.name = rng.choice(
+                                [members[0][0].name, "../x.json", "/x.png", "x", "a/b.c.d", "é" * 90]
+                            )
+                        if rng.random() < 0.1:
+                            member.type = rng.choice([tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, b"V", b"S"])
+                    member.size = len(content) if member.isreg() else 0
+                    new.addfile(member, io.BytesIO(content))
+    except (tarfile.TarError, ValueError, OSError, LookupError, RecursionError):  # already damaged
+        return damage_bytes(data, rng)
+    return made.getvalue()
+
+
+def damage_packed(data: bytes, rng: random.Random) -> bytes:
+    """Change the JSON that is packed with gzip."""
+    try:
+        return gzip.compress(damage_json(gzip.decompress(data), rng))
+    except (OSError, EOFError, zlib.error):
+        return damage_bytes(data, rng)
+
+
+OF_SUFFIX = {
+    ".json": damage_json, ".gltf": damage_json, ".safetensors": damage_header, ".glb": damage_glb, ".tar": damage_tar,
+    ".obj": damage_words, ".mtl": damage_words, ".ply": damage_words, ".csv": damage_words, ".txt": damage_words,
+    ".jsonl": damage_words, ".gz": damage_packed,
+}  # fmt: skip
+
+
 def damage_file(path: Path, rng: random.Random) -> None:
     """Change a file in a way of its own kind, or as bytes."""
     data = path.read_bytes()
     kind: Callable[[bytes, random.Random], bytes] = damage_bytes
     if rng.random() < 0.75:
-        kind = {".json": damage_json, ".safetensors": damage_header}.get(path.suffix, damage_bytes)
+        kind = OF_SUFFIX.get(path.suffix, damage_bytes)
         if path.suffix == ".pt":
             kind = damage_archive if data[:2] == b"PK" else damage_pickle
     path.write_bytes(kind(data, rng))
@@ -188,6 +255,8 @@ def damage_folder(folder: Path, rng: random.Random) -> None:
     path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()) or [folder / "x"])
     if rng.random() < 0.85 and path.is_file():
         return damage_file(path, rng)
+    if path.is_dir():
+        return None
     path.unlink(missing_ok=True)
     match rng.randrange(7):
         case 0:

@@ -144,6 +144,12 @@ def test_a_length_that_leaves_no_room_for_a_word_is_refused_and_one_that_says_no
     assert TextEncoder(tokenizer, network).n_tokens == min(77, network.config.max_position_embeddings)
 
 
+def test_marks_that_say_nothing_are_refused(model: Path) -> None:
+    change(model / "tokenizer" / "tokenizer_config.json", unk_token="")
+    with pytest.raises(WeightsError, match=r"tokenizer` must read a word; it does not \(RecursionError"):
+        read_text(model)
+
+
 def test_a_panic_of_the_library_is_one_line() -> None:
     class Panics:
         model_max_length = 77

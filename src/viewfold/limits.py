@@ -60,6 +60,9 @@ MESH_BYTES = 512 * 2**20
 MESH_FACES = 5_000_000
 """Of a scene, copies counted; a scan of a room has a few million."""
 
+MESH_EXTENT = 1e12
+"""Of its coordinates: areas and volumes of larger ones leave single precision, and no unit needs them."""
+
 MESH_NODES = 100_000
 """Of a GLB's scene; each costs trimesh a matrix and a place in its graph."""
 

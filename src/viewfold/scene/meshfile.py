@@ -63,7 +63,6 @@ def _in_single_precision(mesh: Mesh) -> Mesh:
     low, high = used.amin(0), used.amax(0)
     far = float(used.abs().max()) > FAR * float((high - low).max())
     vertices = mesh.vertices - (low + high) / 2 if far else mesh.vertices
-    single = vertices.float()
-    if not bool(single.isfinite().all()):
-        raise AssetError("its vertices are too far apart for single precision. Export it again.")
-    return replace(mesh, vertices=single)
+    if not bool((vertices.abs() < limits.MESH_EXTENT).all()):
+        raise AssetError(f"its vertices are {limits.MESH_EXTENT:g} or more from each other. Export it again.")
+    return replace(mesh, vertices=vertices.float())

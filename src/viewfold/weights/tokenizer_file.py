@@ -74,11 +74,16 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_vocabulary(tokenizer: Any, network: Any, *, folder: Path) -> None:
-    """Refuse a tokenizer whose ids the text network has no embedding for, or that leaves no room for a word.
+    """Refuse a tokenizer that reads nothing, leaves no room for a word or numbers what the network does not know.
 
     Raises:
         WeightsError: so it is.
     """
+    try:
+        tokenizer("a", padding="do_not_pad"), tokenizer.unk_token_id
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+        raise WeightsError(f"`{folder / 'tokenizer'}` must read a word; it does not ({reason}).") from error
     size = getattr(network.config, "vocab_size", None)
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)

@@ -1,11 +1,12 @@
-"""Damage small valid models in every way that we could think of, and load what comes out.
+"""Damage small valid files of every kind in every way that we could think of, and read what comes out.
 
-    python tests/fuzz_loader.py --minutes 10 --seed 0
+    python tests/fuzz.py --minutes 10 --seed 0 [--kinds meshes shards ...]
 
-A case is a file (safetensors, PyTorch's zip, PyTorch's former format) or a whole folder, one to four mutations of it
-drawn from the case's number, and a load.  It may succeed or raise a `ViewfoldError`.  Anything else is a finding:
-another exception, a crash, 20 s of CPU time, 3 minutes of waiting, 3 GiB of address space beyond the start, a program
-started, a connection made, or a file opened for writing.  `test_hostile.py` runs a few hundred cases of it.
+A case is a file or a folder of a kind (`fuzz_kinds.KINDS`: models, meshes, cameras, shards, pictures, galleries,
+captions, tokenizers, LoRA), one to four mutations of it drawn from the case's number, and a read.  It may succeed or
+raise a `ViewfoldError`.  Anything else is a finding: another exception, a crash, 20 s of CPU time, 3 minutes of
+waiting, 3 GiB of address space beyond the start, a program started, a connection made, or a file opened for writing
+(but for the kinds that keep tables of their own).  `--case N` reads one case again.  `test_hostile.py` runs some of it.
 """
 
 from __future__ import annotations
@@ -27,60 +28,47 @@ from typing import Any
 
 import torch
 from damage import damage_file, damage_folder
-from fakes import tiny_model
-from safetensors.torch import load_file, save_file
+from fuzz_kinds import KINDS
 
 from viewfold.errors import ViewfoldError
-from viewfold.pipeline import MultiViewPipeline
-from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.original import split, unet_from_original
+from viewfold.evaluation.report import markdown_table
 
 CPU_S, WALL_S, SPARE_BYTES, CASES_A_CHILD = 20, 180, 3 * 2**30, 400
+
+WRITING = {"shards"}
+"""Kinds whose reading keeps tables."""
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "os.remove")
 
 
-def samples(folder: Path) -> list[Path]:
-    """Write one valid model of each kind."""
-    stored = load_file(Path(__file__).parent / "parity" / "unet_small.safetensors")
-    tensors = {k.removeprefix("weights."): v for k, v in stored.items() if k.startswith("weights.")}
-    few = {name: torch.randn(2, 3) for name in ("model.diffusion_model.a", "model.diffusion_model.b")}
-    save_file(tensors, folder / "unet.safetensors")
-    save_file(few, folder / "few.safetensors")
-    torch.save({"state_dict": tensors, "epoch": 3}, folder / "unet.pt")
-    torch.save({"state_dict": few, "optimizer": {"lr": 0.1, "betas": (0.9, 0.99)}}, folder / "few.pt")
-    torch.save(few, folder / "former.pt", _use_new_zipfile_serialization=False)
-    tiny_model(folder / "folder")
-    return sorted(path for path in folder.iterdir())
+def samples(kind: str, folder: Path) -> list[Path]:
+    """Write valid files, or folders, of a kind into a new folder."""
+    folder.mkdir(parents=True)
+    KINDS[kind].write(folder)
+    return sorted(folder.iterdir())
 
 
-def prepare(case: int, sources: list[Path], scratch: Path) -> Path:
-    """Write the damaged model of a case and return where it is."""
+def prepare(case: int, sources: dict[str, list[Path]], scratch: Path) -> tuple[str, Path]:
+    """Write the damaged file or folder of a case; return its kind and where it is."""
     rng = random.Random(case)
-    source = rng.choice(sources)
+    kind = rng.choice(sorted(sources))
+    source = rng.choice(sources[kind])
     path = scratch / source.name
     shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
     for _ in range(rng.choice([1, 1, 2, 4])):
         damage_folder(path, rng) if path.is_dir() else damage_file(path, rng)
-    return path
+    return kind, path
 
 
-def load(path: Path) -> str:
-    """Load as the package does and say how far it came; anything but a `ViewfoldError` is a finding, and raised."""
-    came = "refused"
+def read(kind: str, path: Path) -> str:
+    """Read as the package does and say how far it came; anything but a `ViewfoldError` is a finding, and raised."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if path.is_dir():
-                MultiViewPipeline.from_pretrained(path)
-            else:
-                tensors = read_checkpoint(path)
-                came = "read"
-                unet_from_original(split(tensors)["unet"], head_channels=8)
-            came = "loaded"
+            return KINDS[kind].read(path)
     except ViewfoldError as error:
         str(error).encode("utf-8", "backslashreplace")
-    return f"{path.name} {came}"
+        return "refused"
 
 
 def watch(findings: list[str]) -> None:
@@ -94,7 +82,7 @@ def watch(findings: list[str]) -> None:
     sys.addaudithook(hook)
 
 
-def run(first: int, sources: list[Path], scratch: Path, until: float, pipe: int) -> None:
+def run(first: int, sources: dict[str, list[Path]], scratch: Path, until: float, pipe: int) -> None:
     """Run cases in this process until time or number is up; the process is the case's if it dies."""
 
     def tell(line: str) -> None:
@@ -108,39 +96,48 @@ def run(first: int, sources: list[Path], scratch: Path, until: float, pipe: int)
     for case in range(first, first + CASES_A_CHILD):
         if time.time() > until:
             break
-        path = prepare(case, sources, Path(tempfile.mkdtemp(dir=scratch)))
+        kind, path = prepare(case, sources, Path(tempfile.mkdtemp(dir=scratch)))
         if case == first:
             watch(findings)
-        tell(f"{case} {path.name}")
+        tell(f"{case} {kind} {path.name}")
         findings.clear()
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
         signal.alarm(WALL_S)
         try:
-            outcome = load(path)
+            outcome = f"{kind} {read(kind, path)}"
         except BaseException as error:  # that is what we are here for
             outcome = f"FINDING {type(error).__name__}: {error!s:.300}\n{traceback.format_exc()[-2500:]}"
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        outcome = f"FINDING {findings[0]}" if findings else outcome
+        outcome = f"FINDING {findings[0]}" if findings and kind not in WRITING else outcome
         tell(f"= {outcome}".replace("\n", "\\n"))
         shutil.rmtree(path.parent)
 
 
 def main() -> int:
     """Run cases in children, one after another, and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
+    parser.add_argument("--case", type=int, help="read this one alone, in this process; --kinds as they were")
     options = parser.parse_args()
     torch.set_num_threads(1)
     until, case = time.time() + 60 * options.minutes, options.seed * 10**9
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as home:
-        scratch, good = Path(home, "scratch"), Path(home, "good")
-        scratch.mkdir(), good.mkdir()
-        sources = samples(good)
-        for path in sources:
-            load(path)  # imports what loading imports
+        scratch = Path(home, "scratch")
+        scratch.mkdir()
+        os.environ["XDG_CACHE_HOME"] = home
+        sources = {kind: samples(kind, Path(home, "good", kind)) for kind in options.kinds}
+        for kind, paths in sources.items():
+            for path in paths:
+                assert read(kind, path) != "refused", f"{path} is not valid to begin with"
+        if options.case is not None:
+            kind, path = prepare(options.case, sources, scratch)
+            print(kind, path.name, flush=True)
+            print(KINDS[kind].read(path))
+            return 0
         while time.time() < until:
             reader, writer = os.pipe()
             child = os.fork()
@@ -148,7 +145,7 @@ def main() -> int:
                 try:
                     run(case, sources, scratch, until, writer)
                     os._exit(0)
-                except BaseException:  # a mistake of this program, not of a load
+                except BaseException:  # a mistake of this program, not of a read
                     traceback.print_exc()
                 finally:
                     os._exit(1)
@@ -156,18 +153,25 @@ def main() -> int:
             last = ""
             for line in os.fdopen(reader, errors="replace"):
                 if line.startswith("= "):
-                    outcomes[line[2:].strip() if "FINDING" not in line else "FINDING"] += 1
+                    outcomes[line[2:].strip() if "FINDING" not in line else f"{last.split()[1]} FINDING"] += 1
                     if "FINDING" in line:
                         print(last, line.replace("\\n", "\n"), flush=True)
                 else:
                     last, case = line.strip(), int(line.split()[0]) + 1
             status = os.waitpid(child, 0)[1]
             if status:
-                outcomes["FINDING"] += 1
+                outcomes[f"{(last.split() or ['', 'no'])[1]} FINDING"] += 1
                 print(f"{last} FINDING: the process died, {status=}", flush=True)
                 case += 1
-    print(f"{outcomes.total()} cases in {options.minutes} minutes: {dict(outcomes.most_common())}", flush=True)
-    return bool(outcomes["FINDING"])
+    return report(outcomes, options.minutes)
+
+
+def report(outcomes: Counter[str], minutes: float) -> int:
+    """Print a table, a row a kind; return whether there was a finding."""
+    columns = sorted({outcome.split()[1] for outcome in outcomes})
+    rows = [[k, *(str(outcomes[f"{k} {c}"]) for c in columns)] for k in sorted({o.split()[0] for o in outcomes})]
+    print(markdown_table([f"{outcomes.total()} cases in {minutes:g} minutes", *columns], rows), flush=True)
+    return int(any(outcome.endswith("FINDING") for outcome in outcomes))
 
 
 if __name__ == "__main__":
