@@ -73,7 +73,7 @@ def test_what_another_process_is_at_is_left_to_it_and_taken_over_when_it_dies(as
 
         report = render_assets(assets, out, settings=SETTINGS, progress=progress)
     assert (report.done, report.skipped, report.failed) == (2, 0, []) and seen == [(1, 2), (2, 2)]
-    assert sorted(path.name for path in out.iterdir()) == ["one", "two"]
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.sqlite", "one", "two"]
 
 
 @pytest.mark.slow

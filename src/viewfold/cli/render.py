@@ -112,6 +112,8 @@ class Render:
                 progress=stage(report, "render"),
             )
         print(f"{self.out}: {done.done} assets rendered, {done.skipped} were there already")
+        if done.renewed:
+            print(f"  {done.renewed} had pictures of a file that has changed since, or damaged ones")
         for line in unread_files(self.folder):
             print(f"  {line}")
         if done.uncaptioned:

@@ -154,7 +154,6 @@ def describe(item: Item, content: Content, stamp: str) -> Entry:
     """
     pictures, about = content.decoded(), content.about
     shares = [float(p[3].mean()) if p.shape[0] == 4 else 1.0 for p in pictures]
-    mesh = about.get("mesh") if isinstance(about.get("mesh"), dict) else {}
     front = pictures[_front_view(about, len(pictures))]
     if front.shape[0] == 4:
         front = front[:3] * front[3:] + _GROUND * (1 - front[3:])
@@ -165,18 +164,26 @@ def describe(item: Item, content: Content, stamp: str) -> Entry:
         stamp=stamp,
         source=item.source,
         captions=tuple(about["captions"]),
-        licence=_text(about, "licence", "license"),
-        author=_text(about, "author", "creator"),
-        origin=_text(about, "source", "url"),
         bytes=sum(map(len, content.pictures)),
         views=len(pictures),
-        faces=_number(mesh, "faces"),
-        textures=_number(mesh, "textures"),
-        bounds=_bounds(mesh),
         coverage=sum(shares) / len(shares),
         look=look_of(front.to(torch.float32)),
-        render=render_words(about),
+        **told(about),
     )
+
+
+def told(about: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an `Entry` that a meta.json says by itself."""
+    mesh = about.get("mesh") if isinstance(about.get("mesh"), dict) else {}
+    return {
+        "licence": _text(about, "licence", "license"),
+        "author": _text(about, "author", "creator"),
+        "origin": _text(about, "source", "url"),
+        "faces": _number(mesh, "faces"),
+        "textures": _number(mesh, "textures"),
+        "bounds": _bounds(mesh),
+        "render": render_words(about),
+    }
 
 
 def render_words(about: dict[str, Any]) -> str | None:

@@ -261,7 +261,9 @@ class _Packing:
             if not content and before.content and before.stamp == stamp:
                 return replace(before, reason=None), None
             found = item.read()
-            return replace(describe(item, found, stamp), shard=before.shard, latents=before.latents), found
+            entry = replace(describe(item, found, stamp), shard=before.shard, latents=before.latents)
+            _check_same_source(before, entry)
+            return entry, found
         except (AssetError, OSError, UnicodeError) as error:
             self.failed.append((item.uid, str(error)))
             self.manifest.fail(before, str(error))
@@ -288,6 +290,16 @@ class _Packing:
         self.dealt_with += 1
         if self.progress is not None:
             self.progress(self.dealt_with, len(self.items))
+
+
+def _check_same_source(before: Entry, entry: Entry) -> None:
+    """Refuse a sample that would replace another source's of its name; AssetError."""
+    other = before.source not in ("", entry.source) and before.content != entry.content
+    if before.shard is not None and other and Path(before.source).exists():
+        raise AssetError(
+            f"`{entry.uid}` is packed from `{before.source}` already, with another content. Rename one, take that one "
+            "out, or name another --out."
+        )
 
 
 def _difference(one: dict[str, object], other: dict[str, object]) -> str:

@@ -26,9 +26,10 @@ from viewfold.data.crew import Limits, work_through
 from viewfold.data.engines import PAPER, Engine, EngineLost, Pictures, RenderSettings, Subject, open_engine
 from viewfold.data.engines.builtin import Builtin
 from viewfold.data.pool import Pool, work_in_pool
+from viewfold.data.rendered import META, Rendered, asset_facts
 from viewfold.data.source import AssetFile, captioned_assets
 from viewfold.errors import AssetError, InputError
-from viewfold.store import Claims, atomic_write, check_output, read_json, sweep, write_json
+from viewfold.store import Claims, atomic_write, check_output, sweep, write_json
 
 __all__ = ["PAPER", "RENDER_FILES", "Limits", "RenderReport", "RenderSettings", "render_asset", "render_assets"]
 
@@ -56,6 +57,9 @@ class RenderReport:
 
     skipped: int = 0
     """Found finished, or finished by another process meanwhile."""
+
+    renewed: int = 0
+    """Of those that were to be rendered, how many had pictures of a file that has changed since, or damaged ones."""
 
     failed: list[tuple[str, str]] = field(default_factory=list)
     """File name and reason of each asset that could not be rendered."""
@@ -106,14 +110,13 @@ def render_assets(
         raise InputError(f"`workers` must be at least 1; got {workers}.")
     assets = captioned_assets(folder, captions=captions, from_name=caption_from_name)
     bare = [asset.name for asset in assets if asset.reason is None and not asset.record.get("captions")]
-    failed = [(asset.name, asset.reason) for asset in assets if asset.reason is not None]
-    pending = [asset for asset in assets if asset.reason is None and not _is_finished(out, asset, settings)]
-    pending.sort(key=lambda asset: hashlib.sha256(asset.uid.encode("utf-8", "surrogateescape")).digest())
-    finished, n_done = len(assets) - len(pending) - len(failed), 0
     threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
     make = functools.partial(_Station, out, settings, webp, retries=limits.retries, blender=blender, threads=threads)
-    with Claims(out) as claims:
-        queue = _Queue(pending, lambda asset: _is_finished(out, asset, settings), claims)
+    with Rendered(out, settings) as rendered, Claims(out) as claims:
+        pending, failed = _sorted_out(assets, rendered)
+        renewed = sum((out / asset.uid).is_dir() for asset in pending)
+        finished, n_done = len(assets) - len(pending) - len(failed), 0
+        queue = _Queue(pending, rendered.is_finished, claims)
         while queue.left:
             if pool is None:
                 results = work_through(queue, make, workers=min(workers, len(queue.left)), limits=limits)
@@ -121,6 +124,7 @@ def render_assets(
                 results = work_in_pool(queue, make, pool)
             for asset, reason in results:
                 claims.release(asset.uid)
+                rendered.note(asset, reason)
                 if reason is None:
                     n_done += 1
                 else:
@@ -132,9 +136,25 @@ def render_assets(
                 time.sleep(_LOOK_S)
     if progress is not None and queue.elsewhere:
         progress(len(assets), len(assets))
-    return RenderReport(
-        done=n_done, skipped=len(assets) - n_done - len(failed), failed=sorted(failed), uncaptioned=bare
-    )
+    skipped = len(assets) - n_done - len(failed)
+    return RenderReport(done=n_done, skipped=skipped, renewed=renewed, failed=sorted(failed), uncaptioned=bare)
+
+
+def _sorted_out(assets: list[AssetFile], rendered: Rendered) -> tuple[list[AssetFile], list[tuple[str, str]]]:
+    """Return the assets that are to be rendered, in no order that names would tell, and those that cannot be."""
+    pending, failed = [], []
+    for asset in assets:
+        reason = asset.reason
+        try:
+            if reason is None and not rendered.is_finished(asset):
+                pending.append(asset)
+        except AssetError as error:
+            reason = str(error)
+        if reason is not None:
+            rendered.note(asset, reason)
+            failed.append((asset.name, reason))
+    pending.sort(key=lambda asset: hashlib.sha256(asset.uid.encode("utf-8", "surrogateescape")).digest())
+    return pending, failed
 
 
 def render_asset(
@@ -170,12 +190,13 @@ def render_asset(
         meta = {
             **asset.record,
             "uid": uid,
+            "asset": asset_facts(path),
             "views": [{**view, **numbers} for view, numbers in zip(files, _describe(cameras), strict=True)],
             "render": settings.record(),
             "drawing": drawing,
             "mesh": subject.facts(),
         }
-        write_json(partial / "meta.json", meta, indent=None)  # with line breaks Python writes it ten times as slowly
+        write_json(partial / META, meta, indent=None)  # with line breaks Python writes it ten times as slowly
 
 
 def _write_pictures(pictures: Pictures, folder: Path, settings: RenderSettings, webp: Webp) -> list[dict[str, Any]]:
@@ -217,30 +238,6 @@ def _describe(cameras: Cameras) -> list[dict[str, Any]]:
         {"world_from_camera": pose, "fov_deg": fov, "elevation_deg": elevation, "azimuth_deg": azimuth}
         for pose, fov, elevation, azimuth in rows
     ]
-
-
-def _is_finished(out: Path, asset: AssetFile, settings: RenderSettings) -> bool:
-    """Tell whether an asset has its pictures already; what is said about it is brought up to date.
-
-    Raises:
-        InputError: it has, but other ones than are asked for.
-    """
-    path = out / asset.uid / "meta.json"
-    if not path.is_file():
-        return False
-    try:
-        meta = read_json(path)
-    except AssetError:  # damaged: it is rendered again
-        return False
-    recorded = meta.get("render")
-    if not isinstance(recorded, dict):
-        raise InputError(f"`out` must hold renders; `{path}` does not say how it was made. Name another folder.")
-    settings.check_same(recorded, f"`{path.parent}`")
-    made = {name: meta[name] for name in ("uid", "views", "render", "drawing", "mesh") if name in meta}
-    if meta != (renewed := {**asset.record, **made}):
-        with atomic_write(path) as temporary:
-            write_json(temporary, renewed, indent=None)
-    return True
 
 
 class _Station:
