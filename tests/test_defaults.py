@@ -60,7 +60,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (pictures.import_emoji, {"size": 64, "without": frozenset(), "progress": None}),
     (
         packing.pack,
-        {"samples_per_shard": 512, "selection": packing.Selection(), "prune": False, "progress": None},
+        {"samples_per_shard": 512, "selection": packing.Selection(), "prune": False, "pool": None, "progress": None},
     ),
     (latents.cache_latents, {"background": 0.5, "grounds": None, "progress": None}),
     (shards.Sample.pictures, {"background": 0.5}),
@@ -164,6 +164,6 @@ def test_constants_with_a_unit_or_a_source() -> None:
 
 
 def test_reports_begin_empty() -> None:
-    assert asdict(render.RenderReport()) == {"done": 0, "skipped": 0, "failed": [], "uncaptioned": []}
+    assert asdict(render.RenderReport()) == {"done": 0, "skipped": 0, "renewed": 0, "failed": [], "uncaptioned": []}
     one, two = render.RenderReport(), render.RenderReport()
     assert one.failed is not two.failed

@@ -62,8 +62,12 @@ def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
         reason = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
         if type(error).__name__ == "UnidentifiedImageError":
             reason = f"it is none of {', '.join(FORMATS)}"
-        raise AssetError(f"`{path}` cannot be read as a picture: {reason}.") from error
+        raise AssetError(f"{_name(path)} cannot be read as a picture: {reason}.") from error
     return torch.from_numpy(array.copy()).permute(2, 0, 1)  # a turned one has negative strides
+
+
+def _name(path: str | Path | io.BytesIO) -> str:
+    return "it" if isinstance(path, io.BytesIO) else f"`{path}`"
 
 
 @contextlib.contextmanager
@@ -76,7 +80,7 @@ def _opened(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
     with Image.open(content, formats=FORMATS) as picture:
         if picture.width * picture.height > limits.PICTURE_PIXELS:
             raise AssetError(
-                f"`{path}` must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
+                f"{_name(path)} must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."
             )
         yield picture
 

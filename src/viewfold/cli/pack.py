@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from viewfold.cli.cluster import cluster_of
 from viewfold.cli.failures import fail_if_any, list_counts
 from viewfold.cli.option import given, unset
 from viewfold.cli.progress import progress_bars, stage
+from viewfold.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +55,25 @@ class Pack:
     """Of your own pictures: caption one that has none after its file."""
     prune: bool = False
     """Take out samples that SOURCE no longer has; by default they stay."""
+    workers: int = 1
+    """Processes that read and check the samples."""
+    cluster: Annotated[str | None, unset("auto|ADDRESS")] = None
+    """Ray cluster that reads and checks them, in place of processes: the one of this machine, or HOST:PORT."""
     selection: SelectionFlags = SelectionFlags()
 
     def run(self) -> None:
         """Pack them and say how many there are."""
         from viewfold.data.packing import pack
         from viewfold.data.selection import Selection
-        from viewfold.errors import InputError
 
         if self.grounds and self.latents is None:
             raise InputError("`grounds` must come with `latents`, the model whose autoencoder looks at the pictures.")
         selection = Selection(**vars(self.selection))
         items = self._items()
-        with progress_bars() as report:
-            done = pack(items, self.out, selection=selection, prune=self.prune, progress=stage(report, "pack"))
+        with self._pool() as pool, progress_bars() as report:
+            done = pack(
+                items, self.out, selection=selection, prune=self.prune, pool=pool, progress=stage(report, "pack")
+            )
             failed = list(done.failed)
             if self.latents is not None and done.shards:
                 failed += self._cache(self.latents, stage(report, "latents"))
@@ -80,6 +87,16 @@ class Pack:
             }
         )
         fail_if_any(failed)
+
+    def _pool(self) -> Any:
+        """Return whoever reads samples besides this process, to be used with `with`."""
+        if self.workers < 1:
+            raise InputError(f"`workers` must be at least 1; got {self.workers}.")
+        if self.cluster is not None or self.workers == 1:
+            return cluster_of(self.cluster, self.out, workers=self.workers)
+        from viewfold.data.workers import Workers
+
+        return Workers(self.workers)
 
     def _cache(self, name: str, progress: Callable[[int, int], None]) -> list[tuple[str, str]]:
         """Cache latents or moments; return what failed."""
@@ -102,11 +119,11 @@ class Pack:
         """Return what there is to pack: renders if there are any, else pictures."""
         from viewfold.data.gallery import find_pictures
         from viewfold.data.packing import find_renders
-        from viewfold.errors import InputError
 
-        if next(self.source.glob("*/meta.json"), None) is None and self.source.exists():
-            return find_pictures(self.source, from_name=self.caption_from_name, **given({"size": self.size}))
+        source = self.source if self.cluster is None else self.source.resolve()  # workers have folders of their own
+        if next(source.glob("*/meta.json"), None) is None and source.exists():
+            return find_pictures(source, from_name=self.caption_from_name, **given({"size": self.size}))
         if self.size is not None or self.caption_from_name:
             name = "size" if self.size is not None else "caption_from_name"
             raise InputError(f"`{name}` must be given to `viewfold render`; {self.source} holds renders.")
-        return find_renders(self.source)
+        return find_renders(source)

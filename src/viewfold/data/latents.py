@@ -17,7 +17,8 @@ from torch import Tensor
 
 from viewfold.data.inventory import alone, samples_in
 from viewfold.data.item import file_stamp
-from viewfold.data.packing import PackReport, add_member
+from viewfold.data.packing import PackReport
+from viewfold.data.shard_writer import add_member
 from viewfold.data.shards import ENCODER, MEANS, Sample, encoder_of, holds_latents, moments_suffix
 from viewfold.errors import AssetError, FitError, InputError, OutputError
 from viewfold.store import atomic_write

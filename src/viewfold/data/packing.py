@@ -8,20 +8,22 @@ at all, and the manifest follows it, so a run may be killed anywhere.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from viewfold.data.attribution import write_attribution
 from viewfold.data.inventory import alone, look_into, samples_in
-from viewfold.data.item import Content, Item, RenderItem, describe, file_stamp
+from viewfold.data.item import Content, Item, RenderItem, file_stamp
 from viewfold.data.manifest import Entry, Manifest, packed
+from viewfold.data.pool import Pool
+from viewfold.data.readahead import ReadAhead
 from viewfold.data.selection import Looks, Selection
+from viewfold.data.shard_writer import add_sample
 from viewfold.data.shards import ENCODER, Sample, encoder_of
 from viewfold.errors import AssetError, InputError
 from viewfold.store import atomic_write
@@ -63,6 +65,7 @@ def pack(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     selection: Selection = Selection(),  # noqa: B008
     prune: bool = False,
+    pool: Pool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
     """Bring the shards under `out` up to date with a folder of renders, or with items from elsewhere.
@@ -75,6 +78,8 @@ def pack(
         samples_per_shard: most samples of a tar.
         selection: which samples to take; one that is there and is refused is taken out.
         prune: take out samples that the source does not have.
+        pool: workers that read and check the samples, and see the same folders under the same names; None reads them
+            in this process.  The shards are the same.
         progress: called with (samples dealt with, all samples).
 
     Raises:
@@ -89,7 +94,7 @@ def pack(
     if twice:
         raise InputError(f"`source` must hold each uid once; got `{sorted(twice)[0]}` twice. Rename one.")
     with alone(out), Manifest(out) as manifest:
-        work = _Packing(Path(out), items, manifest, samples_per_shard, selection, prune, progress)
+        work = _Packing(Path(out), items, manifest, samples_per_shard, selection, prune, pool, progress)
         return work.run()
 
 
@@ -110,7 +115,7 @@ class _Packing:
 
     def __init__(
         self, out: Path, items: Sequence[Item], manifest: Manifest, size: int, selection: Selection, prune: bool,
-        progress: Callable[[int, int], None] | None,
+        pool: Pool | None, progress: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
         self.out, self.manifest, self.size, self.selection, self.prune = out, manifest, size, selection, prune
         self.items = {item.uid: item for item in sorted(items, key=lambda item: item.uid)}
@@ -122,6 +127,20 @@ class _Packing:
         self.refused: Counter[str] = Counter()
         self.progress, self.dealt_with = progress, 0
         self.seen: set[str] = set()
+        self.ahead = ReadAhead(pool, self._to_read())
+
+    def _to_read(self) -> Iterator[Item]:
+        """Yield the items that have changed or are new, in about the order in which they are packed."""
+
+        def place(uid: str) -> tuple[bool, str, str]:
+            shard = self._entry(uid).shard
+            return shard is None, shard or "", uid
+
+        for uid in sorted(self.items, key=place):
+            before = self._entry(uid)
+            with contextlib.suppress(OSError):
+                if not before.content or before.shard is None or before.stamp != self.items[uid].stamp():
+                    yield self.items[uid]
 
     def run(self) -> PackReport:
         self._check_settings()
@@ -188,13 +207,13 @@ class _Packing:
                     changed |= content is not None or entry.shard is None
                     noted.append(entry)
                     if entry.shard is not None:
-                        _add_sample(tar, sample, content, entry)
+                        add_sample(tar, sample, content, entry)
                         count += 1
                 while count < self.size and (item := next(fresh, None)) is not None:
                     taken = self._taken(item)
                     if taken is not None:
                         entry, content = taken
-                        _add_sample(tar, Sample(item.uid), content, entry)
+                        add_sample(tar, Sample(item.uid), content, entry)
                         noted.append(replace(entry, shard=shard.name))
                         count, changed = count + 1, True
                         self.counts["new"] += 1
@@ -248,6 +267,7 @@ class _Packing:
         if (reason := self._refuses(entry)) is not None:
             self.entries[item.uid] = replace(entry, reason=reason)
             self.manifest.put(self.entries[item.uid])
+            self.ahead.drop(item)
             return None
         if content is None and (read := self._read(item, content=True)) is not None:
             entry, content = read
@@ -260,8 +280,8 @@ class _Packing:
             stamp = item.stamp()
             if not content and before.content and before.stamp == stamp:
                 return replace(before, reason=None), None
-            found = item.read()
-            entry = replace(describe(item, found, stamp), shard=before.shard, latents=before.latents)
+            entry, found = self.ahead.take(item)
+            entry = replace(entry, shard=before.shard, latents=before.latents)
             _check_same_source(before, entry)
             return entry, found
         except (AssetError, OSError, UnicodeError) as error:
@@ -305,29 +325,3 @@ def _check_same_source(before: Entry, entry: Entry) -> None:
 def _difference(one: dict[str, object], other: dict[str, object]) -> str:
     names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
     return "; ".join(f"{name} is {one.get(name)} and {other.get(name)}" for name in names[:3])
-
-
-def _add_sample(tar: tarfile.TarFile, sample: Sample, content: Content | None, entry: Entry) -> None:
-    """Append a sample: as it is, or with a new content, and then with the latents that still fit."""
-    if content is None:
-        for suffix in sample.members:
-            add_member(tar, f"{sample.uid}.{suffix}", sample.read(suffix))
-        return
-    about = {**content.about, "content": {"all": content.digest, "pixels": content.pixels}}
-    add_member(tar, f"{sample.uid}.json", json.dumps(about).encode())
-    for index, picture in enumerate(content.pictures):
-        add_member(tar, f"{sample.uid}.{index:03d}.webp", picture)
-    if entry.latents:
-        for suffix in _made_of_pictures(sample.members):
-            add_member(tar, f"{sample.uid}.{suffix}", sample.read(suffix))
-
-
-def _made_of_pictures(suffixes: Iterable[str]) -> list[str]:
-    return [suffix for suffix in suffixes if suffix != "json" and not suffix.endswith(".webp")]
-
-
-def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Append a file to a tar."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))

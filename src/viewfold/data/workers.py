@@ -1,4 +1,4 @@
-"""A pool of processes for the work on a folder of assets; only the parent handles Ctrl-C."""
+"""A pool of processes (`data.pool.Pool`) for the work on a folder; only the parent handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Workers:
 
     def __init__(self, n_workers: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.at_once = 2 * n_workers
+        """Calls to have under way: one that runs in each process, and one that waits for it."""
         self._pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_prepare)
 
     def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

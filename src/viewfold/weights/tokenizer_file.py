@@ -80,10 +80,10 @@ def check_vocabulary(tokenizer: Any, network: Any, *, folder: Path) -> None:
         WeightsError: so it is.
     """
     try:
-        tokenizer("a", padding="do_not_pad"), tokenizer.unk_token_id
+        tokenizer(["a", "\u2603 \u4e00 qzxj9"], padding="do_not_pad"), tokenizer.unk_token_id
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-        raise WeightsError(f"`{folder / 'tokenizer'}` must read a word; it does not ({reason}).") from error
+        raise WeightsError(f"`{folder / 'tokenizer'}` must read any word; it does not ({reason}).") from error
     size = getattr(network.config, "vocab_size", None)
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
