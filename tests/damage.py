@@ -266,7 +266,9 @@ def damage_folder(folder: Path, rng: random.Random) -> None:
         case 2:
             path.symlink_to(rng.choice(["/dev/zero", "/dev/tty", "nowhere", "/etc/passwd", "..", path.name]))
         case 3:
-            Path(os.fsdecode(os.fsencode(path.with_name("x")) + b"\xff\xfe")).write_bytes(b"x")
+            odd = Path(os.fsdecode(os.fsencode(path.with_name("x")) + b"\xff\xfe"))
+            if not odd.exists():
+                odd.write_bytes(b"x")
         case 4:
             path.write_bytes(rng.randbytes(100))
         case 5:
