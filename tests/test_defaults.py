@@ -164,6 +164,13 @@ def test_constants_with_a_unit_or_a_source() -> None:
 
 
 def test_reports_begin_empty() -> None:
-    assert asdict(render.RenderReport()) == {"done": 0, "skipped": 0, "renewed": 0, "failed": [], "uncaptioned": []}
+    assert asdict(render.RenderReport()) == {
+        "done": 0,
+        "skipped": 0,
+        "renewed": 0,
+        "failed": [],
+        "remarks": [],
+        "uncaptioned": [],
+    }
     one, two = render.RenderReport(), render.RenderReport()
     assert one.failed is not two.failed

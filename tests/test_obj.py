@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from viewfold.data.render import RenderSettings, render_assets
 from viewfold.errors import AssetError
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.polygon import triangulate
@@ -190,3 +191,14 @@ def test_a_ply_of_points_is_refused_and_one_with_a_texture_at_its_corners_is_rea
     header += "element face 1\nproperty list uchar int vertex_indices\nproperty list uchar float texcoord\n"
     mesh = ply(tmp_path, header, b"0 0 0\n1 0 0\n1 1 0\n3 0 1 2 6 0 0 1 0 1 1\n")
     assert mesh.uv[mesh.faces[0]].tolist() == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]] and mesh.materials[0].texture
+
+
+def test_a_material_that_no_library_holds_is_white_and_said_and_none_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")
+    text = f"mtllib a.mtl\n{SQUARE}usemtl red\nf 1 2 3\nusemtl glass\nf 1 3 4\nusemtl (null)\nf 1 2 4\n"
+    (tmp_path / "a.obj").write_text(text)
+    with pytest.warns(UserWarning, match=r"a.obj`: no library of it holds its materials glass, which are white"):
+        mesh = load_mesh(tmp_path / "a.obj")
+    assert sorted(material.color for material in mesh.materials) == [(1.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
+    report = render_assets(tmp_path, tmp_path / "out", settings=RenderSettings(size=16, orbits=1, views=1))
+    assert report.failed == [] and len(report.remarks) == 1 and "glass" in report.remarks[0]

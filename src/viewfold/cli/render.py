@@ -15,6 +15,9 @@ from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars, stage
 from viewfold.errors import InputError
 
+_SHOWN = 10
+"""Remarks that are printed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
@@ -114,6 +117,10 @@ class Render:
         print(f"{self.out}: {done.done} assets rendered, {done.skipped} were there already")
         if done.renewed:
             print(f"  {done.renewed} had pictures of a file that has changed since, or damaged ones")
+        for line in done.remarks[:_SHOWN]:
+            print(f"  {line}")
+        if len(done.remarks) > _SHOWN:
+            print(f"  {len(done.remarks) - _SHOWN} more remarks are in the meta.json of their assets")
         for line in unread_files(self.folder):
             print(f"  {line}")
         if done.uncaptioned:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,6 +64,9 @@ class RenderReport:
 
     failed: list[tuple[str, str]] = field(default_factory=list)
     """File name and reason of each asset that could not be rendered."""
+
+    remarks: list[str] = field(default_factory=list)
+    """Of assets that were rendered now: what is drawn otherwise than their makers may have meant."""
 
     uncaptioned: list[str] = field(default_factory=list)
     """File names of assets without a caption: they have pictures, but cannot be packed until they have one."""
@@ -137,7 +141,9 @@ def render_assets(
     if progress is not None and queue.elsewhere:
         progress(len(assets), len(assets))
     skipped = len(assets) - n_done - len(failed)
-    return RenderReport(done=n_done, skipped=skipped, renewed=renewed, failed=sorted(failed), uncaptioned=bare)
+    return RenderReport(
+        done=n_done, skipped=skipped, renewed=renewed, failed=sorted(failed), remarks=rendered.remarks, uncaptioned=bare
+    )
 
 
 def _sorted_out(assets: list[AssetFile], rendered: Rendered) -> tuple[list[AssetFile], list[tuple[str, str]]]:
@@ -174,7 +180,9 @@ def render_asset(
     asset = AssetFile.of(asset) if isinstance(asset, Path) else asset
     path, uid = asset.path, asset.uid
     try:
-        subject = Subject.of(path, frame=settings.frame, uid=uid)
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
+            subject = Subject.of(path, frame=settings.frame, uid=uid)
     except InputError as error:
         raise AssetError(f"`{path}` cannot be rendered: {error}") from error
     cameras = settings.cameras(uid)
@@ -187,6 +195,7 @@ def render_asset(
         files = _write_pictures(pictures, partial, settings, webp)
         light = settings.light_of(uid)
         drawing = {"engine": engine.version, "light": None if light is None else asdict(light), **pictures.notes}
+        drawing |= {"remarks": [str(remark.message) for remark in remarks]} if remarks else {}
         meta = {
             **asset.record,
             "uid": uid,

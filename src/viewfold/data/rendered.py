@@ -37,6 +37,8 @@ class Rendered:
         self._known: dict[str, Entry] = {}
         self._new: dict[str, Entry] = {}
         self._flushed = time.monotonic()
+        self.remarks: list[str] = []
+        """On assets that were noted as rendered."""
         if out.is_dir():
             with Manifest(out) as manifest:
                 self._known = manifest.entries()
@@ -86,7 +88,9 @@ class Rendered:
         """Note that an asset was rendered, or why it could not be."""
         if reason is None:
             with contextlib.suppress(AssetError):  # on a disk that does not show it yet, it is noted next time
-                self._put(self._entry(asset, read_json(self._out / asset.uid / META)))
+                meta = read_json(self._out / asset.uid / META)
+                self._put(self._entry(asset, meta))
+                self.remarks += meta["drawing"].get("remarks", [])
             return
         before = self._known.get(asset.uid, Entry(uid=asset.uid, source=str(asset.path.absolute())))
         self._put(replace(before, failures=before.failures + 1, reason=reason, stamp=""))

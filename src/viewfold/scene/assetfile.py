@@ -39,6 +39,8 @@ class AssetFiles:
         self._bytes, self._pixels = limits.MESH_BYTES, limits.TEXTURE_PIXELS
         self._faces, self._vertices = limits.MESH_FACES, 3 * limits.MESH_FACES
         self._names: dict[str, str] | None = None
+        self.remarks: list[str] = []
+        """What is drawn otherwise than its maker may have meant, and is no fault that keeps it from being drawn."""
 
     def read(self, name: str) -> bytes:
         """Return the content of a file named relative to the asset's folder (a URI may be percent-encoded).

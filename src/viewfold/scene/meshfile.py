@@ -28,7 +28,8 @@ def load_mesh(path: str | Path) -> Mesh:
     """Read a GLB, glTF, OBJ or PLY file into our frame; every material stays a material.
 
     Readers compute in float64.  A mesh that lies further from the origin than `FAR` times its size (a survey in UTM
-    coordinates) is moved to the origin before it becomes float32; others stay where they are.
+    coordinates) is moved to the origin before it becomes float32; others stay where they are.  A warning says what is
+    drawn otherwise than its maker may have meant: materials that no library of an OBJ holds are white.
 
     Raises:
         AssetError: the file is missing, damaged, empty or too large, holds what is not read (named in the message), or
@@ -43,8 +44,8 @@ def load_mesh(path: str | Path) -> Mesh:
         data = read_file(path, limits.MESH_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy and Pillow, on damaged numbers; they are checked afterwards
-            mesh = _READERS[suffix](data, AssetFiles(path.parent))
-        return _in_single_precision(mesh)
+            files = AssetFiles(path.parent)
+            mesh = _in_single_precision(_READERS[suffix](data, files))
     except AssetError as error:
         raise AssetError(f"`{path}` cannot be used: {error}") from error
     except ViewfoldError as error:
@@ -56,6 +57,9 @@ def load_mesh(path: str | Path) -> Mesh:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:300]
         raise AssetError(f"`{path}` cannot be read as {suffix[1:].upper()}: {reason}. Export it again.") from error
+    for remark in files.remarks:
+        warnings.warn(f"`{path}`: {remark}", stacklevel=2)
+    return mesh
 
 
 def _in_single_precision(mesh: Mesh) -> Mesh:

@@ -265,6 +265,8 @@ def _materials(
         raise AssetError(
             f"its materials ({', '.join(unknown)[:80]}) are in `{missing[0]}`, which is not there. Put it beside it."
         )
+    if lost := sorted(set(unknown) - _NO_MATERIAL):
+        files.remarks.append(f"no library of it holds its materials {', '.join(lost)[:200]}, which are white.")
     plain = Surface(Material())
     names = sorted(used & set(known))
     reader = Surfaces(files)
@@ -272,6 +274,10 @@ def _materials(
     number = {name: index + 1 for index, name in enumerate(names)}
     of_line = np.array([0, *(number.get(name, 0) for name in lines.materials)])
     return surfaces, of_line[np.searchsorted(np.array(lines.material_at, np.int64), face_line)]
+
+
+_NO_MATERIAL = {"None", "none", "(null)", "null"}
+"""What exporters name the material of faces that have none."""
 
 
 def _names_in_use(lines: _Lines, face_line: Int[np.ndarray, "f"]) -> set[str]:

@@ -80,7 +80,8 @@ def check_vocabulary(tokenizer: Any, network: Any, *, folder: Path) -> None:
         WeightsError: so it is.
     """
     try:
-        tokenizer(["a", "\u2603 \u4e00 qzxj9"], padding="do_not_pad"), tokenizer.unk_token_id
+        tokenizer(["a", "\u2603 \u4e00 qzxj9"], padding="do_not_pad")
+        _ = tokenizer.unk_token_id
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0][:160]
         raise WeightsError(f"`{folder / 'tokenizer'}` must read any word; it does not ({reason}).") from error
