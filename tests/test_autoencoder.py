@@ -107,6 +107,7 @@ def test_latents_are_drawn_with_the_posteriors_own_deviation(tmp_path: Path) -> 
     assert noise.std().item() == pytest.approx(1.0, abs=0.05) and noise.mean().item() == pytest.approx(0.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl", [0.0, 10.0])
 def test_the_divergence_pulls_latents_together(kl: float, tmp_path: Path) -> None:
     vae = make_autoencoder(SMALL, image_size=16)
@@ -140,6 +141,7 @@ def test_an_autoencoder_is_not_sharded(tmp_path: Path) -> None:
         train_autoencoder(pictures(), tmp_path, settings=SMALL, loop=loop)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_exactly_whatever_was_drawn_elsewhere(tmp_path: Path) -> None:
     loop = replace(LOOP, steps=4)
     whole = train_autoencoder(pictures(), tmp_path / "whole", settings=SMALL, loop=loop)

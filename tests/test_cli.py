@@ -217,6 +217,7 @@ def test_an_output_that_cannot_be_written_exits_with_four(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_what_sampling_refuses_names_its_flag(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def test_equal_shapes_have_no_spread_and_the_spread_of_a_pair_is_its_distance() 
     assert measure_spread(torch.stack([square(0, 0, 4), square(2, 0, 4)])) == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_copies_of_trained_assets_are_found_and_new_assets_are_not() -> None:
     trained, unseen, new = outlines(range(40)), outlines(range(100, 140)), outlines(range(200, 240))
     assert all(find_near_copies(trained[:8], unseen, trained))

@@ -107,6 +107,7 @@ def test_a_stop_in_the_middle_keeps_what_came(mirror: Mirror, tmp_path: Path) ->
     assert (tmp_path / "file.pt").read_bytes() == CONTENT and mirror.asked == ["bytes=3000-"]
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_the_rest_is_fetched(tmp_path: Path) -> None:
     """In a process of its own, with huggingface_hub's own chunks of 10 MiB."""
     content = os.urandom(35 * 2**20)

@@ -60,6 +60,7 @@ def test_operations_and_live_numbers_of_known_layers():
         assert estimate._count(lambda: attend(q, k, k), nn.Identity())[0] == 2 * 2 * (2 * 3) * 128 * 64 * 8
 
 
+@pytest.mark.slow
 def test_work_is_that_of_the_model_and_grows_with_the_views(folder):
     model, two, four = tiny_model(), count_work(folder, n_views=2), count_work(folder, n_views=4)
     for part in ("unet", "vae", "text_encoder"):
@@ -107,6 +108,7 @@ def test_time_is_work_over_speed(monkeypatch):
     assert seconds == pytest.approx(10 * (1 + 100 * estimate.OVERHEAD) + 5)
 
 
+@pytest.mark.slow
 def test_the_doctor_estimates_a_model_and_reads_no_weights(folder, monkeypatch, capsys):
     from viewfold.weights import components
 

@@ -251,6 +251,7 @@ def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleTy
         benchmark.run(sample, dataclasses.replace(settings, seed=1), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no judge in this checkout")
 def test_the_shipped_judge_is_as_good_as_it_says() -> None:
     judge, figures = load_judge()

@@ -25,6 +25,7 @@ def _reach(group: Group, *colors: str) -> tuple[torch.Tensor, torch.Tensor]:
     return points.amin(0), points.amax(0)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything():
     first, second = sample_group(4), sample_group(4)
     assert first == second and first.captions == second.captions and first.uid == second.uid
@@ -45,6 +46,7 @@ def test_a_tenth_of_the_toys_are_groups_and_a_world_may_have_none():
     assert kinds == {"mug", "table"}
 
 
+@pytest.mark.slow
 def test_a_group_is_held_out_if_any_of_its_things_is():
     assert not any(thing.held_out for seed in range(60) for thing in sample_group(seed).things)
     held = [sample_toy(seed, held_out=True, world=World(groups=1.0)) for seed in range(60)]

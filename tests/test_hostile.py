@@ -206,6 +206,7 @@ def test_code_is_found_however_deep_and_in_every_protocol(
     assert not Path("owned").exists()
 
 
+@pytest.mark.slow
 def test_a_pickle_as_deep_as_it_is_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="`path` must hold tensors"):
         read_checkpoint(archive(tmp_path / "x.pt", pickled(b"]" * 20_000 + b"a" * 19_999)))

@@ -122,6 +122,7 @@ def test_a_full_disk_leaves_the_shard_as_it_was(tmp_path: Path, monkeypatch: pyt
     assert shard.read_bytes() == before and [p.name for p in shard.parent.glob("*.tar")] == [shard.name]
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_makes_latents(tmp_path: Path) -> None:
     """Another process holds the folder: this one is refused, and goes on when the other is gone."""
     shard = _pack_two(tmp_path, damaged=False)
@@ -196,6 +197,7 @@ def test_the_moments_of_a_model_are_those_that_it_samples_from() -> None:
     assert float(spread.detach().std()) == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_makes_latents_loses_nothing(tmp_path: Path) -> None:
     shard = _pack_two(tmp_path, damaged=False)
     before = shard.read_bytes()

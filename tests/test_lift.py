@@ -104,6 +104,7 @@ def test_settings_out_of_range_are_refused() -> None:
 # Distillation -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_prior_that_knows_the_object_pulls_a_wrong_field_to_it(fitted: Fitted) -> None:
     wrong = replace(fitted, representation=GridField(resolution=24, blob_radius=0.2, settings=SMALL_GRID))
     before = unseen_overlap(wrong.representation)
@@ -179,6 +180,7 @@ def test_a_writer_that_breaks_the_file_shows_in_the_report(asset: Asset3D, monke
     assert (measured["silhouette_iou"] > 0.9) == (change != "smaller")
 
 
+@pytest.mark.slow
 def test_an_asset_is_saved_as_mesh_report_and_turntable(asset: Asset3D, tmp_path) -> None:
     asset.save(tmp_path / "ball.glb")
     assert sorted(os.listdir(tmp_path)) == ["ball.glb", "ball.json", "ball.webp"]
@@ -206,6 +208,7 @@ def test_the_same_seed_makes_the_same_mesh(asset: Asset3D) -> None:
     assert torch.equal(asset.mesh.vertices, again.mesh.vertices)
 
 
+@pytest.mark.slow
 def test_samples_without_an_object_are_sampled_again_with_the_next_seed() -> None:
     asked = []
 

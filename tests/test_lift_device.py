@@ -50,6 +50,7 @@ def on_both(run, waits: list[str] | None = None):
 # Flow 1 ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(OLD_NUMPY)
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("around", [False, True], ids=["alone", "around given views"])
@@ -141,6 +142,7 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
         assert places[3:] == [CPU] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [False, True])
 def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
     def run(device: torch.device) -> torch.Tensor:
@@ -188,6 +190,7 @@ def waits_of_eight_steps(run, *, renders: int) -> Counter[str]:
     return Counter({name: number for name, number in counts[1].items() if number})
 
 
+@pytest.mark.slow
 def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
     """The loss is looked at every ten steps, not in these eight."""
 

@@ -114,6 +114,7 @@ def test_gradients_are_clipped_to_their_norm(tmp_path: Path) -> None:
     assert seen == pytest.approx([0.5] * 3, rel=1e-4), "clipped, and each step begins without gradients"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_the_precision_is_what_layers_compute_in_and_weights_stay_float32(
     precision: str, dtype: torch.dtype, tmp_path: Path
@@ -129,6 +130,7 @@ def test_the_precision_is_what_layers_compute_in_and_weights_stay_float32(
     assert kinds == {dtype} and network.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_where_the_device_computes_in_it_and_the_record_says_which(
     native: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

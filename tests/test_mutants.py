@@ -80,6 +80,7 @@ def test_a_sample_is_of_as_many_lines_as_there_are_and_the_same_for_a_seed(found
     assert len(choose(found, 10**6, 0)) == len(found)
 
 
+@pytest.mark.slow
 def test_a_module_answers_to_the_tests_of_its_name_or_to_those_that_import_it() -> None:
     assert answering("scene.mesh")[0] == "tests/test_mesh.py"
     assert "tests/test_steps.py" in answering("diffusion.sampler")

@@ -39,6 +39,7 @@ def test_a_plate_of_one_voxel_is_found_wherever_it_is(resolution: int, axis: int
         assert bool(OccupancyGrid.of(plate(resolution, axis, position), dilation=0).at(at).all()), position
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("resolution", [32, 96, 160])
 def test_a_plate_of_one_voxel_keeps_its_coverage_and_its_gradient(resolution: int, axis: int) -> None:

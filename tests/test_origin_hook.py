@@ -88,6 +88,7 @@ def test_an_asset_says_what_its_views_do_unless_a_model_went_on_from_them(waterm
 # Loaded and saved again ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_lift_signs_what_the_model_had_a_hand_in_and_nothing_else(steps: int) -> None:
     settings = LiftSettings(

@@ -80,6 +80,7 @@ def test_processes_that_are_killed_leave_the_work_to_this_one(tmp_path: Path) ->
     assert report.samples == 12 and report.failed == []
 
 
+@pytest.mark.slow
 def test_two_packings_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     source = tmp_path / "renders"
     for number in range(24):

@@ -110,6 +110,7 @@ def test_a_missing_view_and_a_missing_caption_are_named(tmp_path: Path) -> None:
     assert [uid for uid, _ in report.failed] == ["gap", "mute", "short"] and not list((tmp_path / "out").glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_more_than_999_views_keep_their_order(tmp_path: Path) -> None:
     write_small(tmp_path / "renders", "many", views=1002)
     to_pil(torch.ones(3, 4, 4)).save(tmp_path / "renders" / "many" / "1001.webp", lossless=True)

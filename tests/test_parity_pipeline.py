@@ -51,6 +51,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> MultiViewPipeline:
     return pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["t2i", "gradio"])
 def test_the_pipeline_reaches_the_latents_and_pixels_of_the_original_script(
     pipeline: MultiViewPipeline, script: str

@@ -73,6 +73,7 @@ def test_a_release_is_downloaded_converted_and_recorded(hub: Mirror, tmp_path: P
     assert len(hub.asked) == 1
 
 
+@pytest.mark.slow
 def test_the_file_is_kept_if_asked_and_used_again(hub: Mirror, tmp_path: Path) -> None:
     fetch(NAME, keep=True)
     assert names(tmp_path) == {NAME, f"{NAME}.json", "small.pt"}

@@ -69,6 +69,7 @@ def copied(folder: Path, to: Path, **index: Any) -> Path:
 # Whole files ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_released_file_becomes_a_model_that_draws(folders: dict[str, Path], kind: str) -> None:
     folder = folders[kind]
     assert {path.name for path in folder.iterdir()} == PARTS | {"model_index.json"}
@@ -80,6 +81,7 @@ def test_a_released_file_becomes_a_model_that_draws(folders: dict[str, Path], ki
     assert (model.scheduler.config["steps_offset"], model.scheduler.config["beta_schedule"]) == (1, "scaled_linear")
 
 
+@pytest.mark.slow
 def test_the_text_states_are_those_of_the_original_tower(folders: dict[str, Path]) -> None:
     model, tower = load(folders["sd21"], device="cpu"), open_clip_tower()
     ids = clip_tokenizer()("a red mug, 3d asset")["input_ids"]
@@ -88,6 +90,7 @@ def test_the_text_states_are_those_of_the_original_tower(folders: dict[str, Path
     assert (model.condition(["a red mug, 3d asset"]).part("tokens") - expected).abs().max() < 2e-5
 
 
+@pytest.mark.slow
 def test_the_type_of_the_weights_can_be_chosen(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     told = ["--head-channels", "16", "--dtype", "fp16"]
     assert main(["weights", "convert", str(files["sd21"]), "--to", str(tmp_path / "half"), *told]) == 0
@@ -98,6 +101,7 @@ def test_the_type_of_the_weights_can_be_chosen(files: dict[str, Path], tmp_path:
     assert load(tmp_path / "half", device="cpu", dtype=torch.float32).unet.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_large_networks_are_written_as_several_files(
     files: dict[str, Path], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +234,7 @@ def test_the_community_folder_draws_what_ours_draws(folders: dict[str, Path], tm
         load(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_plain_2d_folder_is_where_training_starts(folders: dict[str, Path], tmp_path: Path) -> None:
     """Its own network at first: the camera's MLP adds zero to the time embedding, whatever the camera."""
     path = tmp_path / "plain.safetensors"
@@ -284,6 +289,7 @@ def test_a_released_model_that_is_not_installed_says_how(tmp_path: Path, monkeyp
 # Defaults -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_draws_as_its_index_says_unless_told(folders: dict[str, Path], tmp_path: Path) -> None:
     stated = {"guidance": 3.0, "steps": 2, "azimuth_deg": 90.0, "elevation_deg": 10.0, "suffix": ", 3d asset"}
     model = opened(copied(folders["sd21"], tmp_path / "model", **stated))

@@ -97,6 +97,7 @@ def test_a_network_that_takes_another_ones_place_reads_prompts_anew(model: Multi
         own.predict_noise(torch.zeros(1, 4, 4, 4, 4), torch.tensor([500]), told, CAMERAS)
 
 
+@pytest.mark.slow
 def test_its_work_is_counted_from_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model(tmp_path)
     TinyDiT().save_pretrained(tmp_path / "unet")
@@ -124,6 +125,7 @@ def test_it_is_a_prior_of_a_lift(model: MultiViewPipeline) -> None:
 # Flow 3: train --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 def test_it_learns_from_shards_and_draws_what_it_learnt(fold: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -54,6 +54,7 @@ def writer(path: Path, who: str, *, count: int = 1, way: str) -> Iterator[subpro
             process.kill()
 
 
+@pytest.mark.slow
 def test_of_two_writers_of_one_folder_a_reader_always_sees_a_whole_result(two_ways: str, tmp_path: Path) -> None:
     path, seen = tmp_path / "a", set()
     write(path, "first")

@@ -61,6 +61,7 @@ def test_every_setting_has_a_flag_that_reaches_it() -> None:
     assert cooling._loop().cooldown == 7
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_a_folder_that_draws_and_the_rest_of_it_is_untouched(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_plain_2d_network_gets_a_cameras_embedding_that_depends_on_the_seed_al
     assert starts[0] == starts[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_inference_would_halve_is_trained_in_float32(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from viewfold.pipeline import placement
 
@@ -180,6 +182,7 @@ def test_sheets_and_held_out_error_are_noted(fold: bool, place: Path) -> None:
         assert sheet.size == (64, 16), "four views beside each other"
 
 
+@pytest.mark.slow
 def test_a_sheet_has_the_views_that_are_trained(place: Path) -> None:
     assert main(command(place, "--views", "2", "--sheet", "a red mug")) == 0
     from PIL import Image

@@ -41,6 +41,7 @@ def test_views_that_do_not_divide_a_circle_are_refused_before_the_first_step(tmp
         train(tmp_path, replace(SETTINGS, views=3))
 
 
+@pytest.mark.slow
 def test_latents_of_another_autoencoder_are_refused_and_unknown_ones_are_told(tmp_path: Path) -> None:
     objects = write_shards(tmp_path / "objects", encoder="a" * 64)
     pictures = write_shards(tmp_path / "pictures", posed=False, encoder="a" * 64)
@@ -62,6 +63,7 @@ def test_pictures_are_given_exactly_when_the_mix_has_some(tmp_path: Path) -> Non
         train(tmp_path, pictures=None)
 
 
+@pytest.mark.slow
 def test_a_sample_that_breaks_while_a_run_goes_on_is_replaced_and_reported(tmp_path: Path) -> None:
     objects, broken = write_shards(tmp_path / "objects"), []
 
@@ -84,6 +86,7 @@ def test_a_sample_that_breaks_while_a_run_goes_on_is_replaced_and_reported(tmp_p
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == report["data"]
 
 
+@pytest.mark.slow
 def test_several_folders_are_recorded_and_other_weights_are_refused_on_resumption(tmp_path: Path) -> None:
     one, two = write_shards(tmp_path / "one"), write_shards(tmp_path / "two", samples=3)
     start = tiny_unet()
@@ -97,6 +100,7 @@ def test_several_folders_are_recorded_and_other_weights_are_refused_on_resumptio
     assert train(tmp_path, more, copy.deepcopy(start), objects=[one, f"{two}:0.25"]).report["steps_made"] == 1
 
 
+@pytest.mark.slow
 def test_moments_are_drawn_and_recorded_and_a_run_with_means_says_nothing_new(tmp_path: Path) -> None:
     moments = write_shards(tmp_path / "moments", grounds=(0.0, 1.0))
     train(tmp_path, objects=moments)

@@ -84,6 +84,7 @@ def test_a_step_waits_for_the_device_once(tmp_path: Path) -> None:
         assert set(a_step) == {1}, waits[counts[2] : counts[3]]
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_trained_and_normalised_on_the_device(tmp_path: Path) -> None:
     settings = AutoencoderSettings(channels=(8, 16), latent_channels=3, batch=4)
     pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

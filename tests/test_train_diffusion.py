@@ -27,6 +27,7 @@ def texts(*prompts: str) -> Tensor:
     return tiny_model().text.encode(prompts).part("tokens").half().float()
 
 
+@pytest.mark.slow
 def test_objects_go_in_with_their_cameras_and_pictures_without(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, unet=network)
@@ -50,6 +51,7 @@ def test_latents_stay_beside_their_cameras(tmp_path: Path) -> None:
         assert torch.allclose(height, height[:, :1].expand_as(height), atol=1e-5), "all on one circle"
 
 
+@pytest.mark.slow
 def test_every_caption_orbit_and_start_is_drawn(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, samples=1, orbits=2, views=8, caption=("one", "two", "three"), each=3)
     latents = LatentSet(shards, shape=SHAPE, views=4)
@@ -74,6 +76,7 @@ def test_the_text_is_the_captions_and_a_share_of_it_is_dropped(tmp_path: Path) -
         assert bool((said ^ dropped).all()) and 0.15 < dropped.float().mean() < 0.36
 
 
+@pytest.mark.slow
 def test_captions_are_read_as_sampling_reads_them_not_in_half_precision(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, replace(SETTINGS, loop=replace(LOOP, precision="bf16")), network)
@@ -110,6 +113,7 @@ def test_the_text_network_of_a_reader_may_be_any_module() -> None:
     assert diffusion.TextCache(reader).read(["ab", "a"]).part("length").tolist() == [[2.0], [1.0]]
 
 
+@pytest.mark.slow
 def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
     network = recorder()
     train(tmp_path, replace(SETTINGS, fold=False), network)
@@ -121,6 +125,7 @@ def test_the_per_view_baseline_sees_one_view_at_a_time(tmp_path: Path) -> None:
     assert posed["text"].shape[0] == 16 and bool(((posed["text"] - mug).abs().amax((1, 2)) < 1e-4).any())
 
 
+@pytest.mark.slow
 def test_each_view_of_the_baseline_keeps_the_text_of_its_object(tmp_path: Path) -> None:
     said = ("a red mug", "a blue car", "a green chair")
     network, objects = recorder(), write_shards(tmp_path / "objects", caption=said)
@@ -133,6 +138,7 @@ def test_each_view_of_the_baseline_keeps_the_text_of_its_object(tmp_path: Path) 
     assert [round(float(turn) / 7) % 3 for turn in first] == which[:, 0].tolist(), "and the cameras of that object"
 
 
+@pytest.mark.slow
 def test_the_two_losses_are_mixed_by_their_samples(tmp_path: Path) -> None:
     settings = replace(SETTINGS, batch=4, objective=replace(SETTINGS.objective, share_2d=0.2))  # 4 objects, 1 picture
     train(tmp_path, settings)
@@ -142,6 +148,7 @@ def test_the_two_losses_are_mixed_by_their_samples(tmp_path: Path) -> None:
     assert entry["loss"] == pytest.approx(mixed, abs=0.01 * abs(entry["posed"] - entry["flat"]))
 
 
+@pytest.mark.slow
 def test_the_result_is_the_averages_of_the_checkpoint_in_the_network_that_came_in(tmp_path: Path) -> None:
     network = tiny_unet()
     trained = train(tmp_path, unet=network)
@@ -183,6 +190,7 @@ def test_training_makes_the_held_out_error_smaller(tmp_path: Path) -> None:
     assert len(errors) == 3 and errors[2] < errors[0] - 0.01
 
 
+@pytest.mark.slow
 def test_the_held_out_error_is_that_of_the_same_noise_and_the_whole_text_at_each_check(tmp_path: Path) -> None:
     network = recorder()
     loop = replace(LOOP, steps=3, check_steps=1, lr=1e-12)
@@ -197,6 +205,7 @@ def test_the_held_out_error_is_that_of_the_same_noise_and_the_whole_text_at_each
     assert all(bool(((call["text"] - mug).abs().amax((1, 2)) < 1e-4).all()) for call in looked)
 
 
+@pytest.mark.slow
 def test_sheets_are_drawn_with_the_averages(tmp_path: Path) -> None:
     network, worn = tiny_unet(), []
 
@@ -209,6 +218,7 @@ def test_sheets_are_drawn_with_the_averages(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "samples" / "00000002-mug.png").is_file()
 
 
+@pytest.mark.slow
 def test_frozen_networks_come_back_to_life(tmp_path: Path) -> None:
     network = tiny_unet()
     network.requires_grad_(False)
@@ -217,6 +227,7 @@ def test_frozen_networks_come_back_to_life(tmp_path: Path) -> None:
     assert not torch.equal(before, network.conv_in.weight)
 
 
+@pytest.mark.slow
 def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
     """Latents that are all zero: the velocity is sqrt(alpha_bar) noise, and the noise is in plain sight."""
     model = tiny_model()
@@ -237,6 +248,7 @@ def test_a_perfect_network_has_nothing_to_learn(tmp_path: Path) -> None:
     assert first["loss"] < 1e-9
 
 
+@pytest.mark.slow
 def test_objects_and_pictures_count_as_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from viewfold.training import diffusion
 

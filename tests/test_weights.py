@@ -43,6 +43,7 @@ def call(unet: torch.nn.Module) -> Tensor:
         return unet(latents, 10, text, torch.ones(1, 2, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_unet_converts_from_every_wrapping(
