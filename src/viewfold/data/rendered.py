@@ -34,6 +34,7 @@ class Rendered:
 
     def __init__(self, out: Path, settings: RenderSettings) -> None:
         self._out, self._settings = out, settings
+        self._said = json.dumps(settings.record(), sort_keys=True, default=str)
         self._known: dict[str, Entry] = {}
         self._new: dict[str, Entry] = {}
         self._flushed = time.monotonic()
@@ -110,7 +111,7 @@ class Rendered:
 
     def _stamp(self, asset: AssetFile) -> str:
         """Return what changes when files, record or settings do, without reading them; "" if one is not there."""
-        words = json.dumps([asset.record, self._settings.record()], sort_keys=True, default=str)
+        words = self._said + json.dumps(asset.record, sort_keys=True, default=str)
         try:
             of_files = file_stamp([asset.path, self._out / asset.uid / META])
         except OSError:
