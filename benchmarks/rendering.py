@@ -37,7 +37,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     with tempfile.TemporaryDirectory() as folder:
-        assets = prepare(given.assets, given.count, Path(folder) / "assets")
+        assets = drawable(prepare(given.assets, given.count, Path(folder) / "assets"))
         print(
             f"{len(assets)} assets of {VIEWS} views; {start_up(Path(folder)):.1f} CPU-s to start (not in the figures)"
         )
@@ -58,6 +58,24 @@ def prepare(source: Path | None, count: int, folder: Path) -> list[Path]:
         for path in find_assets(folder)[count:]:
             path.unlink()
     return find_assets(folder)
+
+
+def drawable(assets: Sequence[Path]) -> list[Path]:
+    """Return the assets that every engine draws; those with something translucent, which moderngl refuses, go."""
+    from viewfold.data.engines import RenderSettings, Subject, open_engine
+    from viewfold.errors import AssetError
+
+    settings = RenderSettings(size=16, engine="moderngl")
+    engine, found = open_engine(settings), []
+    for path in assets:
+        try:
+            subject = Subject.of(path)
+            engine.draw(subject, settings.cameras(subject.uid), settings)
+            found.append(path)
+        except AssetError as error:
+            print(f"left out: {error}")
+    engine.close()
+    return found
 
 
 def compare(assets: Sequence[Path], size: int, folder: Path, given: argparse.Namespace) -> None:
@@ -120,8 +138,8 @@ def run_whole(assets: Sequence[Path], settings: Any, folder: Path, blender: str 
     some, out = folder / "some", folder / "out"
     for place in (some, out):
         shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(assets[0].parent, some)
-    for path in some.iterdir():
+    shutil.copytree(folder / "assets", some)
+    for path in list(some.rglob("*")):
         if path.stem not in {asset.stem for asset in assets} and path.suffix.lower() in (".glb", ".obj", ".ply"):
             path.unlink()
     command = [

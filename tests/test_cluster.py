@@ -173,6 +173,34 @@ def test_ray_draws_a_file_of_prompts_and_names_what_it_cannot(tmp_path: Path) ->
 
 
 @pytest.mark.heavy
+def test_a_cluster_that_asks_for_its_token_is_joined_by_its_address(tmp_path: Path) -> None:
+    """`ray start` asks everybody for the token in ~/.ray, if there is one; Ray's own `init` does not bring it along."""
+    pytest.importorskip("ray")
+    write_assets(tmp_path / "assets", count=2)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    head = [
+        "start",
+        "--head",
+        "--num-cpus=1",
+        "--include-dashboard=false",
+        "--port=6398",
+        "--node-ip-address=127.0.0.1",
+    ]
+    try:
+        subprocess.run([*ray, *head], check=True, capture_output=True, env=environment, timeout=120)
+        command = ["render", str(tmp_path / "assets"), "--out", str(tmp_path / "out"), "--size", "16"]
+        with run(*command, "--cluster", "127.0.0.1:6398", env=environment) as process:
+            said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and "2 assets rendered" in said, said
+    finally:
+        subprocess.run([*ray, "stop", "--force"], capture_output=True, env=environment)
+
+
+@pytest.mark.heavy
 def test_an_address_without_a_cluster_is_named() -> None:
     pytest.importorskip("ray")
     from viewfold.cluster import Cluster

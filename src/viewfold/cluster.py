@@ -29,6 +29,9 @@ RETRIES = 3
 KNOCK_S = 5.0
 """To wait for somebody at an address."""
 
+_TOKEN = Path("~/.ray/auth_token")
+"""Where Ray keeps the word by which the machines of a cluster know each other."""
+
 PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "VIEWFOLD_BLENDER")
 """Variables of the environment that workers get from us; each has one thread."""
 
@@ -111,7 +114,11 @@ class Cluster:
             self._ray.init(address=address, **options)
         except ConnectionError as error:
             if address != "auto":
-                raise _nobody(address) from error
+                raise InputError(
+                    f"`cluster` at {address} must let us in; somebody listens there, but Ray does not answer. It may "
+                    "be another service, another version of Ray, or ask for a token: set RAY_AUTH_MODE=token and "
+                    "RAY_AUTH_TOKEN, or copy its ~/.ray/auth_token here."
+                ) from error
             self._ray.init(include_dashboard=False, **options)
 
     def _remote(self, name: str) -> Any:
@@ -170,6 +177,8 @@ def _nobody(address: str) -> InputError:
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does where there is one; `init` does not
     try:
         import ray  # pyright: ignore[reportMissingImports]
         import ray.exceptions  # pyright: ignore[reportMissingImports]
