@@ -1,12 +1,15 @@
-"""Reading shards: ours beside plain webdataset, and a step of training with its latents in memory and on the disk.
+"""Packing and reading shards beside plain webdataset, and a step of training with latents in memory and on the disk.
 
-    python benchmarks/loading.py [--samples 4000] [--rounds 3] [--step-ms 160]
+    python benchmarks/loading.py [--samples 4000] [--assets 60] [--rounds 3] [--step-ms 160]
 
-First table: samples a second and CPU time a sample, latents and captions of the same shards, the ways taking turns, so
+First table: the same renders into shards.  webdataset's writer copies files; ours decodes every picture, so that
+damage is found here, hashes it, notes it in the manifest, and waits for the disk.  Packing again finds nothing new.
+
+Second table: samples a second and CPU time a sample, latents and captions of the same shards, the ways taking turns, so
 that ratios are those of a round.  webdataset reads whole shards from front to back and shuffles within a buffer; ours
 draws any sample at random and reads four of its views.  `webdataset, latents alone` leaves captions and cameras unread.
 
-Second table: what share of a step waits for its batch (as `viewfold train` prints it), with 192 objects a step; the
+Third table: what share of a step waits for its batch (as `viewfold train` prints it), with 192 objects a step; the
 network is a wait of --step-ms, as a GPU is for the host, or that much work of Python's own, which holds the
 interpreter as the launching of many small kernels does.
 """
@@ -40,6 +43,7 @@ def main() -> None:
     """Measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--assets", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--step-ms", type=float, default=160.0)
@@ -47,6 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        print(packing(Path(folder), options.assets, options.rounds))
         shards = write(Path(folder) / "shards", options.samples)
         started = time.process_time()
         from viewfold.data.batches import LatentSet
@@ -56,6 +61,44 @@ def main() -> None:
         print(f"looking {len(latents)} samples through once: {1e6 * spent / len(latents):.0f} CPU-us a sample")
         print(reading(shards, latents, options))
         print(waiting(latents, options))
+
+
+def packing(folder: Path, assets: int, rounds: int) -> str:
+    """Return the table of ways to pack the same renders."""
+    from viewfold.data.assets import write_assets
+    from viewfold.data.packing import pack
+    from viewfold.data.render import render_assets
+
+    write_assets(folder / "assets", count=assets)
+    render_assets(folder / "assets", folder / "renders")
+    n_views = len(list((folder / "renders").glob("*/*.webp")))
+    ways: dict[str, Callable[[int], object]] = {
+        "ours": lambda number: pack(folder / "renders", folder / f"ours-{number}"),
+        "ours, packed again": lambda number: pack(folder / "renders", folder / f"ours-{number}"),
+        "webdataset's writer": lambda number: copy(folder / "renders", folder / f"theirs-{number}.tar"),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, work in ways.items():
+            started = time.process_time()
+            work(number)
+            spent[name].append(1e6 * (time.process_time() - started) / n_views)
+    rows = []
+    for name in ways:
+        ratios = [one / base for one, base in zip(spent[name], spent["webdataset's writer"], strict=True)]
+        rows.append([name, f"{statistics.median(spent[name]):.0f}", f"{statistics.median(ratios):.2f}"])
+    return markdown_table([f"{n_views} views of 64 px", "CPU-us a view", "beside webdataset"], rows)
+
+
+def copy(renders: Path, tar: Path) -> None:
+    """Write renders with webdataset, as they are."""
+    import webdataset
+
+    library: Any = webdataset
+    with library.TarWriter(str(tar)) as sink:
+        for folder in sorted(path.parent for path in renders.glob("*/meta.json")):
+            views = {path.name: path.read_bytes() for path in sorted(folder.glob("*.webp"))}
+            sink.write({"__key__": folder.name, "json": (folder / "meta.json").read_bytes(), **views})
 
 
 def write(folder: Path, samples: int) -> Path:
