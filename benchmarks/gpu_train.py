@@ -87,7 +87,7 @@ class _Trainer:
             return {"loss": diffusion_loss(unet, batch.latents, condition, batch.cameras, alphas_cumprod=alphas,
                                            settings=settings, generator=generator)}  # fmt: skip
 
-        settings = LoopSettings(optimizer="adamw", lr=1e-5, warmup=0, precision="bf16")
+        settings = LoopSettings(optimizer="adamw", lr=1e-5, warmup=0, precision="bf16", read_ahead=0)
         self.run = Run(unet, draw, loss, bench.work / "step", settings, Ranks(), samples=1, record={})
 
     def measure(self, objects: int) -> dict[str, Any]:
@@ -95,10 +95,11 @@ class _Trainer:
         from viewfold.device import peak_memory_mib
 
         self.objects, spent, cpu = objects, [], []
+        batches = self.run.reading(self.steps)
         self.network.zero_grad(set_to_none=True)
         for _ in range(1 + self.bench.repeats):
             before = time.process_time()
-            spent.append(self.bench.seconds(lambda: self.run.step(self.steps)))
+            spent.append(self.bench.seconds(lambda: self.run.step(self.steps, batches)))
             cpu.append(time.process_time() - before)
             self.steps += 1
         step_s = statistics.median(spent[1:] or spent)

@@ -206,7 +206,7 @@ def killed(out: Path) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         return draw(step, generator)
 
-    return train(out / "killed", settings=replace(SETTINGS, steps=50), draw=fatal)
+    return train(out / "killed", settings=replace(SETTINGS, steps=50, read_ahead=0), draw=fatal)
 
 
 def main(names: str, folder: str) -> int:

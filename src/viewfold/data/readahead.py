@@ -40,12 +40,11 @@ class ReadAhead:
         future = self._begun.pop(item.uid, None)
         if future is None:
             return read_item(item)
+        self._fill()
         try:
-            self._fill()
             return future.result()
         except BrokenExecutor:  # a process was killed, and the others of this machine with it: on without them
             self._pool = None
-            self._begun.clear()
             return read_item(item)
         except WorkerDied as error:
             raise AssetError(f"`{item.uid}` cannot be read: {error}.") from error
@@ -58,7 +57,11 @@ class ReadAhead:
     def _fill(self) -> None:
         if self._pool is not None:
             for item in itertools.islice(self._coming, max(0, self._pool.at_once - len(self._begun))):
-                self._begun[item.uid] = self._pool.submit(read_item, item)
+                try:
+                    self._begun[item.uid] = self._pool.submit(read_item, item)
+                except (BrokenExecutor, OSError):
+                    self._pool = None
+                    return
 
 
 def read_item(item: Item) -> Read:
