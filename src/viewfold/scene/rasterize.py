@@ -10,7 +10,7 @@ Samples are averaged in sRGB, premultiplied: pictures are composited on sRGB bac
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from viewfold.camera import Cameras
@@ -18,7 +18,7 @@ from viewfold.errors import InputError
 from viewfold.scene.light import Light
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import Rendering
-from viewfold.scene.shading import Subject, shade
+from viewfold.scene.shading import Samples, Seen, Subject, shade
 from viewfold.scene.visibility import nearest_faces
 
 LAYERS = 8
@@ -27,6 +27,9 @@ LAYERS = 8
 _MAX_SIZE = 8192
 _FACES_AT_ONCE, _SAMPLES_AT_ONCE = 2**18, 2**19
 """Of the views that are drawn together: bounds on working memory, or one view where that is more."""
+
+_SHADED_AT_ONCE = 2**15
+"""Samples; what is done with them stays in a processor's cache."""
 
 _GONE = 1 / 512
 """What lets less light through hides what is behind it."""
@@ -40,6 +43,7 @@ def rasterize(
     size: int,
     supersample: int = 2,
     light: Light | None = Light(),  # noqa: B008
+    shape: bool = True,
 ) -> Rendering:
     """Draw a mesh from each camera; both sides of a face are drawn and lit.
 
@@ -50,6 +54,7 @@ def rasterize(
         size: pixels across and down, 1 to 8192.
         supersample: samples per pixel along each axis, 1 to 8.
         light: None draws the albedo as it is.
+        shape: whether to work out depth and normals; they are zeros otherwise.
 
     Returns:
         Premultiplied colour, coverage, depth and world normals, on the mesh's device.  Depth and normal are those of
@@ -66,22 +71,24 @@ def rasterize(
         )
     device = mesh.vertices.device
     if device.type == "mps":  # no float64 there
-        return rasterize(mesh.to("cpu"), cameras.to("cpu"), size=size, supersample=supersample, light=light).to(device)
+        on_cpu = mesh.to("cpu"), cameras.to("cpu")
+        return rasterize(*on_cpu, size=size, supersample=supersample, light=light, shape=shape).to(device)
     cameras = cameras.to(device)
-    normals = mesh.normals()
+    normals = mesh.normals().flatten(0, 1).T.contiguous()
     solid, sheer = _sorted_faces(mesh)
     n_pixels = size * supersample
     step = max(1, min(_FACES_AT_ONCE // max(1, len(mesh.faces)), _SAMPLES_AT_ONCE // n_pixels**2))
-    parts = []
+    parts, pyramids = [], {}
     for first in range(0, len(cameras), step):
         some = cameras[first : first + step]
         screen = _project(mesh.vertices, some, n_pixels)
-        subject = Subject(mesh, normals, screen, some.world_from_camera[:, :3, 3], n_pixels, light)
-        nearest = nearest_faces(screen, mesh.faces, n_pixels, among=solid)
-        drawn = _solid(subject, nearest) if sheer is None else _peeled(subject, nearest, sheer)
-        parts.append(_pooled(drawn.view(len(screen), size, supersample, size, supersample, 9)))
-    picture = torch.cat(parts)
-    return Rendering(rgb=picture[:, :3], alpha=picture[:, 3:4], depth=picture[:, 4:5], normal=picture[:, 5:])
+        subject = Subject(mesh, normals, screen, some.world_from_camera[:, :3, 3], n_pixels, light, pyramids)
+        picture = _Picture(len(some), size, supersample, device, shape=shape)
+        behind = nearest_faces(screen, mesh.faces, n_pixels, among=solid)
+        _draw_solid(picture, subject, behind, None if sheer is None else _peel(picture, subject, behind, sheer))
+        parts.append(picture.means())
+    drawn = torch.cat(parts, dim=1).unflatten(1, (-1, size, size)).transpose(0, 1)
+    return Rendering(rgb=drawn[:, :3], alpha=drawn[:, 3:4], depth=drawn[:, 4:5], normal=drawn[:, 5:])
 
 
 def _sorted_faces(mesh: Mesh) -> tuple[Int[Tensor, "f"] | None, Int[Tensor, "g"] | None]:
@@ -93,71 +100,107 @@ def _sorted_faces(mesh: Mesh) -> tuple[Int[Tensor, "f"] | None, Int[Tensor, "g"]
     return (~is_sheer).nonzero()[:, 0], is_sheer.nonzero()[:, 0]
 
 
-def _solid(subject: Subject, nearest: Int[Tensor, "p"]) -> Float[Tensor, "p 9"]:
-    """Return colour, alpha, depth, normal and whether there is a surface, of samples of solid faces."""
-    at = nearest.nonzero()[:, 0]
-    seen = shade(subject, at, nearest[at])
-    out = torch.zeros(len(nearest), 9, device=nearest.device)
-    one = torch.ones_like(seen.depth[:, None])
-    out[at] = torch.cat([seen.color, one, seen.depth[:, None], seen.normal, one], dim=1)
-    return out
+class _Picture:
+    """Sums over the samples of each pixel of all views: colour, alpha; depth, normal and number of surfaces."""
+
+    def __init__(self, n_views: int, size: int, supersample: int, device: torch.device, *, shape: bool) -> None:
+        self.size, self.supersample, self.shape = size, supersample, shape
+        n = n_views * size**2
+        self.color = torch.zeros(4, n, device=device)
+        self.surface = torch.zeros(5, n if shape else 0, device=device)
+
+    def add(self, at: Int[Tensor, "p"], seen: Seen, share: Float[Tensor, "p"] | None = None) -> None:
+        """Add what is seen at samples, as much of it as `share` says."""
+        pixel = self._pixel(at)
+        for total, channel in zip(self.color, seen.color, strict=False):
+            total.scatter_add_(0, pixel, channel if share is None else channel * share)
+        self.color[3].scatter_add_(0, pixel, torch.ones_like(seen.depth) if share is None else share)
+
+    def add_surface(self, at: Int[Tensor, "p"], depth: Float[Tensor, "p"], normal: Float[Tensor, "3 p"]) -> None:
+        """Add the one surface that counts at samples."""
+        pixel = self._pixel(at)
+        for total, channel in zip(self.surface, (depth, *normal, torch.ones_like(depth)), strict=True):
+            total.scatter_add_(0, pixel, channel)
+
+    def means(self) -> Float[Tensor, "8 n"]:
+        """Return red, green, blue, alpha, depth and normal, premultiplied."""
+        scale = self.supersample**2
+        color = self.color / scale
+        if not self.shape:
+            return torch.cat([color, torch.zeros_like(color)])
+        surfaces = self.surface[4].clamp(min=1)
+        normal = self.surface[1:4] / surfaces * color[3]
+        return torch.cat([color, self.surface[:1] / surfaces, normal])
+
+    def _pixel(self, at: Int[Tensor, "p"]) -> Int[Tensor, "p"]:
+        samples = Samples.of(at, self.size * self.supersample)
+        row, column = (q.add_(0.5).div_(self.supersample).floor_() for q in (samples.row, samples.column))
+        return samples.view.mul_(self.size).add_(row).mul_(self.size).add_(column).long()
 
 
-def _peeled(subject: Subject, behind: Int[Tensor, "p"], sheer: Int[Tensor, "g"]) -> Float[Tensor, "p 9"]:
-    """Return the same with surfaces that can be seen through in front, composited from the nearest on."""
-    out = torch.zeros(len(behind), 9, device=behind.device)
+def _draw_solid(
+    picture: _Picture, subject: Subject, nearest: Int[Tensor, "p"], left: tuple[Tensor, Tensor] | None
+) -> None:
+    """Add samples of solid faces; `left` says how much of each passes, and whether it has its surface already."""
+    seen_at_all = nearest > 0 if left is None else (nearest > 0) & (left[0] > 0)
+    for at in seen_at_all.nonzero()[:, 0].split(_SHADED_AT_ONCE):
+        seen = shade(subject, at, nearest.index_select(0, at), normals=picture.shape)
+        picture.add(at, seen, None if left is None else left[0].index_select(0, at))
+        if not picture.shape:
+            continue
+        assert seen.normal is not None
+        if left is None:
+            picture.add_surface(at, seen.depth, seen.normal)
+        else:
+            bare = (~left[1][at]).nonzero()[:, 0]
+            picture.add_surface(at[bare], seen.depth[bare], seen.normal[:, bare])
+
+
+def _peel(
+    picture: _Picture, subject: Subject, behind: Int[Tensor, "p"], sheer: Int[Tensor, "g"]
+) -> tuple[Float[Tensor, "p"], Bool[Tensor, "p"]] | None:
+    """Add surfaces that can be seen through, from the nearest on; return what passes, and where a surface is added."""
     passes = torch.ones(len(behind), device=behind.device)
+    found = torch.zeros_like(passes, dtype=torch.bool)
     limit = torch.full_like(behind, torch.iinfo(torch.int64).max)
-    first = torch.zeros(len(behind), 4, device=behind.device)  # depth and normal of the nearest surface of any alpha
-    for _ in range(LAYERS):
+    first = torch.zeros(4, len(behind) if picture.shape else 0, device=behind.device)  # surfaces of any alpha
+    for depth in range(LAYERS):
         layer = nearest_faces(subject.screen, subject.mesh.faces, subject.n_pixels, among=sheer, within=(behind, limit))
-        at = layer.nonzero()[:, 0]
-        if not len(at):
+        layer_at = layer.nonzero()[:, 0]
+        if not len(layer_at):
+            if not depth:
+                return None
             break
-        seen = shade(subject, at, layer[at], sheer=True)
-        assert seen.alpha is not None
-        share = (passes[at] * seen.alpha)[:, None]
-        out[at, :3] += share * seen.color
-        out[at, 3:4] += share
-        surface = torch.cat([seen.depth[:, None], seen.normal], dim=1)
-        fresh = (first[at, 0] == 0) & (seen.alpha > 0)
-        first[at[fresh]] = surface[fresh]
-        hides = (seen.alpha >= 0.5) & (out[at, 8] == 0)
-        out[at[hides], 4:8], out[at[hides], 8] = surface[hides], 1.0
-        passes[at] *= 1 - seen.alpha
+        for at in layer_at.split(_SHADED_AT_ONCE):
+            seen = shade(subject, at, layer[at], sheer=True, normals=picture.shape)
+            assert seen.alpha is not None
+            picture.add(at, seen, passes[at] * seen.alpha)
+            passes[at] *= 1 - seen.alpha
+            if picture.shape:
+                _note(picture, at, seen, first, found)
         limit = torch.where(passes > _GONE, layer, 0)  # 0: nothing lies behind, or nothing of it can be seen
-    at = ((behind > 0) & (passes > 0)).nonzero()[:, 0]
-    seen = shade(subject, at, behind[at])
-    out[at, :3] += passes[at, None] * seen.color
-    out[at, 3] += passes[at]
-    bare = at[out[at, 8] == 0]
-    mine = out[at, 8] == 0
-    out[bare, 4:8] = torch.cat([seen.depth[:, None], seen.normal], dim=1)[mine]
-    out[bare, 8] = 1.0
-    thin = (out[:, 8] == 0) & (first[:, 0] > 0)
-    out[thin, 4:8], out[thin, 8] = first[thin], 1.0
-    return out
+    if picture.shape:
+        at = (~found & (first[0] > 0) & ((behind == 0) | (passes <= 0))).nonzero()[:, 0]
+        picture.add_surface(at, first[0, at], first[1:, at])
+    return passes, found
 
 
-def _pooled(samples: Float[Tensor, "v h s w r 9"]) -> Float[Tensor, "v 8 h w"]:
-    """Return red, green, blue, alpha, depth and normal of each pixel from those of its samples."""
-    supersample = samples.shape[2]
-    pooled = torch.zeros_like(samples[:, :, 0, :, 0])
-    for i in range(supersample):
-        for j in range(supersample):  # several times faster than `sum((2, 4))`
-            pooled += samples[:, :, i, :, j]
-    pooled = pooled.permute(0, 3, 1, 2)
-    surfaces, scale = pooled[:, 8:].clamp(min=1), supersample**2
-    alpha = pooled[:, 3:4]
-    normal = pooled[:, 5:8] / surfaces * alpha  # premultiplied
-    return torch.cat([pooled[:, :4] / scale, pooled[:, 4:5] / surfaces, normal / scale], dim=1)
+def _note(picture: _Picture, at: Int[Tensor, "p"], seen: Seen, first: Float[Tensor, "4 q"], found: Tensor) -> None:
+    """Add the surfaces that hide what is behind, where none was; keep those of any alpha in `first`, where none was."""
+    assert seen.alpha is not None and seen.normal is not None
+    surface = torch.cat([seen.depth[None], seen.normal])
+    fresh = (first[0, at] == 0) & (seen.alpha > 0)
+    first[:, at[fresh]] = surface[:, fresh]
+    hides = (seen.alpha >= 0.5) & ~found[at]
+    picture.add_surface(at[hides], seen.depth[hides], seen.normal[:, hides])
+    found[at[hides]] = True
 
 
-def _project(vertices: Float[Tensor, "k 3"], cameras: Cameras, n_pixels: int) -> Float[Tensor, "v k 3"]:
+def _project(vertices: Float[Tensor, "k 3"], cameras: Cameras, n_pixels: int) -> Float[Tensor, "3 v k"]:
     """Return (column * depth, row * depth, depth) in float64, where whole numbers are the centres of samples."""
     pose = cameras.world_from_camera.double()
     local = (vertices.double()[None] - pose[:, None, :3, 3]) @ pose[:, :3, :3]
     depth = -local[..., 2]
     focal = (n_pixels / 2 / (cameras.fov_deg.double().deg2rad() / 2).tan())[:, None]
     center = (n_pixels - 1) / 2
-    return torch.stack([local[..., 0] * focal + center * depth, center * depth - local[..., 1] * focal, depth], dim=-1)
+    return torch.stack([local[..., 0] * focal + center * depth, center * depth - local[..., 1] * focal, depth])

@@ -9,6 +9,7 @@ face of each sample.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -23,14 +24,17 @@ OVERDRAW = 2000
 """Faces over each other, on average over the picture, that are drawn; hair and foliage have some hundreds."""
 
 _FACES_AT_ONCE = 2**18
-_SAMPLES_AT_ONCE = 2**19
-"""Bounds on working memory, small enough to stay in a processor's cache."""
+_SAMPLES_AT_ONCE = 2**15
+"""Bounds on working memory; what is done with one block of samples stays in a processor's cache."""
+
+_ASIDE = 1e-6
+"""Samples beside its corners where a face may still be found, by rounding."""
 
 Within = tuple[Tensor, Tensor]
 
 
 def nearest_faces(
-    screen: Float[Tensor, "v k 3"],
+    screen: Float[Tensor, "3 v k"],
     faces: Int[Tensor, "f 3"],
     n_pixels: int,
     *,
@@ -48,75 +52,144 @@ def nearest_faces(
     Raises:
         AssetError: faces lie on one another so often that drawing them would take for ever.
     """
-    nearest = torch.zeros(len(screen) * n_pixels**2, dtype=torch.int64, device=screen.device)
+    nearest = torch.zeros(screen.shape[1] * n_pixels**2, dtype=torch.int64, device=screen.device)
     total = len(faces) if among is None else len(among)
     left = OVERDRAW * len(nearest)
     for start in range(0, total, _FACES_AT_ONCE):
         index = torch.arange(start, min(start + _FACES_AT_ONCE, total), device=faces.device)
         index = index if among is None else among[index]
-        left = _draw(nearest, screen, faces[index], index, n_pixels, within, left)
+        pairs = _Pairs.of(screen, faces[index], n_pixels)
+        left = _draw(nearest, pairs, index, n_pixels, within, left)
     return nearest
 
 
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Faces in views that may cover samples, n of them, one after the other."""
+
+    view: Int[Tensor, "n"]
+    face: Int[Tensor, "n"]
+    """Among those that were given."""
+
+    top: Float[Tensor, "n"]
+    n_rows: Int[Tensor, "n"]
+    starts: list[tuple[Tensor, Tensor]]
+    ends: list[tuple[Tensor, Tensor]]
+    """Lines (slope, intercept), column = slope row + intercept: a row's samples lie between the last start and the
+    first end."""
+
+    plane: tuple[Tensor, Tensor, Tensor]
+    """1 / depth = p0 column + p1 row + p2."""
+
+    low: Float[Tensor, "n"]
+    high: Float[Tensor, "n"]
+    """Bounds of 1 / depth."""
+
+    @classmethod
+    def of(cls, screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"], n_pixels: int) -> _Pairs:
+        """Return the pairs whose bounding box has a row and a column of samples."""
+        # Axes: corner or edge first, so that each is contiguous.
+        corners = screen.index_select(2, faces.T.flatten()).unflatten(2, (3, -1))  # xyw v corner f
+        x, y, w = corners.transpose(1, 2).flatten(2)
+        top, bottom, left, right = _bounds(x, y, w, n_pixels)
+        inside = (bottom >= top) & (right >= left) & (w > NEAR).any(0)
+        keep = inside.nonzero()[:, 0]
+        x, y, w = (q.index_select(1, keep) for q in (x, y, w))
+        a, b, c = edges(x, y, w)
+        volume = x[0] * a[0] + y[0] * b[0] + w[0] * c[0]
+        turn = torch.where(volume < 0, -1.0, 1.0)
+        divisor = torch.where(volume == 0, math.inf, volume)
+        plane = a.sum(0) / divisor, b.sum(0) / divisor, c.sum(0) / divisor
+        a = a * turn
+        a = torch.where(a == 0, 1e-200, a)  # a level edge: its run starts at -huge or at +huge
+        slope, intercept, opens = -(b * turn) / a, -(c * turn) / a, a > 0
+        flat = slope.new_zeros(())
+        nearest = 1 / w.clamp(min=NEAR)
+        top = top[keep]
+        return cls(
+            view=keep // len(faces),
+            face=keep % len(faces),
+            top=top,
+            n_rows=torch.where(volume == 0, 0, (bottom[keep] - top + 1).long()),
+            starts=[(torch.where(o, s, flat), torch.where(o, i, -1.0)) for s, i, o in zip(slope, intercept, opens, strict=True)],
+            ends=[(torch.where(o, flat, s), torch.where(o, n_pixels, i)) for s, i, o in zip(slope, intercept, opens, strict=True)],
+            plane=plane,
+            low=torch.where((w > NEAR).all(0), nearest.amin(0), 0.0),
+            high=nearest.amax(0),
+        )
+
+
+def edges(x: Float[Tensor, "3 n"], y: Float[Tensor, "3 n"], w: Float[Tensor, "3 n"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return E(column, row) = a column + b row + c of each edge, "3 n" each; edge i faces corner i.
+
+    Args:
+        x, y, w: the corners of n faces as `nearest_faces` has them; x = column * depth.
+    """
+    # Written out, not `cross`: a fused multiply-add would spoil E of a shared edge being the exact negative of its
+    # neighbour's, which is what leaves no gaps.
+    j, k = [1, 2, 0], [2, 0, 1]
+    xj, yj, wj, xk, yk, wk = x[j], y[j], w[j], x[k], y[k], w[k]
+    return yj * wk - wj * yk, wj * xk - xj * wk, xj * yk - yj * xk
+
+
+def _bounds(x: Tensor, y: Tensor, w: Tensor, n_pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the first and last row and column of samples that each face may cover."""
+    row, column = y / w, x / w
+    top, bottom, left, right = row.amin(0), row.amax(0), column.amin(0) - _ASIDE, column.amax(0) + _ASIDE
+    infront = (w > NEAR).all(0)
+    if not bool(infront.all()):  # where a face crosses the plane of the camera, its corners bound nothing
+        top, left = (torch.where(infront, q, -1.0) for q in (top, left))
+        bottom, right = (torch.where(infront, q, float(n_pixels)) for q in (bottom, right))
+    first = [q.clamp(0, n_pixels).ceil() for q in (top, left)]
+    last = [q.clamp(-1, n_pixels - 1).floor() for q in (bottom, right)]
+    return first[0], last[0], first[1], last[1]
+
+
 def _draw(
-    nearest: Tensor, screen: Tensor, faces: Tensor, index: Tensor, n_pixels: int, within: Within | None, left: int
+    nearest: Tensor, pairs: _Pairs, index: Int[Tensor, "g"], n_pixels: int, within: Within | None, left: int
 ) -> int:
     """Keep the larger key at each sample that the faces cover; return how many samples may still be drawn."""
-    # Axes below: corner or edge first, so that each is contiguous; n runs over (view, face) pairs, r over their rows.
-    corners = screen.permute(2, 0, 1)[:, :, faces.T]  # xyw v corner f
-    x, y, w = (c.permute(1, 0, 2).flatten(1) for c in corners)  # corner n
-    infront = (w > NEAR).all(0)
-    row = y / w
-    top = torch.where(infront, row.amin(0), -1.0).clamp(0, n_pixels).ceil()
-    bottom = torch.where(infront, row.amax(0), float(n_pixels)).clamp(-1, n_pixels - 1).floor()
-    column = x / w
-    inside = (bottom >= top) & (w > NEAR).any(0)
-    inside &= ~infront | ((column.amax(0) >= 0) & (column.amin(0) <= n_pixels - 1))
-    keep = inside.nonzero()[:, 0]
-    if not len(keep):
-        return left
-    x, y, w, top, bottom = x[:, keep], y[:, keep], w[:, keep], top[keep], bottom[keep]
-    # Edge i faces corner i: E(column, row) = a column + b row + c.  Written out, not `cross`: a fused multiply-add
-    # would spoil E of a shared edge being the exact negative of its neighbour's, which is what leaves no gaps.
-    j, k = [1, 2, 0], [2, 0, 1]
-    a = y[j] * w[k] - w[j] * y[k]
-    b = w[j] * x[k] - x[j] * w[k]
-    c = x[j] * y[k] - y[j] * x[k]
-    volume = x[0] * a[0] + y[0] * b[0] + w[0] * c[0]
-    turn = torch.where(volume < 0, -1.0, 1.0)
-    plane = [q.sum(0) / torch.where(volume == 0, math.inf, volume) for q in (a, b, c)]  # 1 / depth
-    a = a * turn
-    a = torch.where(a == 0, 1e-200, a)  # a level edge: its run starts at -huge or at +huge
-    slope, intercept, opens = -(b * turn) / a, -(c * turn) / a, a > 0
-    limit = 1 / w.clamp(min=NEAR)
-    low, high = torch.where((w > NEAR).all(0), limit.amin(0), 0.0), limit.amax(0)
-
-    n_rows = torch.where(volume == 0, 0, (bottom - top + 1).long())
-    for some in _blocks(n_rows):
-        pair = torch.arange(some.start, some.stop, device=keep.device).repeat_interleave(n_rows[some])
-        begin = n_rows[some].cumsum(0) - n_rows[some] - top[some].long()
-        r = torch.arange(len(pair), device=keep.device) - begin[pair - some.start]
-        at = slope.index_select(1, pair).mul_(r).add_(intercept.index_select(1, pair))
-        opening = opens.index_select(1, pair)
-        first = torch.where(opening, at, -1.0).amax(0).clamp_(0, n_pixels).ceil_()
-        last = torch.where(opening, float(n_pixels), at).amin(0).clamp_(-1, n_pixels - 1).floor_()
+    for some in _blocks(pairs.n_rows):
+        n_rows = pairs.n_rows[some]
+        pair, r = _spread(n_rows, some.start)
+        r = pairs.top.index_select(0, pair).add_(r)
+        first = _line(pairs.starts[0], pair, r)
+        last = _line(pairs.ends[0], pair, r)
+        for start, end in zip(pairs.starts[1:], pairs.ends[1:], strict=True):
+            torch.maximum(first, _line(start, pair, r), out=first)
+            torch.minimum(last, _line(end, pair, r), out=last)
+        first.clamp_(0, n_pixels).ceil_()
+        last.clamp_(-1, n_pixels - 1).floor_()
         hit = (last >= first).nonzero()[:, 0]
-        pair, r, first, last = pair[hit], r[hit], first[hit], last[hit]
-        base = plane[1][pair] * r + plane[2][pair]
-        least, most = low[pair], high[pair]
-        inv_left = torch.minimum(torch.maximum(plane[0][pair] * first + base, least), most)
-        inv_right = torch.minimum(torch.maximum(plane[0][pair] * last + base, least), most)
-        count = (last - first).long() + 1
-        slant = ((inv_right - inv_left) / (count - 1).clamp(min=1)).float()
-        view, face = keep[pair] // len(faces), index[keep[pair] % len(faces)]
-        where = (view * n_pixels + r) * n_pixels + first.long()
+        pair, r, first, last = (q.index_select(0, hit) for q in (pair, r, first, last))
+        count = last.sub(first).long().add_(1)
         left -= int(count.sum())
         if left < 0:
             raise AssetError(
                 f"its faces lie on one another {OVERDRAW} times over, all of the picture on average. Simplify it first."
             )
-        _scatter(nearest, where, count, inv_left.float(), slant, face, within)
+        across, down, level = (q.index_select(0, pair) for q in pairs.plane)
+        base = down.mul_(r).add_(level)
+        low, high = pairs.low.index_select(0, pair), pairs.high.index_select(0, pair)
+        inverse, end = (torch.minimum(torch.maximum(across * q + base, low), high) for q in (first, last))
+        slant = ((end - inverse) / (last - first).clamp_(min=1)).float()
+        where = pairs.view.index_select(0, pair).mul_(n_pixels).add_(r.long()).mul_(n_pixels).add_(first.long())
+        face = index.index_select(0, pairs.face.index_select(0, pair))
+        _scatter(nearest, where, count, inverse.float(), slant, face, within)
     return left
+
+
+def _line(line: tuple[Tensor, Tensor], pair: Tensor, row: Tensor) -> Tensor:
+    return line[0].index_select(0, pair).mul_(row).add_(line[1].index_select(0, pair))
+
+
+def _spread(count: Int[Tensor, "n"], start: int = 0) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
+    """Return `start`, `start` + 1, ..., each as often as `count` says, and the number of each among its like from 0."""
+    end = count.cumsum(0)
+    total = int(end[-1]) if len(count) else 0
+    one = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
+    offset = torch.arange(total, device=count.device).sub_((end - count).index_select(0, one))
+    return one.add_(start) if start else one, offset
 
 
 def _scatter(
@@ -124,14 +197,13 @@ def _scatter(
 ) -> None:
     """Write runs of samples: `count` of them from `where` on, 1 / depth from `inverse` on by `slant`."""
     for some in _blocks(count):
-        n = count[some]
-        run = torch.arange(len(n), device=n.device).repeat_interleave(n)
-        offset = torch.arange(len(run), device=n.device) - (n.cumsum(0) - n)[run]
-        depth = torch.addcmul(inverse[some][run], slant[some][run], offset.float()).clamp_(1e-20, 1 / NEAR)
-        key = (depth.view(torch.int32).long() << 32).bitwise_or_(face[some][run])
-        at = offset.add_(where[some][run])
+        run, at = _spread(count[some])
+        depth = torch.addcmul(inverse[some].index_select(0, run), slant[some].index_select(0, run), at.float())
+        key = depth.clamp_(1e-20, 1 / NEAR).view(torch.int32).long()
+        key = key.bitwise_left_shift_(32).bitwise_or_(face[some].index_select(0, run))
+        at.add_(where[some].index_select(0, run))
         if within is not None:
-            key = torch.where((key > within[0][at]) & (key < within[1][at]), key, 0)
+            key *= (key > within[0].index_select(0, at)) & (key < within[1].index_select(0, at))
         nearest.scatter_reduce_(0, at, key, "amax")
 
 

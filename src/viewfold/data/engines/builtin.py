@@ -20,9 +20,18 @@ class Builtin:
     def draw(self, subject: Subject, cameras: Cameras, settings: RenderSettings) -> Pictures:
         """Return the pictures; see `Engine`."""
         light = settings.light_of(subject.uid)
-        drawn = rasterize(subject.mesh, cameras, size=settings.size, supersample=settings.supersample, light=light)
-        straight = torch.cat([drawn.rgb / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=1).clamp(0, 1)
-        return Pictures(rgba=straight, depth=drawn.depth, normal=functional.normalize(drawn.normal, dim=1))
+        wants_shape = settings.depth or settings.normals
+        drawn = rasterize(
+            subject.mesh,
+            cameras,
+            size=settings.size,
+            supersample=settings.supersample,
+            light=light,
+            shape=wants_shape,
+        )
+        straight = torch.cat([drawn.rgb / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=1).clamp_(0, 1)
+        normal = functional.normalize(drawn.normal, dim=1) if wants_shape else drawn.normal
+        return Pictures(rgba=straight, depth=drawn.depth, normal=normal)
 
     def close(self) -> None:
         """Nothing was started."""
