@@ -78,7 +78,7 @@ def rasterize(
     solid, sheer = _sorted_faces(mesh)
     n_pixels = size * supersample
     step = max(1, min(_FACES_AT_ONCE // max(1, len(mesh.faces)), _SAMPLES_AT_ONCE // n_pixels**2))
-    parts, pyramids = [], {}
+    colors, surfaces, pyramids = [], [], {}
     for first in range(0, len(cameras), step):
         some = cameras[first : first + step]
         screen = _project(mesh.vertices, some, n_pixels)
@@ -86,9 +86,11 @@ def rasterize(
         picture = _Picture(len(some), size, supersample, device, shape=shape)
         behind = nearest_faces(screen, mesh.faces, n_pixels, among=solid)
         _draw_solid(picture, subject, behind, None if sheer is None else _peel(picture, subject, behind, sheer))
-        parts.append(picture.means())
-    drawn = torch.cat(parts, dim=1).unflatten(1, (-1, size, size)).transpose(0, 1)
-    return Rendering(rgb=drawn[:, :3], alpha=drawn[:, 3:4], depth=drawn[:, 4:5], normal=drawn[:, 5:])
+        color, surface = (q.view(4, len(some), size, size).transpose(0, 1) for q in picture.means())
+        colors.append(color)
+        surfaces.append(surface)
+    color, surface = torch.cat(colors), torch.cat(surfaces)
+    return Rendering(rgb=color[:, :3], alpha=color[:, 3:], depth=surface[:, :1], normal=surface[:, 1:])
 
 
 def _sorted_faces(mesh: Mesh) -> tuple[Int[Tensor, "f"] | None, Int[Tensor, "g"] | None]:
@@ -109,51 +111,54 @@ class _Picture:
         self.color = torch.zeros(4, n, device=device)
         self.surface = torch.zeros(5, n if shape else 0, device=device)
 
-    def add(self, at: Int[Tensor, "p"], seen: Seen, share: Float[Tensor, "p"] | None = None) -> None:
-        """Add what is seen at samples, as much of it as `share` says."""
-        pixel = self._pixel(at)
+    def add(self, pixel: Int[Tensor, "p"], seen: Seen, share: Float[Tensor, "p"] | None = None) -> None:
+        """Add what is seen at samples in these pixels, as much of it as `share` says."""
         for total, channel in zip(self.color, seen.color, strict=False):
             total.scatter_add_(0, pixel, channel if share is None else channel * share)
         self.color[3].scatter_add_(0, pixel, torch.ones_like(seen.depth) if share is None else share)
 
-    def add_surface(self, at: Int[Tensor, "p"], depth: Float[Tensor, "p"], normal: Float[Tensor, "3 p"]) -> None:
-        """Add the one surface that counts at samples."""
-        pixel = self._pixel(at)
+    def add_surface(self, pixel: Int[Tensor, "p"], depth: Float[Tensor, "p"], normal: Float[Tensor, "3 p"]) -> None:
+        """Add the one surface that counts at samples in these pixels."""
         for total, channel in zip(self.surface, (depth, *normal, torch.ones_like(depth)), strict=True):
             total.scatter_add_(0, pixel, channel)
 
-    def means(self) -> Float[Tensor, "8 n"]:
-        """Return red, green, blue, alpha, depth and normal, premultiplied."""
-        scale = self.supersample**2
-        color = self.color / scale
-        if not self.shape:
-            return torch.cat([color, torch.zeros_like(color)])
-        surfaces = self.surface[4].clamp(min=1)
-        normal = self.surface[1:4] / surfaces * color[3]
-        return torch.cat([color, self.surface[:1] / surfaces, normal])
+    def pixels(self, samples: Samples) -> Int[Tensor, "p"]:
+        """Return the number of each sample's pixel, view by view and row by row."""
+        place = samples.view * self.size
+        if self.supersample == 1:
+            row, column = samples.row, samples.column
+        else:
+            row, column = ((q + 0.5).div_(self.supersample).floor_() for q in (samples.row, samples.column))
+        return place.add_(row).mul_(self.size).add_(column).long()
 
-    def _pixel(self, at: Int[Tensor, "p"]) -> Int[Tensor, "p"]:
-        samples = Samples.of(at, self.size * self.supersample)
-        row, column = (q.add_(0.5).div_(self.supersample).floor_() for q in (samples.row, samples.column))
-        return samples.view.mul_(self.size).add_(row).mul_(self.size).add_(column).long()
+    def means(self) -> tuple[Float[Tensor, "4 n"], Float[Tensor, "4 n"]]:
+        """Return red, green, blue and alpha; depth and normal; premultiplied."""
+        scale = self.supersample**2
+        color = self.color.div_(scale)
+        if not self.shape:
+            return color, color.new_zeros(()).expand_as(color)
+        surface, count = self.surface[:4], self.surface[4].clamp_(min=1)
+        surface /= count
+        surface[1:] *= color[3]
+        return color, surface
 
 
 def _draw_solid(
     picture: _Picture, subject: Subject, nearest: Int[Tensor, "p"], left: tuple[Tensor, Tensor] | None
 ) -> None:
     """Add samples of solid faces; `left` says how much of each passes, and whether it has its surface already."""
-    seen_at_all = nearest > 0 if left is None else (nearest > 0) & (left[0] > 0)
+    seen_at_all = nearest if left is None else nearest * (left[0] > 0)
     for at in seen_at_all.nonzero()[:, 0].split(_SHADED_AT_ONCE):
-        seen = shade(subject, at, nearest.index_select(0, at), normals=picture.shape)
-        picture.add(at, seen, None if left is None else left[0].index_select(0, at))
-        if not picture.shape:
+        samples = Samples.of(at, subject.n_pixels)
+        seen, pixel = shade(subject, samples, nearest.index_select(0, at), normals=picture.shape), picture.pixels(samples)
+        picture.add(pixel, seen, None if left is None else left[0].index_select(0, at))
+        if seen.normal is None or not picture.shape:
             continue
-        assert seen.normal is not None
         if left is None:
-            picture.add_surface(at, seen.depth, seen.normal)
+            picture.add_surface(pixel, seen.depth, seen.normal)
         else:
             bare = (~left[1][at]).nonzero()[:, 0]
-            picture.add_surface(at[bare], seen.depth[bare], seen.normal[:, bare])
+            picture.add_surface(pixel[bare], seen.depth[bare], seen.normal[:, bare])
 
 
 def _peel(
@@ -172,27 +177,31 @@ def _peel(
                 return None
             break
         for at in layer_at.split(_SHADED_AT_ONCE):
-            seen = shade(subject, at, layer[at], sheer=True, normals=picture.shape)
+            samples = Samples.of(at, subject.n_pixels)
+            seen, pixel = shade(subject, samples, layer[at], sheer=True, normals=picture.shape), picture.pixels(samples)
             assert seen.alpha is not None
-            picture.add(at, seen, passes[at] * seen.alpha)
+            picture.add(pixel, seen, passes[at] * seen.alpha)
             passes[at] *= 1 - seen.alpha
             if picture.shape:
-                _note(picture, at, seen, first, found)
+                _note(picture, at, pixel, seen, first, found)
         limit = torch.where(passes > _GONE, layer, 0)  # 0: nothing lies behind, or nothing of it can be seen
     if picture.shape:
         at = (~found & (first[0] > 0) & ((behind == 0) | (passes <= 0))).nonzero()[:, 0]
-        picture.add_surface(at, first[0, at], first[1:, at])
+        pixel = picture.pixels(Samples.of(at, subject.n_pixels))
+        picture.add_surface(pixel, first[0, at], first[1:, at])
     return passes, found
 
 
-def _note(picture: _Picture, at: Int[Tensor, "p"], seen: Seen, first: Float[Tensor, "4 q"], found: Tensor) -> None:
+def _note(
+    picture: _Picture, at: Tensor, pixel: Tensor, seen: Seen, first: Float[Tensor, "4 q"], found: Bool[Tensor, "q"]
+) -> None:
     """Add the surfaces that hide what is behind, where none was; keep those of any alpha in `first`, where none was."""
     assert seen.alpha is not None and seen.normal is not None
     surface = torch.cat([seen.depth[None], seen.normal])
     fresh = (first[0, at] == 0) & (seen.alpha > 0)
     first[:, at[fresh]] = surface[:, fresh]
     hides = (seen.alpha >= 0.5) & ~found[at]
-    picture.add_surface(at[hides], seen.depth[hides], seen.normal[:, hides])
+    picture.add_surface(pixel[hides], seen.depth[hides], seen.normal[:, hides])
     found[at[hides]] = True
 
 

@@ -76,7 +76,7 @@ class Pyramid:
         return values
 
 
-def _halved(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+def _halved(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c i j"]:
     """Return the means of 2x2 texels, or of 2 where the picture is one wide; an odd last one is left out."""
     _, height, width = image.shape
     rows = [image[:, i : height - height % 2 : 2] for i in (0, 1)] if height > 1 else [image]

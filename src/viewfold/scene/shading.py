@@ -61,8 +61,8 @@ class Subject:
     """A mesh from some cameras, with what does not depend on the sample."""
 
     mesh: Mesh
-    normals: Float[Tensor, "3 3f"]
-    """Unit, of each face's corners, coordinates first."""
+    normals: Float[Tensor, "3 n"]
+    """Unit, of each face's three corners, coordinates first."""
 
     screen: Float[Tensor, "3 v k"]
     eyes: Float[Tensor, "v 3"]
@@ -117,12 +117,12 @@ class _Facets:
         a, b, c = edges(x, y, w)
         volume = (x * a + y * b + w * c).sum(0)
         turn = (volume <= 0).float().mul_(2).sub_(1)  # rows run downwards: clockwise, if it is turned to the camera
-        weight = [
-            spread(i).mul_(samples.column).add_(spread(j).mul_(samples.row)).add_(spread(k))
+        planes = [
+            spread(k).addcmul_(spread(i), samples.column).addcmul_(spread(j), samples.row)
             for i, j, k in zip(a, b, c, strict=True)
         ]
-        total = weight[0] + weight[1] + weight[2]
-        weight = torch.stack([q.div_(total).float().clamp_(0, 1) for q in weight])
+        total = planes[0] + planes[1] + planes[2]
+        weight = torch.stack([q.div_(total).float() for q in planes]).clamp_(0, 1)
         weight /= weight[0] + weight[1] + weight[2]
         return cls(view, face, corner, spread, weight, turn, w.prod(0), total)
 
@@ -138,15 +138,13 @@ class _Facets:
 
         return _Facets(self.view, self.face, self.corner, spread, weight, self.turn, self.depths, volume)
 
-    def mix(self, corners: Sequence[Float[Tensor, "3 m"]]) -> Float[Tensor, "c p"]:
+    def mix(self, corners: Sequence[Sequence[Float[Tensor, "m"]]]) -> Float[Tensor, "c p"]:
         """Return the values of the samples from those of the facets' corners, channel by channel."""
-        first, second, third = self.weight
-        return torch.stack(
-            [
-                self.spread(i).mul_(first).add_(self.spread(j).mul_(second)).add_(self.spread(k).mul_(third))
-                for i, j, k in corners
-            ]
-        )
+        out = torch.empty(len(corners), self.weight.shape[1], device=self.weight.device)
+        for channel, values in zip(out, corners, strict=True):
+            torch.mul(self.spread(values[0]), self.weight[0], out=channel)
+            channel.addcmul_(self.spread(values[1]), self.weight[1]).addcmul_(self.spread(values[2]), self.weight[2])
+        return out
 
     def each(self, rows: Sequence[tuple[float, ...]], material: Int[Tensor, "m"] | None) -> Float[Tensor, "c p"]:
         """Return the values of the samples from those of the materials."""
@@ -172,11 +170,11 @@ def _distinct(
 
 
 def shade(
-    subject: Subject, at: Int[Tensor, "p"], key: Int[Tensor, "p"], *, sheer: bool = False, normals: bool = True
+    subject: Subject, samples: Samples, key: Int[Tensor, "p"], *, sheer: bool = False, normals: bool = True
 ) -> Seen:
-    """Return what is seen at samples `at` of the faces in the keys of `nearest_faces`; with alpha if `sheer`."""
+    """Return what is seen at samples of the faces in the keys of `nearest_faces`; with alpha if `sheer`."""
     inverse = (key >> 32).int().view(torch.float32)
-    facets = _Facets.of(subject, Samples.of(at, subject.n_pixels), key & 0xFFFFFFFF)
+    facets = _Facets.of(subject, samples, key & 0xFFFFFFFF)
     color, alpha = _surface(subject, facets, sheer=sheer)
     normal = None
     if normals or subject.light is not None:
