@@ -28,7 +28,7 @@ _MAX_SIZE = 8192
 _FACES_AT_ONCE, _SAMPLES_AT_ONCE = 2**18, 2**19
 """Of the views that are drawn together: bounds on working memory, or one view where that is more."""
 
-_SHADED_AT_ONCE = 2**15
+_SHADED_AT_ONCE = 2**16
 """Samples; what is done with them stays in a processor's cache."""
 
 _GONE = 1 / 512

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from viewfold.scene.light import MATT, Light
@@ -88,8 +88,8 @@ class _Facets:
     corner: Int[Tensor, "3 m"]
     """Vertices of the faces."""
 
-    spread: Callable[[Tensor], Tensor]
-    """Take values of facets "m" to their samples "p"."""
+    place: Int[Tensor, "p"] | None
+    """Which facet each sample shows; None: each its own."""
 
     weight: Float[Tensor, "3 p"]
     """Of the corners, in perspective; they sum to 1."""
@@ -108,35 +108,36 @@ class _Facets:
         mesh, screen = subject.mesh, subject.screen
         n_faces, (_, n_views, n_vertices) = len(mesh.faces), screen.shape
         view = samples.view.long()
-        spread: Callable[[Tensor], Tensor] = _same
+        place = None
         if n_views * n_faces <= 4 * len(face):
-            view, face, spread = _distinct(view, face, n_views, n_faces)
+            view, face, place = _distinct(view, face, n_views, n_faces)
         corner = mesh.faces.index_select(0, face).T.contiguous()
-        place = corner + view * n_vertices
-        x, y, w = (q.flatten().index_select(0, place.flatten()).view(3, -1) for q in screen)
+        projected = (corner + view * n_vertices).flatten()
+        x, y, w = (q.flatten().index_select(0, projected).view(3, -1) for q in screen)
         a, b, c = edges(x, y, w)
         volume = (x * a + y * b + w * c).sum(0)
         turn = (volume <= 0).float().mul_(2).sub_(1)  # rows run downwards: clockwise, if it is turned to the camera
         planes = [
-            spread(k).addcmul_(spread(i), samples.column).addcmul_(spread(j), samples.row)
+            _spread(k, place).addcmul_(_spread(i, place), samples.column).addcmul_(_spread(j, place), samples.row)
             for i, j, k in zip(a, b, c, strict=True)
         ]
         total = planes[0] + planes[1] + planes[2]
         weight = torch.stack([q.div_(total).float() for q in planes]).clamp_(0, 1)
         weight /= weight[0] + weight[1] + weight[2]
-        return cls(view, face, corner, spread, weight, turn, w.prod(0), total)
+        return cls(view, face, corner, place, weight, turn, w.prod(0), total)
 
     def some(self, chosen: Int[Tensor, "q"] | None) -> _Facets:
         """Return these of the samples; None: all."""
         if chosen is None:
             return self
         weight = torch.stack([q.index_select(0, chosen) for q in self.weight])
+        place = chosen if self.place is None else self.place.index_select(0, chosen)
         volume = self.volume.index_select(0, chosen)
+        return _Facets(self.view, self.face, self.corner, place, weight, self.turn, self.depths, volume)
 
-        def spread(values: Tensor) -> Tensor:
-            return self.spread(values).index_select(0, chosen)
-
-        return _Facets(self.view, self.face, self.corner, spread, weight, self.turn, self.depths, volume)
+    def spread(self, values: Shaped[Tensor, "m"]) -> Shaped[Tensor, "p"]:
+        """Return the values of the samples from those of the facets."""
+        return _spread(values, self.place)
 
     def mix(self, corners: Sequence[Sequence[Float[Tensor, "m"]]]) -> Float[Tensor, "c p"]:
         """Return the values of the samples from those of the facets' corners, channel by channel."""
@@ -153,20 +154,19 @@ class _Facets:
         return torch.stack([self.spread(channel.contiguous()) for channel in of_facets])
 
 
-def _same(values: Tensor) -> Tensor:
-    return values.clone()
+def _spread(values: Shaped[Tensor, "m"], place: Int[Tensor, "p"] | None) -> Shaped[Tensor, "p"]:
+    return values.clone() if place is None else values.index_select(0, place)
 
 
 def _distinct(
     view: Tensor, face: Tensor, n_views: int, n_faces: int
-) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"], Callable[[Tensor], Tensor]]:
-    """Return the views and faces of the different facets among those of samples, and the map from them to these."""
+) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"], Int[Tensor, "p"]]:
+    """Return the views and faces of the different facets among those of samples, and which each sample shows."""
     pair = view.mul_(n_faces).add_(face)
     present = torch.zeros(n_views * n_faces, dtype=torch.int64, device=pair.device)
     present.scatter_(0, pair, 1)
-    local = present.cumsum(0).sub_(1).index_select(0, pair)
     which = present.nonzero()[:, 0]
-    return which // n_faces, which % n_faces, lambda values: values.index_select(0, local)
+    return which // n_faces, which % n_faces, present.cumsum(0).sub_(1).index_select(0, pair)
 
 
 def shade(

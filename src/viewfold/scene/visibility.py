@@ -24,13 +24,8 @@ OVERDRAW = 2000
 """Faces over each other, on average over the picture, that are drawn; hair and foliage have some hundreds."""
 
 _FACES_AT_ONCE = 2**18
-_SAMPLES_AT_ONCE = 2**15
+_SAMPLES_AT_ONCE = 2**16
 """Bounds on working memory; what is done with one block of samples stays in a processor's cache."""
-
-_TILE = 8
-_BATCHES = (0.4, 0.7)
-_SURELY = 1e-5
-"""What lies behind a square of 8x8 samples is left out; faces are drawn in three batches, from near to far."""
 
 _ASIDE = 1e-6
 """Samples beside its corners where a face may still be found, by rounding."""
@@ -63,91 +58,19 @@ def nearest_faces(
     for start in range(0, total, _FACES_AT_ONCE):
         index = torch.arange(start, min(start + _FACES_AT_ONCE, total), device=faces.device)
         index = index if among is None else among[index]
-        boxes = _Boxes.of(screen, faces[index], n_pixels)
-        for some in boxes.batches() if within is None else [slice(None)]:
-            shown = boxes.some(some)
-            if some.start:
-                shown = shown.some(_shown(nearest, shown))
-            left = _draw(nearest, _Pairs.of(screen, faces[index], shown), index, n_pixels, within, left)
+        pairs = _Pairs.of(screen, faces[index], n_pixels)
+        left = _draw(nearest, pairs, index, n_pixels, within, left)
     return nearest
 
 
 @dataclass(frozen=True, eq=False)
-class _Boxes:
-    """Faces in views that may cover samples, n of them, and the rows, columns and depths that bound them."""
+class _Pairs:
+    """Faces in views that may cover samples, n of them, one after the other."""
 
     view: Int[Tensor, "n"]
     face: Int[Tensor, "n"]
     """Among those that were given."""
 
-    bounds: Float[Tensor, "4 n"]
-    """First and last row, first and last column of samples."""
-
-    near: Float[Tensor, "n"]
-    """Depth of the nearest corner."""
-
-    n_pixels: int
-
-    @classmethod
-    def of(cls, screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"], n_pixels: int) -> _Boxes:
-        """Return those that have a row and a column of samples, nearest first."""
-        x, y, w = _corners(screen, faces)
-        bounds = _bounds(x, y, w, n_pixels)
-        inside = (bounds[1] >= bounds[0]) & (bounds[3] >= bounds[2]) & (w > NEAR).any(0)
-        keep = inside.nonzero()[:, 0]
-        near = w.amin(0).index_select(0, keep)
-        near, order = near.sort()
-        keep = keep.index_select(0, order)
-        return cls(keep // len(faces), keep % len(faces), bounds.index_select(1, keep), near, n_pixels)
-
-    def some(self, chosen: slice | Tensor) -> _Boxes:
-        """Return some of them."""
-        return _Boxes(self.view[chosen], self.face[chosen], self.bounds[:, chosen], self.near[chosen], self.n_pixels)
-
-    def batches(self) -> list[slice]:
-        """Return slices to be drawn one after the other, so that what lies behind one need not be drawn in the next."""
-        n = len(self.near)
-        cuts = [0, *(int(n * share) for share in _BATCHES), n]
-        return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-
-
-def _corners(screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "3 3 n"]:
-    """Return the corners of each face in each view: coordinate first, then corner, each contiguous."""
-    return screen.index_select(2, faces.T.flatten()).unflatten(2, (3, -1)).transpose(1, 2).flatten(2)
-
-
-def _shown(nearest: Int[Tensor, "p"], boxes: _Boxes) -> Int[Tensor, "m"]:
-    """Return which boxes are not wholly behind what is drawn already."""
-    n_pixels = boxes.n_pixels
-    n_tiles = n_pixels // _TILE
-    tiles = nearest.view(-1, n_pixels, n_pixels)[:, : n_tiles * _TILE, : n_tiles * _TILE]
-    tiles = tiles.unflatten(1, (n_tiles, _TILE))
-    low = tiles[:, :, 0]
-    for i in range(1, _TILE):
-        low = torch.minimum(low, tiles[:, :, i])
-    low = low.unflatten(2, (n_tiles, _TILE))
-    least = low[..., 0]
-    for i in range(1, _TILE):
-        least = torch.minimum(least, low[..., i])
-    # What lies beside the whole tiles hides nothing.
-    least = torch.nn.functional.pad((least >> 32).int().view(torch.float32), (0, 1, 0, 1)).flatten()
-    top, bottom, left, right = (boxes.bounds / _TILE).long()
-    small = (bottom - top <= 1) & (right - left <= 1)
-    row, below = ((boxes.view * (n_tiles + 1) + r.clamp_(max=n_tiles)) * (n_tiles + 1) for r in (top, bottom))
-    left, right = left.clamp_(max=n_tiles), right.clamp_(max=n_tiles)
-    farthest = least.index_select(0, row + left)
-    for place in (row + right, below + left, below + right):
-        farthest = torch.minimum(farthest, least.index_select(0, place))
-    hidden = small & (farthest.double() * boxes.near > 1 + _SURELY)
-    return (~hidden).nonzero()[:, 0]
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """What `_Boxes` cover, as linear functions of row and column."""
-
-    view: Int[Tensor, "n"]
-    face: Int[Tensor, "n"]
     top: Float[Tensor, "n"]
     n_rows: Int[Tensor, "n"]
     starts: list[tuple[Tensor, Tensor]]
@@ -163,12 +86,15 @@ class _Pairs:
     """Bounds of 1 / depth."""
 
     @classmethod
-    def of(cls, screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"], boxes: _Boxes) -> _Pairs:
-        """Work them out."""
-        n_pixels = boxes.n_pixels
-        corner = faces.index_select(0, boxes.face).T.add(boxes.view * screen.shape[2]).flatten()
-        x, y, w = (q.flatten().index_select(0, corner).view(3, -1) for q in screen)
-        top, bottom = boxes.bounds[:2]
+    def of(cls, screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"], n_pixels: int) -> _Pairs:
+        """Return the pairs whose bounding box has a row and a column of samples."""
+        # Axes: corner or edge first, so that each is contiguous.
+        corners = screen.index_select(2, faces.T.flatten()).unflatten(2, (3, -1))  # xyw v corner f
+        x, y, w = corners.transpose(1, 2).flatten(2)
+        top, bottom, left, right = _bounds(x, y, w, n_pixels)
+        inside = (bottom >= top) & (right >= left) & (w > NEAR).any(0)
+        keep = inside.nonzero()[:, 0]
+        x, y, w = (q.index_select(1, keep) for q in (x, y, w))
         a, b, c = edges(x, y, w)
         volume = x[0] * a[0] + y[0] * b[0] + w[0] * c[0]
         turn = torch.where(volume < 0, -1.0, 1.0)
@@ -179,13 +105,14 @@ class _Pairs:
         slope, intercept, opens = -(b * turn) / a, -(c * turn) / a, a > 0
         flat = slope.new_zeros(())
         nearest = 1 / w.clamp(min=NEAR)
+        top = top[keep]
         return cls(
-            view=boxes.view,
-            face=boxes.face,
+            view=keep // len(faces),
+            face=keep % len(faces),
             top=top,
-            n_rows=torch.where(volume == 0, 0, (bottom - top + 1).long()),
-            starts=[(torch.where(o, s, flat), torch.where(o, i, -1.0)) for s, i, o in zip(slope, intercept, opens, strict=True)],
-            ends=[(torch.where(o, flat, s), torch.where(o, n_pixels, i)) for s, i, o in zip(slope, intercept, opens, strict=True)],
+            n_rows=torch.where(volume == 0, 0, (bottom[keep] - top + 1).long()),
+            starts=list(zip(torch.where(opens, slope, flat), torch.where(opens, intercept, -1.0), strict=True)),
+            ends=list(zip(torch.where(opens, flat, slope), torch.where(opens, n_pixels, intercept), strict=True)),
             plane=plane,
             low=torch.where((w > NEAR).all(0), nearest.amin(0), 0.0),
             high=nearest.amax(0),
@@ -205,7 +132,7 @@ def edges(x: Float[Tensor, "3 n"], y: Float[Tensor, "3 n"], w: Float[Tensor, "3 
     return yj * wk - wj * yk, wj * xk - xj * wk, xj * yk - yj * xk
 
 
-def _bounds(x: Tensor, y: Tensor, w: Tensor, n_pixels: int) -> Float[Tensor, "4 n"]:
+def _bounds(x: Tensor, y: Tensor, w: Tensor, n_pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the first and last row and column of samples that each face may cover."""
     row, column = y / w, x / w
     top, bottom, left, right = row.amin(0), row.amax(0), column.amin(0) - _ASIDE, column.amax(0) + _ASIDE
@@ -215,7 +142,7 @@ def _bounds(x: Tensor, y: Tensor, w: Tensor, n_pixels: int) -> Float[Tensor, "4 
         bottom, right = (torch.where(infront, q, float(n_pixels)) for q in (bottom, right))
     first = [q.clamp(0, n_pixels).ceil() for q in (top, left)]
     last = [q.clamp(-1, n_pixels - 1).floor() for q in (bottom, right)]
-    return torch.stack([first[0], last[0], first[1], last[1]])
+    return first[0], last[0], first[1], last[1]
 
 
 def _draw(
@@ -260,7 +187,7 @@ def _spread(count: Int[Tensor, "n"], start: int = 0) -> tuple[Int[Tensor, "p"], 
     """Return `start`, `start` + 1, ..., each as often as `count` says, and the number of each among its like from 0."""
     end = count.cumsum(0)
     total = int(end[-1]) if len(count) else 0
-    one = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
+    one = torch.repeat_interleave(count, output_size=total)
     offset = torch.arange(total, device=count.device).sub_((end - count).index_select(0, one))
     return one.add_(start) if start else one, offset
 
