@@ -175,8 +175,12 @@ class Mesh:
 
     def face_normals(self) -> Float[Tensor, "f 3"]:
         """Return unit normals of the faces (zero where a face has no area)."""
-        a, b, c = self.vertices[self.faces].unbind(1)
-        return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-20)
+        return torch.nn.functional.normalize(self._areas(), dim=-1, eps=1e-20)
+
+    def _areas(self) -> Float[Tensor, "f 3"]:
+        """Return the normals of the faces, as long as twice their areas."""
+        a, b, c = (self.vertices.index_select(0, corner) for corner in self.faces.unbind(1))
+        return torch.linalg.cross(b - a, c - a)
 
     def normals(self, *, crease_deg: float = CREASE_DEG) -> Float[Tensor, "f 3 3"]:
         """Return a unit normal per corner of each face, smooth except across edges sharper than `crease_deg`.
@@ -184,13 +188,13 @@ class Mesh:
         A corner averages the faces about its point that lie within the angle of its own face, by their area.  Points
         are matched by position, so that seams of texture or material do not show.
         """
-        flat = self.face_normals()
-        a, b, c = self.vertices[self.faces].unbind(1)
-        area = torch.linalg.cross(b - a, c - a)
+        # Rows are taken with `index_select`, which is several times as fast as brackets on a CPU.
+        area = self._areas()
+        flat = torch.nn.functional.normalize(area, dim=-1, eps=1e-20)
         # One number per position (`unique` of rows is ten times slower); adding 0.0 makes -0.0 equal 0.0.
         bits = (self.vertices.float() + 0.0).contiguous().view(torch.int32).long()
         _, point = (bits * torch.tensor(_HASH, device=bits.device)).sum(1).unique(return_inverse=True)
-        corner_point = point[self.faces].flatten()
+        corner_point = point.index_select(0, self.faces.flatten())
         order = corner_point.argsort()
         count = torch.bincount(corner_point, minlength=int(point.max()) + 1 if len(point) else 0)
         start = count.cumsum(0) - count
@@ -200,11 +204,14 @@ class Mesh:
         for begin in range(0, len(corner_point), step):
             some = fan[begin : begin + step]
             first = torch.arange(len(some), device=fan.device).repeat_interleave(some)
-            offset = torch.arange(len(first), device=fan.device) - (some.cumsum(0) - some)[first]
+            offset = torch.arange(len(first), device=fan.device) - (some.cumsum(0) - some).index_select(0, first)
             first += begin
-            other = order[start[corner_point[first]] + offset] // 3
-            near = (flat[first // 3] * flat[other]).sum(-1) >= np.cos(np.deg2rad(crease_deg))
-            total.index_add_(0, first[near], area[other[near]])
+            of_point = start.index_select(0, corner_point.index_select(0, first))
+            other = order.index_select(0, of_point.add_(offset)) // 3
+            likeness = flat.index_select(0, first // 3).mul_(flat.index_select(0, other)).sum(-1)
+            near = (likeness >= np.cos(np.deg2rad(crease_deg))).nonzero()[:, 0]
+            beside = area.index_select(0, other.index_select(0, near))
+            total.index_add_(0, first.index_select(0, near), beside)
         smooth = torch.nn.functional.normalize(total, dim=-1, eps=1e-20).reshape(-1, 3, 3)
         lost = (smooth.square().sum(-1, keepdim=True) < 0.5).expand_as(smooth)
         return torch.where(lost, flat[:, None].expand_as(smooth), smooth)

@@ -55,8 +55,14 @@ def _edges(corner: Float[np.ndarray, "f n 3"]) -> tuple[Float[np.ndarray, "f n 3
 
 def _cross(a: Float[np.ndarray, "f n 3"], b: Float[np.ndarray, "f n 3"]) -> Float[np.ndarray, "f n 3"]:
     """Return the cross products (by columns; `np.cross` on rows of three is much slower)."""
-    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, 2, 0), np.moveaxis(b, 2, 0)
+    ax, ay, az, bx, by, bz = *(a[..., i] for i in range(3)), *(b[..., i] for i in range(3))
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=2)
+
+
+def _cross_one(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """Return the cross product of two vectors (`np.cross` takes twenty times as long)."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 
 
 def _turns(edge: Float[np.ndarray, "f n 3"], normal: Float[np.ndarray, "f 3"]) -> Float[np.ndarray, "f"]:
@@ -76,9 +82,9 @@ def _clip(corner: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "t 3"]:
     if not length > 0:
         return np.zeros((0, 3), np.int64)
     normal = normal / length
-    across = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    across = _cross_one(normal, np.eye(3)[np.argmin(np.abs(normal))])
     across /= np.linalg.norm(across)
-    flat = np.stack([corner @ across, corner @ np.cross(normal, across)], axis=1)
+    flat = np.stack([corner @ across, corner @ _cross_one(normal, across)], axis=1)
     ears = mapbox_earcut.triangulate_float64(flat, np.array([len(flat)], np.uint32)).reshape(-1, 3).astype(np.int64)
     a, b, c = flat[ears].transpose(1, 0, 2)
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])

@@ -56,9 +56,9 @@ def nearest_faces(
     total = len(faces) if among is None else len(among)
     left = OVERDRAW * len(nearest)
     for start in range(0, total, _FACES_AT_ONCE):
-        index = torch.arange(start, min(start + _FACES_AT_ONCE, total), device=faces.device)
-        index = index if among is None else among[index]
-        pairs = _Pairs.of(screen, faces[index], n_pixels)
+        some = slice(start, min(start + _FACES_AT_ONCE, total))
+        index = torch.arange(some.start, some.stop, device=faces.device) if among is None else among[some]
+        pairs = _Pairs.of(screen, faces[some] if among is None else faces.index_select(0, index), n_pixels)
         left = _draw(nearest, pairs, index, n_pixels, within, left)
     return nearest
 
@@ -89,12 +89,15 @@ class _Pairs:
     def of(cls, screen: Float[Tensor, "3 v k"], faces: Int[Tensor, "f 3"], n_pixels: int) -> _Pairs:
         """Return the pairs whose bounding box has a row and a column of samples."""
         # Axes: corner or edge first, so that each is contiguous.
-        corners = screen.index_select(2, faces.T.flatten()).unflatten(2, (3, -1))  # xyw v corner f
-        x, y, w = corners.transpose(1, 2).flatten(2)
+        _, n_views, n_vertices = screen.shape
+        first = torch.arange(n_views, device=faces.device)[:, None] * n_vertices
+        place = (faces.T[:, None] + first).flatten()  # corner view f
+        x, y, w = (q.flatten().index_select(0, place).view(3, -1) for q in screen)
         top, bottom, left, right = _bounds(x, y, w, n_pixels)
         inside = (bottom >= top) & (right >= left) & (w > NEAR).any(0)
         keep = inside.nonzero()[:, 0]
-        x, y, w = (q.index_select(1, keep) for q in (x, y, w))
+        x, y, w = (torch.stack([row.index_select(0, keep) for row in q]) for q in (x, y, w))
+        top, bottom = top.index_select(0, keep), bottom.index_select(0, keep)
         a, b, c = edges(x, y, w)
         volume = x[0] * a[0] + y[0] * b[0] + w[0] * c[0]
         turn = torch.where(volume < 0, -1.0, 1.0)
@@ -105,12 +108,11 @@ class _Pairs:
         slope, intercept, opens = -(b * turn) / a, -(c * turn) / a, a > 0
         flat = slope.new_zeros(())
         nearest = 1 / w.clamp(min=NEAR)
-        top = top[keep]
         return cls(
             view=keep // len(faces),
             face=keep % len(faces),
             top=top,
-            n_rows=torch.where(volume == 0, 0, (bottom[keep] - top + 1).long()),
+            n_rows=torch.where(volume == 0, 0, (bottom - top + 1).long()),
             starts=list(zip(torch.where(opens, slope, flat), torch.where(opens, intercept, -1.0), strict=True)),
             ends=list(zip(torch.where(opens, flat, slope), torch.where(opens, n_pixels, intercept), strict=True)),
             plane=plane,
