@@ -321,6 +321,7 @@ def test_small_blocks_of_memory_give_the_same_pictures(monkeypatch: pytest.Monke
     for part in (module, visibility):
         monkeypatch.setattr(part, "_FACES_AT_ONCE", 50)
         monkeypatch.setattr(part, "_SAMPLES_AT_ONCE", 300)
+    monkeypatch.setattr(module, "_SHADED_AT_ONCE", 70)
     pieces = rasterize(mesh, cameras, size=20)
     assert torch.equal(whole.rgb, pieces.rgb) and torch.equal(whole.depth, pieces.depth)
 

@@ -31,9 +31,7 @@ class Pyramid:
         self._texture = texture
         self._levels = [image.permute(2, 0, 1).contiguous()]
 
-    def read(
-        self, u: Float[Tensor, "p"], v: Float[Tensor, "p"], texels: Float[Tensor, "p"]
-    ) -> Float[Tensor, "c p"]:
+    def read(self, u: Float[Tensor, "p"], v: Float[Tensor, "p"], texels: Float[Tensor, "p"]) -> Float[Tensor, "c p"]:
         """Return colour, and alpha if there is any, at points.
 
         Args:
@@ -80,9 +78,7 @@ def _halved(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c i j"]:
     """Return the means of 2x2 texels, or of 2 where the picture is one wide; an odd last one is left out."""
     _, height, width = image.shape
     rows = [image[:, i : height - height % 2 : 2] for i in (0, 1)] if height > 1 else [image]
-    parts = [
-        row[..., j : width - width % 2 : 2] if width > 1 else row for row in rows for j in range(min(2, width))
-    ]
+    parts = [row[..., j : width - width % 2 : 2] if width > 1 else row for row in rows for j in range(min(2, width))]
     return sum(parts[1:], start=parts[0]) / len(parts)
 
 

@@ -289,4 +289,5 @@ def _read(
     texels = ((u1 - u0) * (v2 - v0) - (v1 - v0) * (u2 - u0)).abs() * height * width
     samples = facets.volume.abs().div_(facets.spread(facets.depths)).abs_().float().clamp_(min=1e-12)
     pyramid = subject.pyramid(texture, premultiplied=sheer)
-    return pyramid.read(*facets.mix(place), facets.spread(texels).div_(samples))
+    u, v = facets.mix(place)
+    return pyramid.read(u, v, facets.spread(texels).div_(samples))
