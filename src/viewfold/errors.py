@@ -79,3 +79,8 @@ class Stopped(KeyboardInterrupt):
     def exit_code(self) -> int:
         """As a shell counts: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signum
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether a library written in Rust gave up; its class has no name to catch, and is no `Exception`."""
+    return type(error).__name__ == "PanicException"

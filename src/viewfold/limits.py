@@ -124,8 +124,14 @@ PROMPT_CHARACTERS = 10_000
 PROMPT_FILE_BYTES = 64 * 2**20
 """Of a file of prompts: a million of sixty characters."""
 
-TOKENIZER_GROWTH, TOKENIZER_PATTERN = 64, 2_000
-"""How many times as long a tokenizer's rules may make a prompt, and letters of a search; CLIP's and T5's: 2, 100."""
+TOKENIZER_GROWTH, TOKENIZER_PATTERN = 128, 2_000
+"""How many times as long a tokenizer's rules may make a prompt, and letters of a search; CLIP's: 8, 100; T5's: 72."""
+
+TOKENIZER_STEPS, TOKENIZER_MARKS = 32, 16
+"""Of a tokenizer: its rules, and marks around a prompt or letters around a piece; CLIP's: 5, 2, 4."""
+
+TOKENIZER_LETTERS = 256
+"""Of a word that WordPiece takes apart, in a time that grows with their cube; BERT's takes 100."""
 
 TOKENIZER_WORDS = 2**24
 """Ids of a tokenizer; the largest vocabularies have a million words."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold import limits
-from viewfold.errors import FitError, PromptError
+from viewfold.errors import FitError, PromptError, is_panic
 from viewfold.model.condition import Condition
 
 if TYPE_CHECKING:
@@ -82,19 +82,13 @@ class TextEncoder:
             raise PromptError(f"`prompts` must be a list; got the string {prompts[:40]!r}. Put it in a list.")
         if not prompts:
             raise PromptError("`prompts` must hold at least one prompt; got none. Give [''] for no text.")
-        code = self._tokens(
-            [clean(prompt) for prompt in prompts],
-            padding="do_not_pad" if self.masks_padding else "max_length",
-            truncation=True,
-            max_length=self.n_tokens,
-            split_special_tokens=True,  # a typed "!", which SD 2.1 pads with, is a word; a typed mark ends nothing
-        )
+        found_ids = self.ids(prompts)
         alike: dict[int, list[int]] = {}
-        for place, ids in enumerate(code["input_ids"]):
+        for place, ids in enumerate(found_ids):
             alike.setdefault(len(ids), []).append(place)
         states: dict[int, Tensor] = {}
         for places in alike.values():
-            read = self._read([code["input_ids"][place] for place in places])
+            read = self._read([found_ids[place] for place in places])
             states |= dict(zip(places, read, strict=True))
         found = torch.stack([states[place] for place in range(len(prompts))])
         if not bool(found.isfinite().all()):
@@ -104,12 +98,22 @@ class TextEncoder:
             )
         return found
 
+    def ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the numbers of each prompt's tokens, marks included, cut and padded as the network takes them."""
+        return self._tokens(
+            [clean(prompt) for prompt in prompts],
+            padding="do_not_pad" if self.masks_padding else "max_length",
+            truncation=True,
+            max_length=self.n_tokens,
+            split_special_tokens=True,  # a typed "!", which SD 2.1 pads with, is a word; a typed mark ends nothing
+        )["input_ids"]
+
     def _tokens(self, text: str | list[str], **options: Any) -> Any:
         """Return what the tokenizer says; a panic of its library, which is no `Exception`, is one line."""
         try:
             return self.tokenizer(text, **options)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":
+            if not is_panic(error):
                 raise
             raise PromptError(f"`prompt` must be one that this tokenizer reads: {str(error)[:160]}.") from error
 

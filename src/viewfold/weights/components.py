@@ -22,7 +22,7 @@ from viewfold.model.unet import MultiViewUNet
 from viewfold.store import read_json
 from viewfold.weights.folder import INDEX, check_folder
 from viewfold.weights.network import load_unet, read_network, reading
-from viewfold.weights.tokenizer_file import check_tokenizer, check_vocabulary
+from viewfold.weights.tokenizer_file import check_read, check_tokenizer, check_vocabulary
 
 MODEL_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 """What a model consists of: the names of the folders, in the order in which they are read."""
@@ -129,7 +129,9 @@ def _read_part(folder: Path, part: str, entry: object, dtype: torch.dtype) -> An
                 return load_unet(folder / part, dtype=dtype)
             case "tokenizer":
                 check_tokenizer(folder / part)
-                return kind.from_pretrained(folder / part, local_files_only=True)
+                tokenizer = kind.from_pretrained(folder / part, local_files_only=True)
+                check_read(tokenizer, folder / part)
+                return tokenizer
             case "scheduler":
                 return kind.from_pretrained(folder / part, local_files_only=True)
             case "vae" if dtype == torch.float16:  # its activations can exceed float16's range

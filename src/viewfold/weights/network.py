@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from viewfold import limits
-from viewfold.errors import InputError, ViewfoldError, WeightsError
+from viewfold.errors import InputError, ViewfoldError, WeightsError, is_panic
 from viewfold.formats import WEIGHTS
 from viewfold.store import read_json
 from viewfold.weights.checkpoint import read_checkpoint
@@ -60,7 +60,9 @@ def reading(kind: type, folder: Path) -> Iterator[None]:
             yield
     except ViewfoldError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         reason = " ".join(str(error).split(". ")[0].split())[:300].rstrip(".") or type(error).__name__
         raise WeightsError(f"`{folder}` cannot be read as {kind.__name__}: {reason}.") from error
 
