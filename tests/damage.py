@@ -99,7 +99,12 @@ def damage_value(value: Any, rng: random.Random) -> Any:
 
 def damage_json(data: bytes, rng: random.Random) -> bytes:
     try:
-        return json.dumps(damage_value(json.loads(data), rng)).encode()
+        made = damage_value(json.loads(data), rng)
+        text = json.dumps(made)
+        if isinstance(made, dict) and made and rng.random() < 0.1:  # a name that occurs twice
+            name = rng.choice(list(made))
+            text = f"{{{json.dumps(name)}: {json.dumps(damage_value(made[name], rng))}, {text[1:]}"
+        return text.encode()
     except (ValueError, RecursionError):
         return damage_bytes(data, rng)
 
@@ -178,9 +183,17 @@ def damage_archive(data: bytes, rng: random.Random) -> bytes:
 
 
 def damage_glb(data: bytes, rng: random.Random) -> bytes:
-    """Change the description in a GLB, and leave its lengths right."""
+    """Change the description in a GLB, and leave its lengths right; or exchange, repeat or leave out its chunks."""
     if len(data) < 20:
         return damage_bytes(data, rng)
+    if rng.random() < 0.15:
+        chunks, at = [], 12
+        while at + 8 <= len(data):
+            end = at + 8 + struct.unpack_from("<I", data, at)[0]
+            chunks.append(data[at:end])
+            at = end
+        body = b"".join(rng.choices(chunks, k=rng.choice([1, 2, 3])))
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
     (length,) = struct.unpack_from("<I", data, 12)
     text = damage_json(data[20 : 20 + length], rng)
     text += b" " * (-len(text) % 4)

@@ -1,12 +1,14 @@
 """Damage small valid files of every kind in every way that we could think of, and read what comes out.
 
-    python tests/fuzz.py --minutes 10 --seed 0 [--kinds meshes shards ...]
+    python tests/fuzz.py --minutes 10 --seed 0 [--kinds meshes shards ...] [--keep FOLDER]
+    python tests/fuzz.py --read KIND PATH
 
 A case is a file or a folder of a kind (`fuzz_kinds.KINDS`: models, meshes, cameras, shards, pictures, galleries,
 captions, tokenizers, LoRA), one to four mutations of it drawn from the case's number, and a read.  It may succeed or
 raise a `ViewfoldError`.  Anything else is a finding: another exception, a crash, 20 s of CPU time, 3 minutes of
 waiting, 3 GiB of address space beyond the start, a program started, a connection made, or a file opened for writing
-(but for the kinds that keep tables of their own).  `--case N` reads one case again.  `test_hostile.py` runs some of it.
+(but for the kinds that keep tables of their own).  A finding's file is kept, and the command that reads it again is
+printed.  `test_hostile.py` runs some of it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.P
 def samples(kind: str, folder: Path) -> list[Path]:
     """Write valid files, or folders, of a kind into a new folder."""
     folder.mkdir(parents=True)
+    torch.manual_seed(0)
     KINDS[kind].write(folder)
     return sorted(folder.iterdir())
 
@@ -82,6 +85,24 @@ def watch(findings: list[str]) -> None:
     sys.addaudithook(hook)
 
 
+def bound_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def bound_time() -> None:
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    signal.alarm(WALL_S)
+
+
+def keep(case: int, sources: dict[str, list[Path]], folder: Path) -> None:
+    """Write the damaged file of a finding into a folder, and print what reads it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind, path = prepare(case, sources, Path(tempfile.mkdtemp(prefix=f"{case}-", dir=folder)))
+    print(f"again: {sys.executable} {Path(__file__).resolve()} --read {kind} {path}\n", flush=True)
+
+
 def run(first: int, sources: dict[str, list[Path]], scratch: Path, until: float, pipe: int) -> None:
     """Run cases in this process until time or number is up; the process is the case's if it dies."""
 
@@ -89,9 +110,7 @@ def run(first: int, sources: dict[str, list[Path]], scratch: Path, until: float,
         os.write(pipe, f"{line}\n".encode("utf-8", "replace"))
 
     findings: list[str] = []
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound_memory()
     os.chdir(scratch)
     for case in range(first, first + CASES_A_CHILD):
         if time.time() > until:
@@ -101,8 +120,7 @@ def run(first: int, sources: dict[str, list[Path]], scratch: Path, until: float,
             watch(findings)
         tell(f"{case} {kind} {path.name}")
         findings.clear()
-        signal.setitimer(signal.ITIMER_PROF, CPU_S)
-        signal.alarm(WALL_S)
+        bound_time()
         try:
             outcome = f"{kind} {read(kind, path)}"
         except BaseException as error:  # that is what we are here for
@@ -120,9 +138,21 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
-    parser.add_argument("--case", type=int, help="read this one alone, in this process; --kinds as they were")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the files of findings; by default viewfold-fuzz-SEED among the temporary ones",
+    )
+    parser.add_argument("--read", nargs=2, metavar=("KIND", "PATH"), help="read this one alone, in this process")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork
+    if options.read is not None:
+        bound_memory()
+        bound_time()
+        print(KINDS[options.read[0]].read(Path(options.read[1]).resolve()))
+        return 0
+    kept = (options.keep or Path(tempfile.gettempdir(), f"viewfold-fuzz-{options.seed}")).resolve()
     until, case = time.time() + 60 * options.minutes, options.seed * 10**9
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as home:
@@ -133,11 +163,6 @@ def main() -> int:
         for kind, paths in sources.items():
             for path in paths:
                 assert read(kind, path) != "refused", f"{path} is not valid to begin with"
-        if options.case is not None:
-            kind, path = prepare(options.case, sources, scratch)
-            print(kind, path.name, flush=True)
-            print(KINDS[kind].read(path))
-            return 0
         while time.time() < until:
             reader, writer = os.pipe()
             child = os.fork()
@@ -156,13 +181,16 @@ def main() -> int:
                     outcomes[line[2:].strip() if "FINDING" not in line else f"{last.split()[1]} FINDING"] += 1
                     if "FINDING" in line:
                         print(last, line.replace("\\n", "\n"), flush=True)
+                        keep(int(last.split()[0]), sources, kept)
                 else:
                     last, case = line.strip(), int(line.split()[0]) + 1
             status = os.waitpid(child, 0)[1]
             if status:
                 outcomes[f"{(last.split() or ['', 'no'])[1]} FINDING"] += 1
                 print(f"{last} FINDING: the process died, {status=}", flush=True)
-                case += 1
+                if last:
+                    keep(int(last.split()[0]), sources, kept)
+                case += 1  # it may have died of the next one, before it could say so
     return report(outcomes, options.minutes)
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import io
 import json
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 import trimesh
 import trimesh.exchange.gltf
+import webdataset
 from fakes import LATENT_SIZE, tiny_model
+from fuzz_weights import read_lora_file, read_tokenizer, write_loras, write_tokenizers
 from glb import Glb
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -31,7 +30,6 @@ from viewfold.data.gallery import find_pictures
 from viewfold.data.shards import open_shards
 from viewfold.data.toybox import Asset
 from viewfold.errors import ViewfoldError
-from viewfold.model.text import TextEncoder
 from viewfold.picture import read_image
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.scene.export import save_mesh
@@ -39,9 +37,6 @@ from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.views import Views
 from viewfold.weights.checkpoint import read_checkpoint
-from viewfold.weights.components import read_text
-from viewfold.weights.location import find_model
-from viewfold.weights.lora import read_lora
 from viewfold.weights.original import split, unet_from_original
 
 HERE = Path(__file__).parent
@@ -223,6 +218,11 @@ def write_galleries(folder: Path) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
+    (folder / "theirs").mkdir()
+    with webdataset.TarWriter(str(folder / "theirs" / "00000.tar")) as writer:
+        for uid in ("a", "b"):
+            writer.write({"__key__": uid, "png": picture.getvalue(), "txt": "a red mug", "json": {"caption": "a mug"}})
+
 
 def read_gallery(path: Path) -> str:
     items = find_pictures(path)
@@ -250,42 +250,6 @@ def read_captions(path: Path) -> str:
         read_sidecar(path.with_suffix(".glb"))
     else:
         read_table(path, wanted={"a", "b"})
-    return "loaded"
-
-
-def write_tokenizers(folder: Path) -> None:
-    for part in ("text_encoder", "tokenizer"):
-        shutil.copytree(find_model("toybox") / part, folder / "bert" / part)
-
-
-def read_tokenizer(path: Path) -> str:
-    network, tokenizer = read_text(path)
-    encoder = TextEncoder(tokenizer, network)
-    encoder.check("a red mug")
-    assert bool(encoder.states(["a red mug", "x" * 2000]).isfinite().all())
-    return "loaded"
-
-
-@functools.cache
-def small_unet() -> torch.nn.Module:
-    with tempfile.TemporaryDirectory() as folder:
-        return tiny_model(Path(folder) / "model").unet
-
-
-def write_loras(folder: Path) -> None:
-    layers = [name for name, module in small_unet().named_modules() if isinstance(module, torch.nn.Linear)][:3]
-    made: dict[str, torch.Tensor] = {}
-    for name in layers:
-        weight = cast(torch.Tensor, small_unet().get_submodule(name).weight)
-        made[f"unet.{name}.lora_A.weight"] = torch.randn(2, weight.shape[1])
-        made[f"unet.{name}.lora_B.weight"] = torch.randn(weight.shape[0], 2)
-        made[f"unet.{name}.alpha"] = torch.tensor(2.0)
-    save_file(made, folder / "lora.safetensors", metadata={"lora_adapter_metadata": '{"unet.lora_alpha": 4}'})
-
-
-def read_lora_file(path: Path) -> str:
-    parts = read_lora(path, unet=small_unet(), text_encoder=None)
-    assert all(bool(tensor.isfinite().all()) for part in parts.values() for tensor in part.values())
     return "loaded"
 
 
