@@ -14,10 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from viewfold.camera import Cameras
+from viewfold.data.assets import write_assets
+from viewfold.data.inventory import alone
 from viewfold.errors import AssetError, InputError, OutputError
 from viewfold.picture import read_image
 from viewfold.pipeline.batch import read_prompts
 from viewfold.store import check_output
+from viewfold.store.claims import Claims
 from viewfold.views import Views
 from viewfold.weights.lora import read_lora
 
@@ -34,6 +37,16 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
 def test_the_root_of_the_disk_is_no_place_for_results() -> None:
     with pytest.raises(OutputError, match="it is the root of a disk"):
         check_output("/", holds=r"\d+\.png")
+
+
+def test_a_nul_in_the_name_of_a_place_for_results_is_named(tmp_path: Path) -> None:
+    place, message = str(tmp_path / "a\0b"), "no file can have a NUL in its name. Name another place"
+    with pytest.raises(OutputError, match=message):
+        write_assets(place, count=1)
+    with pytest.raises(OutputError, match=message), alone(place):
+        pass
+    with pytest.raises(OutputError, match=message), Claims(place):
+        pass
 
 
 def test_a_nul_in_the_name_of_a_picture_is_named(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_arrays_are_what_they_say_or_are_refused(content: bytes, says: str, tmp_
     assert says in str(error.value) and "`a" in str(error.value) and len(str(error.value)) < 500
 
 
+def test_a_log_variance_whose_samples_would_be_infinite_is_refused(tmp_path: Path) -> None:
+    """They were finite in the file, and infinite in a batch."""
+    moments = np.stack([GOOD, np.full_like(GOOD, -4)], axis=1)
+    moments[3, 1, 0, 0, 0] = 1000
+    with pytest.raises(AssetError, match=r"log variances of at most 30; got 1000\. Pack it again"):
+        LatentSet(write(tmp_path, {"a.json": SAID, "a.moments-080.npy": as_npy(moments)}))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -90,6 +90,9 @@ SHARD_HEADER_BYTES = 2**20
 ARRAY_HEADER_BYTES = 2**13
 """Of a .npy file's description of its numbers; some 120 bytes."""
 
+LOG_VARIANCE = 30
+"""Of cached latents; an autoencoder's end at 20, and its scale adds little; 178 gives infinite samples."""
+
 SAMPLE_VIEWS, SAMPLE_CAPTIONS = 2**14, 2**12
 """Of one sample; the paper's has 64 views, Cap3D's a caption."""
 

@@ -16,6 +16,7 @@ from viewfold.data.workers import Workers
 from viewfold.errors import InputError, OutputError
 from viewfold.scene.export import save_mesh
 from viewfold.store import atomic_write, write_json
+from viewfold.store.atomic import followed
 
 _CHUNK = 32
 """Assets per task of a worker process."""
@@ -70,7 +71,7 @@ def write_assets(
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise InputError(f"`{name}` must be {least} or more; got {value}.")
-    folder = Path(folder)
+    folder = followed(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -202,12 +202,17 @@ def _look_through(file: Readable, shard: str) -> _Made:
 def _array(name: str, suffix: str, content: bytes, offset: int) -> tuple[Array, int, np.ndarray]:
     array = Array.of(name, content, axes=4 if suffix == MEANS else 5)
     with np.errstate(over="ignore"):
-        finite = bool(np.isfinite(array.values(content).astype(np.float16)).all())
-    if not finite:
+        values = array.values(content).astype(np.float16)
+    if not bool(np.isfinite(values).all()):
         uid = name.partition(".")[0]
         raise AssetError(f"`{uid}` must have finite latents; they hold NaN or infinity. Pack them again")
     if suffix != MEANS and array.shape[1] != 2:
         raise AssetError(f"`{name}` must hold a mean and a log variance a view; got {array.shape[1]}.")
+    if suffix != MEANS and bool((values[:, 1] > limits.LOG_VARIANCE).any()):
+        raise AssetError(
+            f"`{name}` must hold log variances of at most {limits.LOG_VARIANCE}; got {values[:, 1].max():.4g}. "
+            "Pack it again."
+        )
     starts = range(array.start, len(content), array.view_bytes)
     sums = np.array([zlib.crc32(content[start : start + array.view_bytes]) for start in starts], "<u4")
     return array, offset, sums

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from viewfold.errors import OutputError
+from viewfold.store.atomic import followed
 
 try:
     import fcntl
@@ -34,7 +35,7 @@ class Claims:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / CLAIMS
+        self.path = followed(folder) / CLAIMS
         self._made = not self.path.parent.exists()
         try:
             self._descriptor = self._open()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from viewfold.errors import OutputError
+from viewfold.store.atomic import followed
 
 
 @contextlib.contextmanager
@@ -20,7 +21,7 @@ def lock(path: str | Path, message: str) -> Iterator[None]:
     """
     import filelock
 
-    held = filelock.FileLock(str(path))
+    held = filelock.FileLock(str(followed(path)))
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
