@@ -87,7 +87,7 @@ def watch(findings: list[str]) -> None:
 
 def bound_memory() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, used + SPARE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import trimesh
 import trimesh.exchange.gltf
-import webdataset
 from fakes import LATENT_SIZE, tiny_model
 from fuzz_weights import read_lora_file, read_tokenizer, write_loras, write_tokenizers
 from glb import Glb
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_shards import write_shards
+from webdataset.writer import TarWriter
 
 from viewfold.camera import Cameras
 from viewfold.data.batches import LatentSet
@@ -219,7 +219,7 @@ def write_galleries(folder: Path) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
     (folder / "theirs").mkdir()
-    with webdataset.TarWriter(str(folder / "theirs" / "00000.tar")) as writer:
+    with TarWriter(str(folder / "theirs" / "00000.tar")) as writer:
         for uid in ("a", "b"):
             writer.write({"__key__": uid, "png": picture.getvalue(), "txt": "a red mug", "json": {"caption": "a mug"}})
 

@@ -29,9 +29,9 @@ def write_tokenizers(folder: Path) -> None:
         shutil.copytree(find_model("toybox") / part, folder / "bert" / part)
     words = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    network = CLIPTextModel(
-        CLIPTextConfig(len(vocabulary), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    )
+    config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config.vocab_size = len(vocabulary)
+    network = CLIPTextModel(config)
     clip = CLIPTokenizer(vocab=vocabulary, merges=[])  # type: ignore[arg-type]
     for name, kind in (("clip", "CLIPTokenizer"), ("lists", "CLIPTokenizer"), ("steps", "PreTrainedTokenizerFast")):
         network.save_pretrained(folder / name / "text_encoder")
