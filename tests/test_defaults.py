@@ -32,7 +32,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (volume.render_volume, {"n_samples": 64, "occupancy": None, "generator": None, "normals": False}),
     (volume.intersect_sphere, {"radius": 0.55}),
     (volume.density_normal, {"step": 0.01}),
-    (rasterize.rasterize, {"supersample": 2, "light": light.Light()}),
+    (rasterize.rasterize, {"supersample": 2, "light": light.Light(), "shape": True}),
     (texture.bake_texture, {"size": 512, "max_faces": 4000}),
     (surface.taubin, {"shrink": 0.5, "inflate": -0.53}),
     (mesh.Mesh.fit_sphere, {"radius": 0.5}),
