@@ -246,6 +246,7 @@ def changed(matrix: np.ndarray) -> np.ndarray:
         ({"frames": frames(), "camera_angle_x": 40}, "in radians"),
         ({"frames": frames(), "fl_x": "9"}, "number as `fl_x`"),
         ({"frames": frames(), "fl_x": 10**400}, "number as `fl_x`|finite"),
+        ({"frames": frames(), "fl_x": 9, "k1": 1e308}, "a `k1` of at most 1e.09; got 1e.308"),
         ({"frames": frames(), "fl_x": 0}, "in pixels"),
         ({"frames": frames(mask_path="m.png"), "fl_x": 9}, "`mask_path`, which is not read: put the mask"),
         ({"frames": frames(), "fl_x": 9, "rolling_shutter": [0, 0, 0.1, 0]}, "`rolling_shutter`"),

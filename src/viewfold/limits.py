@@ -81,6 +81,9 @@ PICTURE_FIELDS = 2**16
 VIEWS, VIEWS_PIXELS = 1024, 2**26
 """Of a folder of views, all pictures together: a hundred of 800 x 800 have 64 million, 1.0 GB as numbers with alpha."""
 
+LENS_NUMBER = 1e9
+"""Of a lens: pixels, and factors of its distortion, below 100 as a rule; powers of places multiply them."""
+
 SHARD_MEMBER_BYTES = 64 * 2**20
 """Of one file in a shard; 32 views' latents of 64 x 64 take 1 MB."""
 

@@ -184,6 +184,8 @@ def _focal(said: Mapping[str, Any], axis: str, size: float) -> float | None:
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise AssetError(f"must have a number as `{name}`; got {value!r:.60}.")
+    if abs(value) > limits.LENS_NUMBER:
+        raise AssetError(f"must have a `{name}` of at most {limits.LENS_NUMBER:g}; got {value:g}.")
     return float(value)
 
 
