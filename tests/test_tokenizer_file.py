@@ -265,3 +265,13 @@ def test_a_panic_of_the_library_is_one_line() -> None:
     encoder = TextEncoder(Panics(), torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="this tokenizer reads: .*retry-limit"):
         encoder.check("a" * 40)
+
+
+@pytest.mark.parametrize("mark", [None, [53, 53]])
+def test_a_clip_without_one_end_mark_is_refused(mark: Any, tmp_path: Path) -> None:
+    """It looks for it in each prompt, and raised an AttributeError at the first."""
+    network = clip_network()
+    network.config.eos_token_id = mark
+    small_clip(tmp_path / "tokenizer")
+    with pytest.raises(WeightsError, match=r"config.json` must give `eos_token_id`, .* as one number; got"):
+        check_vocabulary(read_as(tmp_path, "CLIPTokenizer"), network, folder=tmp_path)

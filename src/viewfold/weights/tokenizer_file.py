@@ -75,6 +75,11 @@ def check_vocabulary(tokenizer: Any, network: Any, *, folder: Path) -> None:
             f"{marks} marks go into it. CLIP has 77."
         )
     kind = str(network.config.model_type)
+    if kind.startswith("clip") and not isinstance(mark := getattr(network.config, "eos_token_id", None), int):
+        raise WeightsError(
+            f"`{folder / 'text_encoder' / 'config.json'}` must give `eos_token_id`, the mark that CLIP looks for, "
+            f"as one number; got {mark!r:.40}. Download it again."
+        )
     if (kind == "bert" or kind.startswith("clip")) and marks < 2:
         raise WeightsError(
             f"`{path}` must put a mark before and after a prompt, as {kind} was trained; it puts {marks}. "
