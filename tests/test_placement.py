@@ -19,6 +19,7 @@ from fakes import tiny_model
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.cli.placement import PlacementFlags
+from viewfold.device import has_native_bfloat16
 from viewfold.errors import InputError, MissingExtraError, PromptError
 from viewfold.model.text import TextEncoder
 from viewfold.model.weights_hash import weights_hash
@@ -257,3 +258,14 @@ def test_without_its_text_network_a_model_still_knows_the_unconditional_text() -
     model.release_text(["a red mug"])
     drawn = model("a red mug", None, steps=1, guidance=2.0, output_type="latent")
     assert torch.equal(drawn, same("a red mug", None, steps=1, guidance=2.0, output_type="latent"))
+
+
+@pytest.mark.parametrize(("able", "native"), [
+    ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True), ({"bf16": True}, True),
+    ({"avx512_bf16": False, "avx2": True}, False), ({}, False),
+])  # fmt: skip
+def test_a_device_has_bfloat16_where_it_says_so(able: dict[str, bool], native: bool, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: including_emulation)
+    assert has_native_bfloat16("cpu") is native
+    assert not has_native_bfloat16("cuda") and not has_native_bfloat16("mps"), "emulation does not count"

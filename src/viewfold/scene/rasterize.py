@@ -150,10 +150,8 @@ def _draw_solid(
     seen_at_all = nearest if left is None else nearest * (left[0] > 0)
     for at in seen_at_all.nonzero()[:, 0].split(_SHADED_AT_ONCE):
         samples = Samples.of(at, subject.n_pixels)
-        seen, pixel = (
-            shade(subject, samples, nearest.index_select(0, at), normals=picture.shape),
-            picture.pixels(samples),
-        )
+        seen = shade(subject, samples, nearest.index_select(0, at), normals=picture.shape)
+        pixel = picture.pixels(samples)
         picture.add(pixel, seen, None if left is None else left[0].index_select(0, at))
         if seen.normal is None or not picture.shape:
             continue

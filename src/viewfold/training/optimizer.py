@@ -15,7 +15,6 @@ where the device has it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class Optimizer:
         others = {n: p for n, p in trained.items() if n not in matrices}
         self._parts: list[tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]] = []
         if matrices:
-            kind = torch.optim.Muon if has_native_bfloat16(self._flat[0].device) else Float32Muon
+            kind = torch.optim.Muon if has_native_bfloat16(self._flat[0].device) else _Float32Muon
             muon = kind(self._flat, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self._parts.append((muon, dict(zip(matrices, self._flat, strict=True))))
         if others:
@@ -78,17 +77,15 @@ class Optimizer:
                     part.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
-class Float32Muon(torch.optim.Muon):
-    """PyTorch's Muon with its Newton-Schulz steps in float32, for devices that emulate the bfloat16 it insists on.
+class _Float32Muon(torch.optim.Muon):
+    """PyTorch's Muon as the module has it, its Newton-Schulz steps in float32 and not in the bfloat16 it insists on.
 
-    There a step of the shipped network takes 0.8 s in place of 13 s.
+    Where that is emulated, a step of the shipped network takes 0.7 CPU-s in place of 14.4.
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move the weights as the module says."""
-        if closure is not None:
-            raise NotImplementedError("no closure is needed here")
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move the weights along their gradients."""
         for group in self.param_groups:
             for weight in (weight for weight in group["params"] if weight.grad is not None):
                 momentum = self.state[weight]["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
