@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -11,10 +12,12 @@ import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from viewfold.cluster import Cluster
 from viewfold.data.assets import write_assets
 from viewfold.data.pool import WorkerDied, work_in_pool
 from viewfold.data.render import RenderSettings, render_assets
@@ -101,6 +104,22 @@ def test_what_a_cluster_does_not_do_is_refused(more: list[str], message: str, tm
     assert main(["render", str(tmp_path), "--out", str(tmp_path / "out"), "--cluster", "auto", *more]) == 2
     assert message in capsys.readouterr().err
     assert main(["generate", "a mug", "--cluster", "auto"]) == 2
+
+
+@pytest.mark.parametrize(("said", "begun"), [("Could not find any running Ray instance.", 2), ("Failed to connect", 1)])
+def test_auto_begins_a_cluster_where_there_is_none_and_not_beside_one_that_keeps_us_out(said: str, begun: int) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        calls.append(options)
+        if "address" in options:
+            raise ConnectionError(said)
+
+    cluster = object.__new__(Cluster)
+    cluster._ray = SimpleNamespace(init=init)
+    with contextlib.nullcontext() if begun == 2 else pytest.raises(InputError, match="ask for a token"):
+        cluster._connect("auto")
+    assert len(calls) == begun
 
 
 def run(*arguments: str, **more: Any) -> subprocess.Popen[str]:
@@ -203,7 +222,5 @@ def test_a_cluster_that_asks_for_its_token_is_joined_by_its_address(tmp_path: Pa
 @pytest.mark.heavy
 def test_an_address_without_a_cluster_is_named() -> None:
     pytest.importorskip("ray")
-    from viewfold.cluster import Cluster
-
     with pytest.raises(InputError, match="there is none at 127.0.0.1:1"):
         Cluster("127.0.0.1:1")

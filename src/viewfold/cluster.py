@@ -32,6 +32,9 @@ KNOCK_S = 5.0
 _TOKEN = Path("~/.ray/auth_token")
 """Where Ray keeps the word by which the machines of a cluster know each other."""
 
+_NONE_HERE = "Could not find any running Ray instance"
+"""What Ray says where this machine belongs to no cluster; whatever else keeps us from one that is there is an error."""
+
 PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "VIEWFOLD_BLENDER")
 """Variables of the environment that workers get from us; each has one thread."""
 
@@ -113,10 +116,10 @@ class Cluster:
         try:
             self._ray.init(address=address, **options)
         except ConnectionError as error:
-            if address != "auto":
+            if address != "auto" or _NONE_HERE not in str(error):
                 raise InputError(
-                    f"`cluster` at {address} must let us in; somebody listens there, but Ray does not answer. It may "
-                    "be another service, another version of Ray, or ask for a token: set RAY_AUTH_MODE=token and "
+                    f"`cluster` at {address} must let us in; somebody is there, but Ray does not answer. It may be "
+                    "another service, another version of Ray, or ask for a token: set RAY_AUTH_MODE=token and "
                     "RAY_AUTH_TOKEN, or copy its ~/.ray/auth_token here."
                 ) from error
             self._ray.init(include_dashboard=False, **options)
