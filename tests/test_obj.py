@@ -201,4 +201,5 @@ def test_a_material_that_no_library_holds_is_white_and_said_and_none_is_none(tmp
         mesh = load_mesh(tmp_path / "a.obj")
     assert sorted(material.color for material in mesh.materials) == [(1.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
     report = render_assets(tmp_path, tmp_path / "out", settings=RenderSettings(size=16, orbits=1, views=1))
-    assert report.failed == [] and len(report.remarks) == 1 and "glass" in report.remarks[0]
+    assert report.failed == [] and len(report.remarks) == 1 and report.remarks[0].startswith("`a.obj`: no library")
+    assert str(tmp_path) not in (tmp_path / "out" / "a" / "meta.json").read_text(), "what is published knows no paths"

@@ -7,16 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from test_cluster import Here
 from test_packing import uids_in, write_small
 from test_shards import write_render
 
 from viewfold.cli import main
+from viewfold.data.gallery import find_pictures
 from viewfold.data.manifest import read_manifest
 from viewfold.data.packing import pack
 from viewfold.data.pool import WorkerDied
@@ -108,6 +111,19 @@ def test_two_sources_of_one_name_do_not_replace_each_other(tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "one")
     shutil.rmtree(tmp_path / "moved")
     assert pack(tmp_path / "two", tmp_path / "out").replaced == 1
+
+
+def test_two_tars_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    for folder, colour in (("one", (255, 0, 0)), ("two", (0, 0, 255))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "a.png")
+        with tarfile.open(tmp_path / folder / "00000.tar", "w") as tar:
+            tar.add(tmp_path / "a.png", "000.png")
+            (tmp_path / "a.txt").write_text(folder)
+            tar.add(tmp_path / "a.txt", "000.txt")
+    assert pack(find_pictures(tmp_path / "one"), tmp_path / "out").samples == 1
+    report = pack(find_pictures(tmp_path / "two"), tmp_path / "out")
+    assert report.replaced == 0 and "already, with another content" in report.failed[0][1]
 
 
 @pytest.mark.heavy

@@ -315,7 +315,8 @@ class _Packing:
 def _check_same_source(before: Entry, entry: Entry) -> None:
     """Refuse a sample that would replace another source's of its name; AssetError."""
     other = before.source not in ("", entry.source) and before.content != entry.content
-    if before.shard is not None and other and Path(before.source).exists():
+    places = before.source, before.source.rpartition("#")[0]  # of a file, or at a place in a tar
+    if before.shard is not None and other and any(place and Path(place).exists() for place in places):
         raise AssetError(
             f"`{entry.uid}` is packed from `{before.source}` already, with another content. Rename one, take that one "
             "out, or name another --out."

@@ -181,7 +181,8 @@ def render_asset(
     path, uid = asset.path, asset.uid
     try:
         with warnings.catch_warnings(record=True) as remarks:
-            warnings.simplefilter("always")
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
             subject = Subject.of(path, frame=settings.frame, uid=uid)
     except InputError as error:
         raise AssetError(f"`{path}` cannot be rendered: {error}") from error
@@ -195,7 +196,9 @@ def render_asset(
         files = _write_pictures(pictures, partial, settings, webp)
         light = settings.light_of(uid)
         drawing = {"engine": engine.version, "light": None if light is None else asdict(light), **pictures.notes}
-        drawing |= {"remarks": [str(remark.message) for remark in remarks]} if remarks else {}
+        drawing |= (
+            {"remarks": [str(remark.message).replace(str(path), path.name) for remark in remarks]} if remarks else {}
+        )
         meta = {
             **asset.record,
             "uid": uid,

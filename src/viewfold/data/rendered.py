@@ -15,10 +15,10 @@ from typing import Any
 
 from viewfold.data.engines import RenderSettings
 from viewfold.data.item import file_stamp, told
-from viewfold.data.manifest import Entry, Manifest
+from viewfold.data.manifest import Entry, Manifest, read_manifest
 from viewfold.data.source import AssetFile
 from viewfold.errors import AssetError, InputError
-from viewfold.store import atomic_write, read_json, write_json
+from viewfold.store import atomic_write, open_regular, read_json, write_json
 
 META = "meta.json"
 
@@ -35,14 +35,11 @@ class Rendered:
     def __init__(self, out: Path, settings: RenderSettings) -> None:
         self._out, self._settings = out, settings
         self._said = json.dumps(settings.record(), sort_keys=True, default=str)
-        self._known: dict[str, Entry] = {}
+        self._known = read_manifest(out)
         self._new: dict[str, Entry] = {}
         self._flushed = time.monotonic()
         self.remarks: list[str] = []
         """On assets that were noted as rendered."""
-        if out.is_dir():
-            with Manifest(out) as manifest:
-                self._known = manifest.entries()
 
     def __enter__(self) -> Rendered:
         return self
@@ -133,7 +130,7 @@ class Rendered:
 
 def asset_facts(path: Path) -> dict[str, Any]:
     """Return what a meta.json says of the file that it shows, which is nothing of where it was."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
