@@ -120,7 +120,9 @@ def test_a_lift_makes_files_of_a_sphere(tmp_path) -> None:
     asset = lift(prior(), "a red ball", views=ball_views(), settings=settings)
     sphere = asset.representation
     assert isinstance(sphere, Sphere) and float(sphere.radius.detach()) == pytest.approx(RADIUS, abs=0.02)
-    assert asset.report["silhouette_iou"] > 0.9 and asset.report["rerender_psnr_db"] > 25
+    assert asset.report["silhouette_iou"] > 0.9
+    drawn, true = asset.render(ball_views().cameras, size=32).over(0.5), ball_views().rgb
+    assert float(-10 * (drawn - true).square().mean().log10()) > 25, "the views' colours, which one sphere cannot have"
     assert asset.report["settings"]["representation"] == {"shrink": 0.7, "kind": "sphere"}
     assert [c for c in sphere.calls if c.startswith("detail")] == ["detail 0.5", "detail 1"]
     assert sphere.calls[-1] == "render at 2", "the check looks twice as closely"

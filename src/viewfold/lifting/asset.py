@@ -47,8 +47,8 @@ class Asset3D:
     """Metadata that its files carry: see `viewfold.label`."""
 
     def render(self, cameras: Cameras, *, size: int) -> Rendering:
-        """Draw the mesh in its own colours (light is painted in)."""
-        return rasterize(self.mesh, cameras, size=size, light=None)
+        """Draw the mesh as a viewer shows it: in `Light()`, or as it is where light is painted in."""
+        return rasterize(self.mesh, cameras, size=size)
 
     def save(self, path: str | Path, *, turntable: bool = True) -> Path:
         """Write a mesh (.glb, .obj, .ply) with its report (.json) and turntable (.webp), or one turntable alone.

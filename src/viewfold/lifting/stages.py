@@ -4,8 +4,8 @@
     observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
-    extract   Refined   -> Extracted  here                     its surface as triangles
-    paint     Extracted -> Painted    here                     its colours as a texture
+    extract   Refined   -> Extracted  lifting/extraction.py    its surface as triangles
+    paint     Extracted -> Painted    lifting/paint.py         the views' colours as a texture, without their light
     assemble  Painted   -> Asset3D    here                     with what was measured of the file
 
 Knows the order of the stages and what to report, and nothing of how views are sampled: they come in, or a callable
@@ -27,41 +27,32 @@ from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.asset import Asset3D
 from viewfold.lifting.check import measure_export
 from viewfold.lifting.descent import Progress
-from viewfold.lifting.distillation import DistilSettings, Refined, distil
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
-from viewfold.lifting.observation import Observed, ObserveSettings, observe
+from viewfold.lifting.observation import ObserveSettings, observe
+from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
-from viewfold.scene.mesh import Mesh
-from viewfold.scene.representation import Representation, RepresentationSettings
+from viewfold.scene.representation import RepresentationSettings
 from viewfold.scene.surface import SurfaceResult
-from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
 
-__all__ = ["Asset3D", "DistilSettings", "FitSettings", "GridSettings", "LiftSettings", "MeshSettings", "Survey", "lift"]
+__all__ = [
+    "Asset3D",
+    "DistilSettings",
+    "FitSettings",
+    "GridSettings",
+    "LiftSettings",
+    "MeshSettings",
+    "PaintSettings",
+    "Survey",
+    "lift",
+]
 
 MAX_SEEDS = 3
 """Sampled views that show no object are sampled again, with the next seed, up to this many times in all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeshSettings:
-    """How the mesh is taken from the representation."""
-
-    resolution: int = 96
-    """Nodes along each axis at which the surface is sampled when it is extracted."""
-
-    faces: int = 4000
-    """The mesh is thinned out to this number."""
-
-    texture_size: int = 512
-    """Texels along each side."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("resolution", 8, 512), ("faces", 4, 10_000_000), ("texture_size", 16, 8192)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"`{name}` must lie between {low} and {high}; got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +67,7 @@ class LiftSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extracted:
-    """A surface, and what it was taken from."""
-
-    surface: SurfaceResult
-    representation: Representation
-    observed: Observed
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Painted:
-    """A mesh with its colours, and what it was taken from; on the CPU."""
-
-    mesh: Mesh
-    representation: Representation
-    observed: Observed
+    paint: PaintSettings = field(default_factory=PaintSettings)
 
 
 def lift(
@@ -139,12 +113,19 @@ def lift(
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
     with watch.reported("texture"):
-        painted = paint(extracted, settings=settings.mesh)
+        painted = paint(
+            extracted,
+            size=settings.mesh.texture_size,
+            settings=settings.paint,
+            prompt=prompt,
+            distilled=settings.distil.steps > 0,
+        )
     with watch.reported("check"):
         asset = assemble(painted, prompt=prompt)
     report = {
         **asset.report,
         **_describe(extracted.surface, faces=len(asset.mesh.faces)),
+        "light": painted.found.how,
         "fit_loss": round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
         "fov_deg": round(fitted.observed.lens[0], 2),
@@ -156,32 +137,12 @@ def lift(
     return replace(asset, report=report)
 
 
-def extract(refined: Refined, *, settings: MeshSettings) -> Extracted:
-    """Take the surface, where the representation is.
-
-    Raises:
-        FitError: it is empty or not finite.
-    """
-    made = refined.representation.to_mesh(resolution=settings.resolution, max_faces=settings.faces)
-    return Extracted(surface=made, representation=refined.representation, observed=refined.observed)
-
-
-def paint(extracted: Extracted, *, settings: MeshSettings) -> Painted:
-    """Unwrap the mesh and bake the colours seen at its surface; this and all that follows is on the CPU."""
-    representation = extracted.representation.to("cpu")
-    mesh = bake_texture(
-        extracted.surface.mesh,
-        representation.surface_color,
-        size=settings.texture_size,
-        max_faces=settings.faces,
-    )
-    return Painted(mesh=mesh, representation=representation, observed=extracted.observed)
-
-
 def assemble(painted: Painted, *, prompt: str) -> Asset3D:
     """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
-    measured = measure_export(painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens)
+    measured = measure_export(
+        painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens, light=painted.found.light
+    )
     return Asset3D(
         mesh=painted.mesh,
         representation=painted.representation,
