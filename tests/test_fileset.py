@@ -1,4 +1,4 @@
-"""Files that belong together take their places together: after a failure, a kill at any step, and beside other writers."""
+"""Files that belong together take their places together: after a failure, a kill, and beside other writers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW = {"a.obj": "new: a.mtl", "a.mtl": "new", "a.webp": "new", "a.json": "new"}
 
 
 def write(folder: Path, files: dict[str, str], *, alone: bool = False, stale: tuple[str, ...] = ("a_1.png",)) -> None:
-    with atomic_files(folder / "a.obj", alone=alone, stale=stale) as new:
+    with atomic_files(folder / "a.obj", alone=alone, stale=lambda path: stale) as new:
         for name, text in files.items():
             new.with_name(name).write_text(text)
 
@@ -75,7 +75,7 @@ def test_a_link_to_the_main_file_stays_and_the_set_stands_where_it_leads(tmp_pat
     assert (tmp_path / "link.obj").is_symlink() and read(tmp_path / "real") == NEW
 
 
-# Renames that fail ------------------------------------------------------------------------------------------------------
+# Renames that fail ---------------------------------------------------------------------------------------------------
 
 
 def _steps(monkeypatch: pytest.MonkeyPatch, folder: Path, *, alone: bool) -> int:
@@ -135,7 +135,7 @@ def test_what_can_neither_be_moved_nor_moved_back_waits_and_the_message_says_whe
     assert read(tmp_path) == NEW
 
 
-# Kills ------------------------------------------------------------------------------------------------------------------
+# Kills ---------------------------------------------------------------------------------------------------------------
 
 KILLED_AT_EVERY_STEP = """
 import json, os, signal, sys
@@ -144,7 +144,7 @@ from viewfold.store import atomic_files, complete_files
 top, alone, old, new = Path(sys.argv[1]), sys.argv[2] == "alone", *map(json.loads, sys.argv[3:])
 
 def write(folder, files, stale):
-    with atomic_files(folder / "a.obj", alone=alone, stale=stale) as made:
+    with atomic_files(folder / "a.obj", alone=alone, stale=lambda path: stale) as made:
         for name, text in files.items():
             made.with_name(name).write_text(text)
 
@@ -164,7 +164,7 @@ def killed_at(folder, step):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **options)
         return call
-    with atomic_files(folder / "a.obj", alone=alone, stale=["a_1.png"]) as made:
+    with atomic_files(folder / "a.obj", alone=alone, stale=lambda path: ["a_1.png"]) as made:
         for name in ("replace", "rename", "mkdir", "rmdir", "unlink", "fsync", "open", "listdir", "scandir"):
             setattr(os, name, watched(getattr(os, name)))
         for name, text in new.items():
@@ -225,7 +225,7 @@ def test_a_set_that_was_killed_half_way_is_never_moved_over_a_later_one(tmp_path
     """Two writers were at work: the first was killed between two renames after the second had made its files."""
     write(tmp_path, OLD, stale=())
     later = {"a.obj": "later", "a.mtl": "later"}
-    with atomic_files(tmp_path / "a.obj", alone=False, stale=("a.json", "a.webp")) as made:
+    with atomic_files(tmp_path / "a.obj", alone=False, stale=lambda path: ("a.json", "a.webp")) as made:
         for name, text in later.items():
             made.with_name(name).write_text(text)
         child = os.fork()
@@ -265,9 +265,7 @@ for index in range(int(sys.argv[3])):
 @posix
 @pytest.mark.slow
 def test_of_two_writers_the_sets_are_never_mixed(tmp_path: Path) -> None:
-    both = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "a.obj"), who, "60"]) for who in ("x", "y")
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "a.obj"), who, "60"]) for who in ("x", "y")]
     assert [process.wait(120) for process in both] == [0, 0]
     files = read(tmp_path)
     assert files.keys() == {"a.obj", "a.mtl", "a.json"} and len(set(files.values())) == 1

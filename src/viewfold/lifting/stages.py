@@ -33,6 +33,7 @@ from viewfold.lifting.prior import Prior
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.representation import Representation, RepresentationSettings
+from viewfold.scene.standing import Standing
 from viewfold.scene.surface import SurfaceResult
 from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
@@ -71,6 +72,7 @@ class LiftSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     distil: DistilSettings = field(default_factory=DistilSettings)
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    standing: Standing = field(default_factory=Standing)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +138,7 @@ def lift(
     with watch.reported("texture"):
         painted = paint(extracted, settings=settings.mesh)
     with watch.reported("check"):
-        asset = assemble(painted, prompt=prompt)
+        asset = assemble(painted, prompt=prompt, standing=settings.standing)
     report = {
         **asset.report,
         **_describe(extracted.surface, faces=len(asset.mesh.faces)),
@@ -173,16 +175,19 @@ def paint(extracted: Extracted, *, settings: MeshSettings) -> Painted:
     return Painted(mesh=mesh, representation=representation, observed=extracted.observed)
 
 
-def assemble(painted: Painted, *, prompt: str) -> Asset3D:
+def assemble(painted: Painted, *, prompt: str, standing: Standing) -> Asset3D:
     """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
-    measured = measure_export(painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens)
+    measured = measure_export(
+        painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens, standing=standing
+    )
     return Asset3D(
         mesh=painted.mesh,
         representation=painted.representation,
         views=observed.views.to("cpu"),
         prompt=prompt,
         report=measured,
+        standing=standing,
     )
 
 

@@ -22,7 +22,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,7 +48,9 @@ class _Plan:
 
 
 @contextlib.contextmanager
-def atomic_files(path: str | Path, *, alone: bool = True, stale: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_files(
+    path: str | Path, *, alone: bool = True, stale: Callable[[Path], Iterable[str]] = lambda path: ()
+) -> Iterator[Path]:
     """Yield a temporary path; if the block succeeds, it and the files made beside it take their places beside `path`.
 
     All of them do, or none: on any failure, Ctrl-C included, what stood there stands there again.  `path` itself is
@@ -61,7 +63,8 @@ def atomic_files(path: str | Path, *, alone: bool = True, stale: Sequence[str] =
         alone: whether `path` can be read without the others.  Then a reader finds the old one or the new one at any
             moment.  Otherwise (an OBJ, which names its materials) he finds none while the others are exchanged, never
             one of one set with the pictures of the other.
-        stale: names of files beside `path`, of an older set, that go away with it.
+        stale: from the place of `path` (where a link leads) to the names of files beside it that go away: what an older
+            set has and this one may not have.
 
     Raises:
         OutputError: the disk is full or a place cannot be written.
@@ -74,7 +77,7 @@ def atomic_files(path: str | Path, *, alone: bool = True, stale: Sequence[str] =
             files = sorted(entry.name for entry in new.parent.iterdir())
             if path.name not in files:
                 raise FileNotFoundError(errno.ENOENT, "the block did not make it", str(path))
-            gone = sorted(set(stale) - set(files))
+            gone = sorted(set(stale(path)) - set(files))
             plan = _Plan(main=path.name, files=files, stale=gone, alone=alone)
             _check_places(path.parent, plan)
             _publish(holder, path, plan)

@@ -78,9 +78,9 @@ def sweep(path: Path, *, complete: Callable[[Path], None] | None = None) -> None
 def _clear(holder: Path, path: Path, descriptor: int) -> None:
     """Remove a temporary folder and let go of its lock.
 
-    A predecessor in it returns if its place is empty; where it cannot, both stay; and so do files that are ready.  The lock is closed before it is
-    removed, for a network disk or Windows keeps a file that is open, and the folder with it; by then the folder has a
-    name that nobody else looks for or makes.
+    A predecessor in it returns if its place is empty; where it cannot, both stay; so do files that are ready.  The lock
+    is closed before it is removed, for a network disk or Windows keeps a file that is open, and the folder with it; by
+    then the folder has a name that nobody else looks for or makes.
     """
     try:
         if os.path.lexists(ready_in(holder)):
