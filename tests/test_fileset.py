@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,52 @@ def test_whichever_rename_fails_the_older_set_stands_again(
         assert read(folder) == OLD, failing
         write(folder, NEW, alone=alone)
         assert read(folder) == NEW
+
+
+def test_the_file_that_is_followed_leaves_first_and_comes_back_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nobody who follows it finds files of two sets, while a failure is undone either."""
+    write(tmp_path, OLD, stale=())
+    moved: list[str] = []
+    real = os.replace
+
+    def replace(*paths: Any) -> None:
+        if (Path(paths[0]).parent.name, Path(paths[1]).name) == ("ready", "a.obj") and "failed" not in moved:
+            moved.append("failed")
+            raise OSError(errno.EIO, "as a test says")
+        real(*paths)
+        moved.extend(
+            f"{word} {p.name}" for word, p in zip(("from", "to"), map(Path, paths), strict=True) if p.parent == tmp_path
+        )
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="as a test says"):
+        write(tmp_path, NEW)
+    assert moved[0] == "from a.obj" and moved[-1] == "to a.obj" and moved.count("to a.obj") == 1
+
+
+def test_a_set_is_on_the_disk_before_the_first_of_it_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    real, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real(descriptor)
+
+    def replace(*paths: Any) -> None:
+        done.append(f"move {Path(paths[1]).name}")
+        real_replace(*paths)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("tells which file is meant on Linux alone")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write(tmp_path, NEW, stale=())
+    ready = done.index("move ready")
+    assert {*NEW, "new", "plan"} <= set(done[:ready])
+    assert done[ready + 1] == ".a.obj.viewfold-0", "the journal's name, before anything is moved"
+    assert done.index(tmp_path.name) > done.index("move a.obj")
 
 
 def test_what_can_neither_be_moved_nor_moved_back_waits_and_the_message_says_where(
@@ -253,6 +300,7 @@ def _dying(*, at: str) -> Any:
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from viewfold.store import atomic_files
 for index in range(int(sys.argv[3])):
@@ -260,6 +308,26 @@ for index in range(int(sys.argv[3])):
         for name in ("a.obj", "a.mtl", "a.json"):
             made.with_name(name).write_text(f"{sys.argv[2]} {index}")
 """
+
+
+@posix
+def test_a_writer_waits_until_another_has_moved_its_set(tmp_path: Path) -> None:
+    import fcntl
+
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "a.obj"), "x", "1"]
+    with subprocess.Popen(command) as process:
+        made = tmp_path / ".a.obj.viewfold-0" / "plan"
+        while not made.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert names(tmp_path) == [".a.obj.viewfold-0"] and (made.parent / "new").is_dir()
+        os.close(folder)
+        assert process.wait(60) == 0
+    assert names(tmp_path) == ["a.json", "a.mtl", "a.obj"]
 
 
 @posix

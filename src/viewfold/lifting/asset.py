@@ -106,4 +106,5 @@ def _old_turntable(path: Path) -> tuple[str, ...]:
         named = read_json(path.with_suffix(".json")).get("turntable")
     except ViewfoldError:
         return ()
-    return (named,) if named == path.with_suffix(".webp").name else ()
+    ours = path.with_suffix(".webp").name
+    return (ours,) if named == ours else ()

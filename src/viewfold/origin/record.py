@@ -187,7 +187,7 @@ def _read_picture(path: Path, kind: str) -> FileOrigin:
         return _picture_origin(file, kind)
 
 
-def _picture_origin(file: io.BufferedIOBase, kind: str) -> FileOrigin:
+def _picture_origin(file: io.BufferedReader | io.BytesIO, kind: str) -> FileOrigin:
     from PIL import Image
 
     with Image.open(file, formats=[kind]) as picture:
