@@ -36,6 +36,7 @@ from viewfold.lifting.prior import Prior
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import RepresentationSettings
+from viewfold.scene.standing import Standing
 from viewfold.scene.surface import SurfaceResult
 from viewfold.views import Views
 
@@ -68,6 +69,7 @@ class LiftSettings:
     distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
     paint: PaintSettings = field(default_factory=PaintSettings)
+    standing: Standing = field(default_factory=Standing)
 
 
 def lift(
@@ -121,7 +123,7 @@ def lift(
             distilled=settings.distil.steps > 0,
         )
     with watch.reported("check"):
-        asset = assemble(painted, prompt=prompt)
+        asset = assemble(painted, prompt=prompt, standing=settings.standing)
     report = {
         **asset.report,
         **_describe(extracted.surface, faces=len(asset.mesh.faces)),
@@ -137,11 +139,16 @@ def lift(
     return replace(asset, report=report)
 
 
-def assemble(painted: Painted, *, prompt: str) -> Asset3D:
+def assemble(painted: Painted, *, prompt: str, standing: Standing) -> Asset3D:
     """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
     measured = measure_export(
-        painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens, light=painted.found.light
+        painted.mesh,
+        painted.representation,
+        ground=observed.ground,
+        lens=observed.lens,
+        light=painted.found.light,
+        standing=standing,
     )
     return Asset3D(
         mesh=painted.mesh,
@@ -149,6 +156,7 @@ def assemble(painted: Painted, *, prompt: str) -> Asset3D:
         views=observed.views.to("cpu"),
         prompt=prompt,
         report=measured,
+        standing=standing,
     )
 
 
