@@ -29,7 +29,7 @@ def lift(
     Args:
         model: what `load` returned.
         prompt: what to make.
-        views: pictures to start from, with their cameras; None generates four.
+        views: pictures to start from, with their cameras; None generates four, unless `settings` start from a blob.
         seed: of everything random, the views included.
         settings: of the fit and the distillation; None is what the defaults say.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.

@@ -118,7 +118,7 @@ def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 
 
     Four evaluations of density instead of the six of central differences; differentiable in the field.
     """
-    corners = points.new_tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
+    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
     density = field.density((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
     return functional.normalize(-(density.T @ corners), dim=-1, eps=1e-8)
 
@@ -252,7 +252,7 @@ def _shade(
             weight=weight[:, 0],
             rgb=rgb,
             position=samples.points,
-            distance=samples.distance[:, 0],
+            distance=samples.distance,
             normal=normal,
             direction=directions[samples.ray],
             n_rays=len(ray),
