@@ -93,12 +93,13 @@ def test_silhouettes_beyond_what_is_rendered_do_not_fire() -> None:
 @pytest.mark.parametrize(
     ("options", "steps", "guidance"),
     [
-        ([], 60, 3.0),
-        (["--preset", "draft"], 0, 3.0),
-        (["--preset", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
+        ([], 0, 3.0),
+        (["--quality", "draft"], 0, 3.0),
+        (["--quality", "high"], 60, 3.0),
+        (["--quality", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
     ],
 )
-def test_a_preset_says_how_much_is_done_and_options_override_it(
+def test_a_quality_says_how_much_is_done_and_options_override_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], steps: int, guidance: float
 ) -> None:
     asked = []

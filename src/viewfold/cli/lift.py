@@ -33,10 +33,14 @@ class Lift:
     """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
-    preset: Literal["standard", "draft"] = "standard"
-    """How much is done: draft only fits the views, which is quick; the options below override it."""
+    quality: Literal["draft", "standard", "high"] = "standard"
+    """How much is done: draft fits few views, standard many, high distils as well; other options override it."""
+    views: Annotated[int | None, unset("INT")] = None
+    """Views to generate and fit; by default as many as the model turns plausibly (toybox 16, draft 8)."""
+    tries: int = 1
+    """Sets of first views to draw, of which the one that agrees best with itself is lifted."""
     steps: Annotated[int | None, unset("INT")] = None
-    """Steps of distillation, by default 60; 0, as with draft, only fits the views."""
+    """Steps of distillation, by default none, and 60 with high."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
     """Of the distillation: how closely to follow the prompt; by default 3."""
     negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
@@ -57,18 +61,27 @@ class Lift:
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESHES:
             raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
+        if self.source is not None and (self.views is not None or self.tries != 1):
+            name = "tries" if self.views is None else "views"
+            raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         check_source(self.source)
-        from viewfold.lifting.presets import DRAFT, STANDARD
+        from viewfold.evaluation.consistency import measure_consistency
+        from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
         from viewfold.make import lift
         from viewfold.store import check_output
         from viewfold.views import Views
 
         started = time.perf_counter()
         check_output(out)
-        base = DRAFT if self.preset == "draft" else STANDARD
+        base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
         mesh = {"faces": self.faces, "texture_size": self.texture}
-        settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
+        settings = replace(
+            base,
+            survey=replace(base.survey, **given({"views": self.views})),
+            distil=replace(base.distil, **given(distil)),
+            mesh=replace(base.mesh, **given(mesh)),
+        )
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))
@@ -80,6 +93,8 @@ class Lift:
                 self.prompt,
                 views=views,
                 seed=self.seed,
+                tries=self.tries,
+                scorer=lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
                 settings=settings,
                 progress=report,
                 **self.origin.arguments(),

@@ -1,4 +1,7 @@
-"""Named settings of a lift.  Where a number comes from is said beside it, or at the field that has it by default."""
+"""Named settings of a lift.  Where a number comes from is said beside it, or at the field that has it by default.
+
+What each costs and reaches: `benchmarks/lift.py` and `benchmarks/lift_quality.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,18 @@ from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.shading import Shading
 from viewfold.lifting.stages import LiftSettings
 from viewfold.lifting.start import FromBlob
+from viewfold.lifting.survey import Survey
 from viewfold.lifting.viewpoint import DrawnLens
 from viewfold.scene.grid import GridSettings
 
 STANDARD = LiftSettings()
-"""Fits, then distils: the default of `lift`."""
+"""As many views as the model turns plausibly, fitted; the mesh refined; no distillation.  The default of `lift`."""
 
-DRAFT = replace(STANDARD, distil=replace(STANDARD.distil, steps=0))
-"""Only fits: no network runs, in a third of the time.  Sides that no view shows keep what the hull guessed."""
+DRAFT = replace(STANDARD, survey=Survey(most=8))
+"""Eight views at most, fitted, and no more."""
+
+HIGH = replace(STANDARD, distil=replace(STANDARD.distil, steps=60))
+"""The same as standard, and distilled on top: sides that no view shows become what the prior believes of them."""
 
 MVDREAM_NOISE = NoiseRange(low=Anneal(start=0.98, end=0.02, steps=8000), high=Anneal(start=0.98, end=0.50, steps=8000))
 """MVDream's noise levels, from a blob and over 10,000 steps, which `MVDREAM` says too; too high after a fit."""

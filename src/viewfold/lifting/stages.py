@@ -1,5 +1,6 @@
 """FLOW 2 from end to end: views -> foreground -> representation -> refined -> mesh -> texture -> asset with a report.
 
+    survey    -         -> Views      lifting/survey.py        what is asked for, where no views are given
     observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
@@ -31,6 +32,7 @@ from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import Observed, ObserveSettings, observe
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
+from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.representation import Representation, RepresentationSettings
@@ -38,7 +40,7 @@ from viewfold.scene.surface import SurfaceResult
 from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
 
-__all__ = ["Asset3D", "DistilSettings", "FitSettings", "GridSettings", "LiftSettings", "MeshSettings", "lift"]
+__all__ = ["Asset3D", "DistilSettings", "FitSettings", "GridSettings", "LiftSettings", "MeshSettings", "Survey", "lift"]
 
 MAX_SEEDS = 3
 """Sampled views that show no object are sampled again, with the next seed, up to this many times in all."""
@@ -70,10 +72,13 @@ class LiftSettings:
     start: Start = field(default_factory=FromViews)
     """From views, or from a blob; the latter skips `observe` and `fit`."""
 
+    survey: Survey = field(default_factory=Survey)
+    """Which views are asked for; where views are given, nobody asks."""
+
     observe: ObserveSettings = field(default_factory=ObserveSettings)
     representation: RepresentationSettings = field(default_factory=GridSettings)
     fit: FitSettings = field(default_factory=FitSettings)
-    distil: DistilSettings = field(default_factory=DistilSettings)
+    distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
 
 

@@ -1,8 +1,7 @@
 """The multi-view pipeline: text and cameras in, pictures out; it is also the prior of distillation.
 
-FLOW 1, its middle.  It puts together a text encoder, a multi-view network, a scheduler and a VAE, any of which may be
-another one with the same calls (of the network: `model.backbone`).  Conditions and cameras are passed to the network
-unread.  It knows nothing of files of views, command lines or 3D.
+FLOW 1, its middle.  It puts together a text encoder, a network, a scheduler and a VAE, any of which may be another one
+with the same calls (`model.backbone`).  It knows nothing of files of views, command lines or 3D.
 
 Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
 """
@@ -70,11 +69,13 @@ class MultiViewPipeline(DiffusionPipeline):
         azimuth_deg: float = Defaults.azimuth_deg,
         suffix: str = Defaults.suffix,
         negative: str = Defaults.negative,
+        lift_views: int = Defaults.lift_views,
+        lift_around: bool = Defaults.lift_around,
         watermark: bool = Defaults.watermark,
     ) -> None:
         super().__init__()
-        self.register_to_config(guidance=guidance, steps=steps, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg)
-        self.register_to_config(suffix=suffix, negative=negative, watermark=watermark)
+        given = locals()
+        self.register_to_config(**{field.name: given[field.name] for field in fields(Defaults)})
         self._prompt_cache = PromptCache()
         self.loras: list[dict[str, Any]] = []
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
