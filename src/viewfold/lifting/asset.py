@@ -38,7 +38,7 @@ class Asset3D:
     """What the mesh was extracted from; can be distilled further."""
 
     views: Views
-    """The pictures that it was fitted to."""
+    """The pictures that it was fitted to; of one that began as a blob, pictures of its own."""
 
     prompt: str
     report: dict[str, Any] = dataclasses.field(default_factory=dict)

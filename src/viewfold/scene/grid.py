@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.blob import Blob
 from viewfold.scene.field import BOX_RADIUS, lattice
 from viewfold.scene.regularize import total_variation
 from viewfold.scene.rendering import Rendering
@@ -37,9 +38,6 @@ SOLID_LOGIT = 3.0
 
 LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
 """`constrain` clamps density logits to these: opaque in a voxel or two, yet gradients can remove a floater."""
-
-BLOB_SLOPE = 10.0
-"""Logit at the centre of the first blob; MVDream's `blob_magic3d`: 10 (1 - r / r0)."""
 
 MAX_RESOLUTION = 512
 """Beyond this a grid holds more than 2 GiB."""
@@ -78,13 +76,16 @@ class GridSettings:
 
     def begin(self, solid: Solid, *, detail: float = 1.0, device: torch.device | str = "cpu") -> GridField:
         """Return a grid whose nodes hold the first guess; see `RepresentationSettings`."""
-        made = GridField(resolution=self.nodes(_checked(detail)), blob_radius=0, settings=self)
+        blob_radius = solid.radius if isinstance(solid, Blob) else 0
+        made = GridField(resolution=self.nodes(_checked(detail)), blob_radius=blob_radius, settings=self)
+        made.detail = detail
+        if blob_radius > 0:
+            return made.to(device)
         n = made.resolution
         inside, rgb = solid(lattice(n, device=device))
         density = EMPTY_LOGIT + (SOLID_LOGIT - EMPTY_LOGIT) * inside
         logits = torch.cat([density[:, None], rgb.clamp(0.02, 0.98).logit()], dim=1)
         made.grid = nn.Parameter(logits.T.reshape(1, 4, n, n, n).contiguous())
-        made.detail = detail
         return made
 
 
@@ -114,8 +115,8 @@ class GridField(nn.Module):
         grid = torch.zeros(1, 4, resolution, resolution, resolution)
         grid[0, 0] = EMPTY_LOGIT
         if blob_radius > 0:
-            radius = lattice(resolution).norm(dim=-1).reshape(resolution, resolution, resolution)
-            grid[0, 0] = (BLOB_SLOPE * (1 - radius / blob_radius)).clamp(min=EMPTY_LOGIT)
+            logit = Blob(radius=blob_radius).logit(lattice(resolution))
+            grid[0, 0] = logit.reshape(resolution, resolution, resolution).clamp(min=EMPTY_LOGIT)
         self.grid = nn.Parameter(grid)
         self.settings = settings or replace(GridSettings(), resolution=resolution)
         self.detail = 1.0

@@ -24,7 +24,10 @@ from viewfold.scene.rendering import Rendering
 from viewfold.scene.surface import SurfaceResult
 
 Solid = Callable[[Float[Tensor, "p 3"]], tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]]
-"""A first guess at an object: how surely each point lies inside, 0 to 1, and its sRGB colour in [0, 1]."""
+"""A first guess at an object: how surely each point lies inside, 0 to 1, and its sRGB colour in [0, 1].
+
+`scene.blob.Blob` is the one for when nothing is known; a representation may know it, and begin with its exact law.
+"""
 
 
 @runtime_checkable
