@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import tiny_model
+from lift_fakes import PerfectPrior
 
 from viewfold.camera import framing_distance
 from viewfold.cli import main
@@ -16,7 +17,7 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lifting.presets import MVDREAM_NOISE
-from viewfold.lifting.score import SDS, Reconstruction, score_loss
+from viewfold.lifting.score import SCORES, SDI, SDS, VSD, Reconstruction, begin
 from viewfold.lifting.stages import LiftSettings
 from viewfold.scene.grid import GridField
 
@@ -40,19 +41,31 @@ def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:
 
 
 def test_a_score_is_chosen_told_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, object]] = []
-    for name in ("reconstruction_loss", "sds_loss"):
-        monkeypatch.setattr(f"viewfold.lifting.score.{name}", lambda name=name, **more: told.append({name: more}))
-    for score in (DistilSettings().score, Reconstruction(rescale=0.25), SDS()):
-        score_loss(score)(guidance=3.0)
-    both = {"guidance": 3.0, "rescale": 0.5}
-    assert told[:2] == [{"reconstruction_loss": both}, {"reconstruction_loss": both | {"rescale": 0.25}}]
-    assert told[2:] == [{"sds_loss": {"guidance": 3.0}}]
+    told: list[tuple[str, dict[str, object]]] = []
+    for name in ("reconstruction", "sds", "sdi", "ism", "asd"):
+
+        def record(_: object, name: str = name, **more: object) -> torch.Tensor:
+            told.append((name, more))
+            return torch.zeros(())
+
+        monkeypatch.setattr(f"viewfold.lifting.score.{name}_loss", record)
+    prior, latents = PerfectPrior(lambda cameras, size: torch.zeros(1)), torch.zeros(1, 4, 3, 2, 2)
+    chosen = (DistilSettings().score, Reconstruction(rescale=0.25), *SCORES[1:5])
+    for score in chosen:
+        begin(score, prior=prior, prompts=["a"], negatives=["b"], guidance=3.0)(latents, cameras=None, t="now")
+    assert [name for name, _ in told] == ["reconstruction", "reconstruction", "sds", "sdi", "ism", "asd"]
+    assert all((more["guidance"], more["t"], more["prior"]) == (3.0, "now", prior) for _, more in told)
+    assert [more["rescale"] for _, more in told[:2]] == [0.5, 0.25]
+    assert [more["settings"] for _, more in told[3:]] == list(chosen[3:])
+    assert [len(more["condition"]) for _, more in told] == [2, 2, 2, 2, 2, 3]  # type: ignore[arg-type]
     assert asdict(DistilSettings(score=SDS()))["score"] == {"kind": "sds"}
-    with pytest.raises(InputError, match=r"`score` must be Reconstruction\(\.\.\.\) or SDS\(\); got 'vsd'"):
+    assert asdict(DistilSettings(score=SDI(steps=4)))["score"]["steps"] == 4
+    with pytest.raises(InputError, match=r"`score` must be one of Reconstruction\(\), SDS\(\), .*, VSD\(\); got 'vsd'"):
         DistilSettings(score="vsd")
     with pytest.raises(InputError, match="`rescale` must lie between 0 and 1; got 2.0"):
         Reconstruction(rescale=2.0)
+    with pytest.raises(InputError, match="PerfectPrior, which has no `learner`; got VSD"):
+        begin(VSD(), prior=prior, prompts=["a"], negatives=[""], guidance=3.0)
 
 
 def test_settings_of_a_lift_are_json() -> None:

@@ -43,6 +43,8 @@ class Lift:
     """Steps of distillation, by default none, and 60 with high."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
     """Of the distillation: how closely to follow the prompt; by default 3."""
+    score: Annotated[Literal["reconstruction", "sds", "sdi", "ism", "asd", "vsd"] | None, unset("NAME")] = None
+    """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
     """What to keep away from, in the distillation; by default nothing."""
     faces: Annotated[int | None, unset("INT")] = None
@@ -67,6 +69,7 @@ class Lift:
         check_source(self.source)
         from viewfold.evaluation.consistency import measure_consistency
         from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
+        from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.store import check_output
         from viewfold.views import Views
@@ -74,7 +77,8 @@ class Lift:
         started = time.perf_counter()
         check_output(out)
         base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
-        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
+        score = next((each for each in SCORES if each.kind == self.score), None)
+        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(
             base,
@@ -82,6 +86,8 @@ class Lift:
             distil=replace(base.distil, **given(distil)),
             mesh=replace(base.mesh, **given(mesh)),
         )
+        if score is not None and settings.distil.steps == 0:
+            raise InputError(f"`score` must come with a distillation; got {self.score} and no steps. Add --steps 60.")
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))

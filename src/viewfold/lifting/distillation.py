@@ -23,7 +23,7 @@ from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.score import SDS, Reconstruction, Score, score_loss, unknown_score
+from viewfold.lifting.score import Reconstruction, Score, begin, check_score
 from viewfold.scene.representation import Representation
 
 PHOTOMETRIC_EVERY = 3
@@ -42,7 +42,7 @@ class DistilSettings:
     shipped model's chair with colours that no view has (re-render 21.6 dB instead of 23.2)."""
 
     score: Score | str = Reconstruction()
-    """The loss that is minimised: `Reconstruction(rescale=...)`, as MVDream does, or `SDS()`."""
+    """The loss that is minimised: `Reconstruction(rescale=...)`, as MVDream does, or another of lifting/score."""
 
     negative: str = ""
     """What to keep away from."""
@@ -81,8 +81,7 @@ class DistilSettings:
             raise InputError(f"`views` must lie between 1 and 64; got {self.views}.")
         if not 0 <= self.guidance < float("inf"):
             raise InputError(f"`guidance` must be a finite number of at least 0; got {self.guidance}.")
-        if not isinstance(self.score, Reconstruction | SDS):
-            raise unknown_score(self.score)
+        check_score(self.score)
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")
@@ -136,6 +135,7 @@ def distil(
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
+        InputError: the prior cannot give this score.
     """
     settings = settings or DistilSettings()
     progress = progress or (lambda stage, step, total: None)
@@ -143,9 +143,10 @@ def distil(
     if settings.steps == 0:
         return Refined(representation=representation, observed=observed, rollbacks=0)
     device, lens, ground = representation.device, observed.lens, observed.ground
-    condition = prior.condition([prompt, settings.negative])
+    told = {"prompts": [prompt], "negatives": [settings.negative], "guidance": settings.guidance}
+    score = begin(settings.score, prior=prior, **told, generator=generator)
     pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
-    noise, decay, loss_of = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps), score_loss(settings.score)
+    noise, decay = settings.noise, Anneal(start=1.0, end=0.2, steps=settings.steps)
     coverage = float(observed.foreground.alpha.mean())
     guard = Guard(representation, coverage=coverage, most=largest_coverage(*lens), learning_rate=settings.learning_rate)
     for step in range(settings.steps):
@@ -157,15 +158,7 @@ def distil(
         latents = prior.encode(rendered.over(ground))[None]
         t = noise.draw(step, n_objects=1, n_levels=len(prior.alphas_cumprod), generator=generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            distilled = loss_of(
-                latents,
-                prior=prior,
-                condition=condition,
-                cameras=cameras,
-                t=t.to(device),
-                noise=torch.randn(latents.shape, generator=generator).to(latents),
-                guidance=settings.guidance,
-            )
+            distilled = score(latents, cameras=cameras, t=t.to(device))
         loss = distilled / latents[0, 0].numel() + representation.prior_loss()
         if step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
             loss = loss + settings.photometric_weight * pictures.loss(representation, generator=generator)

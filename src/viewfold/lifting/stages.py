@@ -31,6 +31,7 @@ from viewfold.lifting.distillation import DistilSettings, Refined, distil
 from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import Observed, ObserveSettings, observe
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.score import check_score
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.mesh import Mesh
@@ -122,7 +123,8 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, or views with NaN or infinity.
+        InputError: neither views nor a way to sample them, views with NaN or infinity, or a score that the model
+            cannot give.
         FitError: no object in the views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
@@ -132,6 +134,8 @@ def lift(
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
     settings = settings or LiftSettings()
+    if settings.distil.steps > 0:
+        check_score(settings.distil.score, model)
     watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
     fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
     with watch.timed("distil"):
