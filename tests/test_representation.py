@@ -16,7 +16,7 @@ from viewfold.lifting.fit import FitSettings, Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
 from viewfold.lifting.observation import observe
 from viewfold.lifting.photometric import Photometric
-from viewfold.lifting.score import SDS, Reconstruction, Score
+from viewfold.lifting.score import ASD, SDI, SDS, Reconstruction, Score
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridField, GridSettings
@@ -97,7 +97,7 @@ def test_a_gradient_that_is_nan_in_one_parameter_alone_is_noticed() -> None:
     assert not guard.step(made.prior_loss(), coverage=0.2) and made.is_finite()
 
 
-@pytest.mark.parametrize("score", [Reconstruction(), SDS()], ids=lambda score: score.kind)
+@pytest.mark.parametrize("score", [Reconstruction(), SDS(), SDI(), ASD()], ids=lambda score: score.kind)
 def test_the_prior_alone_finds_the_radius_of_a_sphere(score: Score) -> None:
     """Distillation without a fit or pictures: nothing of it knows what it changes."""
     observed = observe(ball_views())

@@ -43,6 +43,8 @@ class Lift:
     """Steps of distillation, by default none, and 60 with high."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
     """Of the distillation: how closely to follow the prompt; by default 3."""
+    score: Annotated[Literal["reconstruction", "sds", "sdi", "ism", "asd", "vsd"] | None, unset("NAME")] = None
+    """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
     """What to keep away from, in the distillation; by default nothing."""
     faces: Annotated[int | None, unset("INT")] = None
@@ -72,6 +74,7 @@ class Lift:
         from viewfold.evaluation.consistency import measure_consistency
         from viewfold.lifting.asset import check_place
         from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
+        from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.scene.standing import Standing
         from viewfold.scene.usd import check_usd
@@ -82,7 +85,8 @@ class Lift:
         if out.suffix.lower() == ".usdz":
             check_usd()
         base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
-        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
+        score = next((each for each in SCORES if each.kind == self.score), None)
+        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}
         settings = replace(
             base,
@@ -91,6 +95,8 @@ class Lift:
             mesh=replace(base.mesh, **given(mesh)),
             standing=Standing(height=self.height, origin=self.origin_at),
         )
+        if score is not None and settings.distil.steps == 0:
+            raise InputError(f"`score` must come with a distillation; got {self.score} and no steps. Add --steps 60.")
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))

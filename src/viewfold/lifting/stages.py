@@ -33,6 +33,7 @@ from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.score import check_score
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
@@ -102,8 +103,8 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, views with NaN or infinity, or views for a start from a
-            blob, which has no use for them.
+        InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
+            which has no use for them, or a score that the model cannot give.
         FitError: no object in the views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
@@ -116,6 +117,8 @@ def lift(
         raise InputError("`views` must be None for a start from a blob; got views. Use FromViews() as `start`.")
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
+    if settings.distil.steps > 0:
+        check_score(settings.distil.score, model)
     watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
     match settings.start:
         case FromViews():
