@@ -5,6 +5,7 @@
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
     extract   Refined   -> Extracted  lifting/extraction.py    its surface as triangles
+    polish    Extracted -> Extracted  lifting/polish.py        moved until its pictures are the views
     paint     Extracted -> Painted    lifting/paint.py         the views' colours as a texture, without their light
     assemble  Painted   -> Asset3D    here                     with what was measured of the file
 
@@ -32,6 +33,7 @@ from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
+from viewfold.lifting.polish import PolishSettings, polish
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.score import check_score
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
@@ -50,6 +52,7 @@ __all__ = [
     "LiftSettings",
     "MeshSettings",
     "PaintSettings",
+    "PolishSettings",
     "Survey",
     "lift",
 ]
@@ -73,6 +76,7 @@ class LiftSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    polish: PolishSettings = field(default_factory=PolishSettings)
     paint: PaintSettings = field(default_factory=PaintSettings)
     standing: Standing = field(default_factory=Standing)
 
@@ -99,7 +103,7 @@ def lift(
         sample: makes views from a seed, if none are given; asked again with the next seed if they show no object.
         seed: decides everything random.
         settings: see `LiftSettings`.
-        progress: called with (stage, step, total); stages are generate, fit, distil, mesh, texture, check.
+        progress: called with (stage, step, total); stages are generate, fit, distil, mesh, polish, texture, check.
 
     Raises:
         PromptError: an empty prompt.
@@ -130,6 +134,9 @@ def lift(
         refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
+    if isinstance(settings.start, FromViews):
+        with watch.timed("polish"):
+            extracted = polish(extracted, settings=settings.polish, generator=generator, progress=watch.progress)
     with watch.reported("texture"):
         painted = paint(
             extracted,

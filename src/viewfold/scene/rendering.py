@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from viewfold.camera import Cameras
+
 SAMPLED = ("pixel", "weight", "rgb", "position", "distance", "normal", "direction")
 """The tensors of `RaySamples`."""
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """What can be drawn: all that a comparison with pictures asks of a representation (scene/representation.py)."""
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        size: int,
+        generator: torch.Generator | None = None,
+        quality: float = 1.0,
+        normals: bool = False,
+    ) -> Rendering:
+        """Draw it; differentiable in its parameters."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
