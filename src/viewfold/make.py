@@ -61,7 +61,9 @@ def lift(
     _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
     report = progress or (lambda stage, done, total: None)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
-    settings = replace(settings, survey=survey)
+    drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
+    paint = settings.paint.resolved(known=defaults.known_light and drawn)
+    settings = replace(settings, survey=survey, paint=paint)
     draw = _Draw(model, prompt, survey, report)
 
     def sample(seed: int) -> Views:

@@ -1,12 +1,11 @@
 """What the prior says of the pictures of a step: pictures to latents, noise of one level on all, and a score.
 
-Asks a prior (lifting/prior.py) and a score (lifting/score.py), and knows no representation.
+Asks a prior (lifting/prior.py) and a score (lifting/score), and knows no representation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from viewfold.errors import FitError
 from viewfold.lifting.prior import Prior
-from viewfold.lifting.score import score_loss
+from viewfold.lifting.score import StepLoss, begin
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.studio import Shot
 
@@ -48,12 +47,14 @@ class Opinion:
 
 
 class Critic:
-    """Asks one prior about one prompt."""
+    """Asks one prior about one prompt.
+
+    What a score remembers between steps, VSD's copy of the prior, begins anew with a phase of more or fewer objects.
+    """
 
     def __init__(self, prior: Prior, prompt: str, settings: DistilSettings) -> None:
-        self.prior, self.settings, self.noise = prior, settings, settings.noise
-        self._loss_of = score_loss(settings.score)
-        self._condition = cache(lambda n: prior.condition([prompt] * n + [settings.negative] * n))
+        self.prior, self.prompt, self.settings, self.noise = prior, prompt, settings, settings.noise
+        self._scores: dict[int, StepLoss] = {}
 
     def judge(self, shot: Shot, *, step: int, generator: torch.Generator | None = None) -> Opinion:
         """Return the score of a step's pictures, differentiable in them.
@@ -67,18 +68,23 @@ class Critic:
         latents = self._encode(shot.pictures, generator).unflatten(0, (n_objects, -1))
         t = self.noise.draw(step, n_objects=n_objects, n_levels=len(prior.alphas_cumprod), generator=generator)
         with torch.autocast(latents.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            loss = self._loss_of(
-                latents,
-                prior=prior,
-                condition=self._condition(n_objects),
-                cameras=shot.cameras,
-                t=t.to(latents.device),
-                noise=torch.randn(latents.shape, generator=generator).to(latents),
-                guidance=settings.guidance,
-            )
+            loss = self._score(n_objects, generator)(latents, cameras=shot.cameras, t=t.to(latents.device))
         if settings.score_mean == "latents":
             loss = loss / latents[0, 0].numel()
         return Opinion(loss=loss, latents=latents, t=t)
+
+    def _score(self, n_objects: int, generator: torch.Generator | None) -> StepLoss:
+        """Return the loss of steps of so many objects, told of the prompt once."""
+        if n_objects not in self._scores:
+            self._scores[n_objects] = begin(
+                self.settings.score,
+                prior=self.prior,
+                prompts=[self.prompt] * n_objects,
+                negatives=[self.settings.negative] * n_objects,
+                guidance=self.settings.guidance,
+                generator=generator,
+            )
+        return self._scores[n_objects]
 
     def _encode(
         self, pictures: Float[Tensor, "n 3 i j"], generator: torch.Generator | None

@@ -68,6 +68,7 @@ def distil(
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
+        InputError: the prior cannot give this score.
     """
     settings = settings or DistilSettings()
     progress = progress or (lambda stage, step, total: None)

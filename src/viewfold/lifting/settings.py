@@ -14,7 +14,7 @@ from viewfold.lifting.backdrop import Backdrop
 from viewfold.lifting.descent import OptimizerSettings
 from viewfold.lifting.phase import Phase, check_phases
 from viewfold.lifting.regularizer import Regularizer
-from viewfold.lifting.score import SDS, Reconstruction, Score, unknown_score
+from viewfold.lifting.score import Reconstruction, Score, check_score
 from viewfold.lifting.shading import Shading
 from viewfold.lifting.viewpoint import DrawnLens
 
@@ -31,7 +31,7 @@ class DistilSettings:
     shipped model's chair with colours that no view has (re-render 21.6 dB instead of 23.2)."""
 
     score: Score | str = Reconstruction()
-    """The loss that is minimised: `Reconstruction(rescale=...)`, as MVDream does, or `SDS()`."""
+    """The loss that is minimised: `Reconstruction(rescale=...)`, as MVDream does, or another of lifting/score."""
 
     negative: str = ""
     """What to keep away from."""
@@ -104,8 +104,7 @@ class DistilSettings:
         if self.score_mean not in ("latents", "views"):
             raise InputError(f'`score_mean` must be "latents" or "views"; got "{self.score_mean}".')
         check_phases(self.phases)
-        if not isinstance(self.score, Reconstruction | SDS):
-            raise unknown_score(self.score)
+        check_score(self.score)
         low, high = self.elevation_deg
         if not -89 <= low <= high <= 89:
             raise InputError(f"`elevation_deg` must be a range within -89 to 89; got {self.elevation_deg}.")
