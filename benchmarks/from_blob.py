@@ -5,8 +5,8 @@
 Each prompt is lifted by `presets.MVDREAM_REDUCED` through the same call as any other, its GLB read back and drawn from
 eight sides at elevations of 5 and 25 degrees.  It counts as right if the judge takes at least five of them, each seen
 alone, for the kind that the prompt's last word names; what it says of the blob itself is printed first.  `--whole` adds
-the parts that the shipped model does not need: backgrounds, light, the orientation loss, two objects a batch at half the
-size.  Writes a contact sheet, failures included, and prints CPU seconds, which a busy machine does not stretch.
+the parts that the shipped model does not need: backgrounds, light, the orientation loss, two objects a batch at half
+the size.  Writes a contact sheet, failures included; prints CPU seconds, which a busy machine does not stretch.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class GreyPrior:
     def condition(self, prompts: Sequence[str]) -> Sequence[str]:
         return prompts  # anything: it comes back to `predict_noise` as it is
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:  # nothing to draw from
         return torch.nn.functional.adaptive_avg_pool2d(images, 8) * 2 - 1
 
     def predict_noise(self, x: Tensor, t: Tensor, condition: Sequence[str], cameras: Cameras | None) -> Tensor:

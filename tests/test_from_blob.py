@@ -145,6 +145,15 @@ def test_every_part_of_the_paper_runs_together_and_the_seed_decides_it() -> None
     assert not torch.equal(first.observed.views.rgb, blob().observed.views.rgb), "it shows what it became"
 
 
+def test_regularisers_are_descended_beside_the_score() -> None:
+    def coverage(regularizer: Regularizer) -> float:
+        settings = DistilSettings(steps=8, learning_rate=1.0, guidance=1.0, regularizer=regularizer)
+        refined = distil(blob(), RedBall(), "a", settings=settings, generator=torch.Generator().manual_seed(0))
+        return float(refined.observed.foreground.alpha.mean())
+
+    assert coverage(Regularizer(sparsity=1e3)) < 0.5 * coverage(Regularizer())
+
+
 def test_on_a_second_device_it_is_the_same() -> None:
     def run(device: torch.device) -> torch.Tensor:
         refined = distil(blob(device), RedBall(device), "a", settings=WHOLE, generator=torch.Generator().manual_seed(0))

@@ -158,3 +158,17 @@ def test_what_has_no_samples_cannot_be_lit_nor_judged_by_them() -> None:
     with pytest.raises(InputError, match="`orientation` and `z_variance` must be 0"):
         Regularizer(z_variance=1.0).loss(sphere.render(Cameras.orbit(1), size=8), step=0)
     studio(shading=replace(LIT, albedo_steps=5)).shoot(sphere, step=4, image_size=8, generator=seeded())
+
+
+def test_what_the_prior_is_shown_is_lit() -> None:
+    """In ambient light all of its grey is seen; by the lamp alone less, for no surface faces it throughout."""
+    grey = {ambient: replace(LIT, textureless_share=0.0, ambient=(ambient, ambient)) for ambient in (0.0, 1.0)}
+    plain, dark, bright = (
+        studio(shading=shading).shoot(ball(), step=0, image_size=12, generator=seeded()).rendered
+        for shading in (None, grey[0.0], grey[1.0])
+    )
+    seen = plain.alpha > 0.9
+    assert float((bright.rgb.detach().mean(dim=1, keepdim=True)[seen] - 0.5).abs().max()) < 0.06
+    assert float(dark.rgb.detach().mean(dim=1, keepdim=True)[seen].mean()) < 0.45
+    shown = studio(shading=grey[0.0]).shoot(ball(), step=0, image_size=12, generator=seeded())
+    torch.testing.assert_close(shown.pictures, shown.rendered.over(GROUND))

@@ -120,6 +120,16 @@ def test_the_coin_between_the_laws_is_tossed_once_a_batch() -> None:
     assert float(low.std()) == pytest.approx(apart, abs=0.025)
 
 
+def test_a_studio_draws_the_cameras_that_its_settings_describe() -> None:
+    told = {"elevation_deg": (10.0, 70.0), "lens": DrawnLens(fov_deg=(20, 50), distance=(1, 2))}
+    shot = studio(views=3, elevation_by_area=1.0, phases=(Phase(objects=2),), **told).shoot(
+        ball(), step=0, image_size=8, generator=seeded(4)
+    )
+    expected = draw_cameras(2, n_views=3, by_area=1.0, generator=seeded(4), **told)
+    torch.testing.assert_close(shot.cameras.world_from_camera, expected.world_from_camera)
+    torch.testing.assert_close(shot.cameras.fov_deg, expected.fov_deg)
+
+
 def test_without_a_lens_of_their_own_cameras_have_the_views() -> None:
     shot = studio().shoot(ball(), step=0, image_size=8, generator=seeded())
     torch.testing.assert_close(shot.cameras.fov_deg, torch.full((4,), 40.0))
