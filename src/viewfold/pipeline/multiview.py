@@ -35,7 +35,7 @@ from viewfold.weights.components import read_components, read_defaults
 from viewfold.weights.verbosity import quiet
 
 MAX_VIEWS, PIXELS_AT_ONCE = 256, 2**16
-"""Of a call; of what the VAE decodes at once (one picture of 256 px, 16 of 64), which changes memory and nothing else."""
+"""Of a call; of what the VAE decodes at once (one picture of 256 px, 16 of 64), to bound memory and nothing else."""
 
 Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": ...}) -> what to replace, or None."""
