@@ -16,6 +16,7 @@ from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.representation import Representation
+from viewfold.scene.standing import Standing
 
 CHECK_VIEWS = 8
 CHECK_SIZE = 96
@@ -33,6 +34,7 @@ def measure_export(
     ground: Float[Tensor, "3"],
     lens: tuple[float, float],
     light: AnyLight | None = None,
+    standing: Standing = Standing(),  # noqa: B008
 ) -> dict[str, float]:
     """Write the mesh as GLB, read it back, draw it, and compare with the representation from sides of its own.
 
@@ -42,6 +44,7 @@ def measure_export(
         ground: sRGB colour that both are laid over.
         lens: field of view in degrees, and distance.
         light: that the representation shows and the mesh does not; None: both hold it, or none is.
+        standing: of the file; what is read is brought back to where the representation is.
 
     Returns:
         `rerender_psnr_db`: -10 log10(mean squared error) of the file's pictures against the representation's, over
@@ -57,8 +60,8 @@ def measure_export(
         distance=distance,
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_mesh(mesh, Path(folder) / "check.glb")
-        exported = load_mesh(Path(folder) / "check.glb")
+        save_mesh(standing.apply(mesh), Path(folder) / "check.glb")
+        exported = standing.undo(load_mesh(Path(folder) / "check.glb"), mesh)
     drawn = rasterize(exported, cameras, size=CHECK_SIZE, light=light)
     there = cameras.to(representation.device)
     truth = representation.render(there, size=CHECK_SIZE, quality=CHECK_QUALITY).to("cpu")

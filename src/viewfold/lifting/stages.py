@@ -33,9 +33,12 @@ from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.score import check_score
+from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import RepresentationSettings
+from viewfold.scene.standing import Standing
 from viewfold.scene.surface import SurfaceResult
 from viewfold.views import Views
 
@@ -59,6 +62,9 @@ MAX_SEEDS = 3
 class LiftSettings:
     """All settings of a lift, a group for each stage; saved with each result."""
 
+    start: Start = field(default_factory=FromViews)
+    """From views, or from a blob; the latter skips `observe` and `fit`."""
+
     survey: Survey = field(default_factory=Survey)
     """Which views are asked for; where views are given, nobody asks."""
 
@@ -68,6 +74,7 @@ class LiftSettings:
     distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
     paint: PaintSettings = field(default_factory=PaintSettings)
+    standing: Standing = field(default_factory=Standing)
 
 
 def lift(
@@ -88,7 +95,7 @@ def lift(
     Args:
         model: the prior that what is fitted is distilled against.
         prompt: what the views show.
-        views: pictures with cameras; None samples them.
+        views: pictures with cameras; None samples them, or needs none if `settings.start` is a blob.
         sample: makes views from a seed, if none are given; asked again with the next seed if they show no object.
         seed: decides everything random.
         settings: see `LiftSettings`.
@@ -96,18 +103,29 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, or views with NaN or infinity.
+        InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
+            which has no use for them, or a score that the model cannot give.
         FitError: no object in the views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
         raise PromptError("`prompt` must say what to make; it is empty.")
-    if views is None and sample is None:
+    settings = settings or LiftSettings()
+    from_blob = isinstance(settings.start, FromBlob)
+    if views is None and sample is None and not from_blob:
         raise InputError("`views` must be given, or `sample` to make them; got neither.")
+    if views is not None and from_blob:
+        raise InputError("`views` must be None for a start from a blob; got views. Use FromViews() as `start`.")
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
-    settings = settings or LiftSettings()
+    if settings.distil.steps > 0:
+        check_score(settings.distil.score, model)
     watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
-    fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+    match settings.start:
+        case FromViews():
+            fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+        case FromBlob() as blob:
+            used_seed = seed
+            fitted = begin_blob(blob, representation=settings.representation, device=model.device)
     with watch.timed("distil"):
         refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
     with watch.reported("mesh"):
@@ -121,12 +139,13 @@ def lift(
             distilled=settings.distil.steps > 0,
         )
     with watch.reported("check"):
-        asset = assemble(painted, prompt=prompt)
+        asset = assemble(painted, prompt=prompt, standing=settings.standing)
     report = {
         **asset.report,
         **_describe(extracted.surface, faces=len(asset.mesh.faces)),
         "light": painted.found.how,
-        "fit_loss": round(fitted.loss, 6),
+        "start": settings.start.kind,
+        "fit_loss": None if fitted.loss is None else round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
         "fov_deg": round(fitted.observed.lens[0], 2),
         "seed": used_seed,
@@ -137,11 +156,16 @@ def lift(
     return replace(asset, report=report)
 
 
-def assemble(painted: Painted, *, prompt: str) -> Asset3D:
+def assemble(painted: Painted, *, prompt: str, standing: Standing) -> Asset3D:
     """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
     measured = measure_export(
-        painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens, light=painted.found.light
+        painted.mesh,
+        painted.representation,
+        ground=observed.ground,
+        lens=observed.lens,
+        light=painted.found.light,
+        standing=standing,
     )
     return Asset3D(
         mesh=painted.mesh,
@@ -149,6 +173,7 @@ def assemble(painted: Painted, *, prompt: str) -> Asset3D:
         views=observed.views.to("cpu"),
         prompt=prompt,
         report=measured,
+        standing=standing,
     )
 
 
