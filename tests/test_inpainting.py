@@ -24,7 +24,7 @@ def dense(points: Tensor, normals: Tensor, color: Tensor, known: Tensor, guess: 
     ties = torch.zeros(n, n, dtype=torch.float64)
     for i in (~known).nonzero()[:, 0].tolist():
         for j in (points.double() - points[i].double()).norm(dim=-1).argsort()[1 : NEIGHBOURS + 1].tolist():
-            if float(normals[i] @ normals[j]) > 0:
+            if float(normals[i] @ normals[j]) > -0.5:
                 ties[i, j] = ties[j, i] = 1
     free = ~known
     system = ties.sum(1).diag() - ties + PULL * torch.eye(n)
@@ -36,7 +36,10 @@ def dense(points: Tensor, normals: Tensor, color: Tensor, known: Tensor, guess: 
 
 def test_it_is_the_solution_of_the_problem_written_out() -> None:
     random = torch.Generator().manual_seed(0)
-    points, normals = torch.rand(120, 3, generator=random), torch.randn(120, 3, generator=random)
+    points, normals = (
+        torch.rand(120, 3, generator=random),
+        torch.nn.functional.normalize(torch.randn(120, 3, generator=random), dim=-1),
+    )
     color, guess = torch.rand(120, 3, generator=random), torch.rand(120, 3, generator=random)
     known = torch.rand(120, generator=random) < 0.3
     made = inpaint(points, normals, color, known, guess)

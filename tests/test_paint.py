@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from second_device import second_device
+from sphere import Sphere
 from test_reprojection import plate, sphere
 from torch import Tensor
 
@@ -34,18 +35,15 @@ AROUND = Cameras.orbit(8, elevation_deg=[5.0, 40.0] * 4)
 UNSEEN = Cameras.orbit(4, elevation_deg=20.0, azimuth_deg=22.5)
 
 
-@dataclass
-class Green:
-    """A representation that takes everything for green; it says where it was asked to go."""
+class Green(Sphere):
+    """A representation that takes everything for green."""
 
-    gone: str = ""
+    def __init__(self) -> None:
+        super().__init__(0.35, torch.tensor(GREEN))
 
     def to(self, device: torch.device | str) -> Green:
-        self.gone = str(device)
+        self.calls.append(f"to {device}")
         return self
-
-    def surface_color(self, points: Tensor, normals: Tensor) -> Tensor:
-        return points.new_tensor(GREEN).expand(len(points), 3)
 
 
 def two_tone() -> Mesh:
@@ -77,7 +75,7 @@ def painted(
         components_kept=1,
         watertight=True,
     )
-    extracted = Extracted(surface=surface, representation=Green(), observed=observe(views))  # pyright: ignore[reportArgumentType]
+    extracted = Extracted(surface=surface, representation=Green(), observed=observe(views))
     return paint(extracted, size=128, settings=settings, **options)
 
 
@@ -186,9 +184,9 @@ def test_everything_is_on_the_cpu_wherever_it_came_from() -> None:
             mesh=sphere(n=16), threshold=1, silhouette_iou=1, components_found=1, components_kept=1, watertight=True
         )
         representation = Green()
-        extracted = Extracted(surface=surface, representation=representation, observed=observe(views))  # pyright: ignore[reportArgumentType]
+        extracted = Extracted(surface=surface, representation=representation, observed=observe(views))
         made = paint(extracted, size=64, settings=PaintSettings(light=LAMP))
-    assert representation.gone == "cpu" and image(made).device.type == "cpu"
+    assert representation.calls[0] == "to cpu" and image(made).device.type == "cpu"
     assert bool(image(made).isfinite().all()) and image(made).shape == (64, 64, 3)
 
 
@@ -210,4 +208,4 @@ def replace_surface() -> Extracted:
         mesh=sphere(n=8), threshold=math.inf, silhouette_iou=1, components_found=1, components_kept=1, watertight=True
     )
     observed = observe(Views(rgb=drawn.over(0.5), cameras=AROUND[:1]))
-    return Extracted(surface=surface, representation=Green(), observed=observed)  # pyright: ignore[reportArgumentType]
+    return Extracted(surface=surface, representation=Green(), observed=observed)

@@ -30,11 +30,11 @@ from viewfold.scene.texture import Texels, unwrap
 CHUNK = 2**15
 """Texels that are looked up in all views together."""
 
-BEHIND = 0.002
+BEHIND = 0.001
 """Weight of the representation's colour, beside about 0.6 of a view that looks at a texel squarely from the usual
 distance: it counts where views see next to nothing."""
 
-LEAST = 0.001
+LEAST = 0.01
 """Texels that views see with less weight than this, all together, are not seen."""
 
 
