@@ -13,14 +13,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from viewfold.errors import InputError
+from viewfold.scene import trilinear
 from viewfold.scene.field import BOX_RADIUS
+from viewfold.scene.trilinear import Lattice
 
 MAX_RESOLUTION = 512
 """Beyond this a grid of four channels holds more than 2 GiB."""
 
 
 def interpolate(grid: Float[Tensor, "1 d z y x"], points: Float[Tensor, "p 3"]) -> Float[Tensor, "p d"]:
-    """Interpolate trilinearly; x runs along the last axis of the grid, beyond the box the border's value holds."""
+    """Interpolate trilinearly; x runs along the last axis of the grid, beyond the box the border's value holds.
+
+    With a gradient `trilinear.interpolate` is by far the faster on a CPU; without one, `grid_sample`.
+    """
+    if points.device.type != "cuda" and torch.is_grad_enabled() and grid.requires_grad:
+        nodes = grid.shape[-1]
+        whole = Lattice(resolution=nodes - 1, first=0, rows=nodes**3)
+        return trilinear.interpolate((points / BOX_RADIUS + 1) / 2, grid.reshape(grid.shape[1], -1), [whole])
     where = (points / BOX_RADIUS)[None, :, None, None]
     values = functional.grid_sample(grid, where, mode="bilinear", padding_mode="border", align_corners=True)
     return values[0, :, :, 0, 0].T
