@@ -17,9 +17,10 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.lifting.extraction import Extracted
-from viewfold.lifting.light import Estimate, PaintedIn
+from viewfold.lifting.light import Bare, Estimate, PaintedIn
 from viewfold.lifting.observation import observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
+from viewfold.lifting.presets import MVDREAM, MVDREAM_REDUCED, STANDARD
 from viewfold.scene.export import save_mesh
 from viewfold.scene.harmonic import AnyLight
 from viewfold.scene.light import Light
@@ -160,6 +161,20 @@ def test_sides_that_nobody_saw_are_the_representations_where_it_was_distilled() 
     torch.testing.assert_close(front, torch.tensor(RED)[:, None, None].expand(3, 8, 8), atol=0.02, rtol=0)
 
 
+def test_colours_of_a_representation_that_saw_no_views_are_its_own() -> None:
+    """What stands for views then are small pictures of itself."""
+    made = painted(two_tone(), None, settings=PaintSettings(light=PaintedIn()), from_views=False)
+    torch.testing.assert_close(image(made), torch.tensor(GREEN).expand(128, 128, 3))
+    lit = painted(two_tone(), None, settings=PaintSettings(light=LAMP), from_views=False)
+    assert lit.found.how == "known" and float(image(lit)[..., 1].std()) > 0.01, "its colours hold the light"
+
+
+def test_colours_without_light_are_taken_as_they_are_and_lit() -> None:
+    made = painted(two_tone(), None, settings=PaintSettings(light=Bare()), from_views=False)
+    torch.testing.assert_close(image(made), torch.tensor(GREEN).expand(128, 128, 3))
+    assert made.found.how == "known" and made.found.light is None and made.mesh.materials[0].lit
+
+
 def test_the_finish_of_the_prompt_becomes_the_materials() -> None:
     shiny = painted(two_tone(), None, prompt="a red metal ball").mesh.materials[0]
     plain = painted(two_tone(), None, prompt="a red ball").mesh.materials[0]
@@ -193,7 +208,10 @@ def test_everything_is_on_the_cpu_wherever_it_came_from() -> None:
 def test_an_unknown_light_is_the_models_or_one_to_be_found() -> None:
     assert PaintSettings().resolved(known=True).light == Light()
     assert PaintSettings().resolved(known=False).light == Estimate()
-    assert PaintSettings(light=PaintedIn()).resolved(known=True).light == PaintedIn()
+    assert PaintSettings().resolved(known=True, bare=True).light == Bare()
+    assert PaintSettings(light=PaintedIn()).resolved(known=True, bare=True).light == PaintedIn()
+    assert MVDREAM.bare and not MVDREAM_REDUCED.bare and not STANDARD.bare
+    assert not replace(STANDARD, distil=MVDREAM.distil).bare, "views hold their light"
 
 
 def test_a_texture_too_large_or_too_small_is_refused() -> None:

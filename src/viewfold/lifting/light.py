@@ -80,8 +80,16 @@ class PaintedIn:
     """Names the choice in records."""
 
 
-Lighting = Light | Estimate | PaintedIn
-"""What is known of the light in the views: all of it, that it is one, or nothing."""
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    """There is no light in the colours: what was distilled was lit anew in each step, and so holds none."""
+
+    kind: Literal["bare"] = field(default="bare", init=False)
+    """Names the choice in records."""
+
+
+Lighting = Light | Estimate | PaintedIn | Bare
+"""What is known of the light in the colours: all of it, that it is one, nothing, or that there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +97,15 @@ class Found:
     """The light that is divided out of the views."""
 
     light: AnyLight | None
-    """None: it stays in the colours."""
+    """None: it stays in the colours, or there is none in them."""
 
     how: Literal["known", "estimated", "painted in (unlit)"]
     """What a report says."""
+
+    @property
+    def is_lit(self) -> bool:
+        """Whether a viewer is to light the colours."""
+        return self.how != "painted in (unlit)"
 
     def albedo(
         self,
@@ -146,6 +159,8 @@ def find_light(
             return Found(light=light, how="painted in (unlit)" if light is None else "estimated")
         case PaintedIn():
             return Found(light=None, how="painted in (unlit)")
+        case Bare():
+            return Found(light=None, how="known")
 
 
 def estimate_light(
