@@ -62,7 +62,7 @@ def lift(
     report = progress or (lambda stage, done, total: None)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
     drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
-    paint = settings.paint.resolved(known=defaults.known_light and drawn)
+    paint = settings.paint.resolved(known=defaults.known_light and drawn, bare=settings.bare)
     settings = replace(settings, survey=survey, paint=paint)
     draw = _Draw(model, prompt, survey, report)
 

@@ -11,9 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 NEIGHBOURS = 8
-"""Points in space that each unknown point is tied to, where they face the same half of space."""
+"""Points in space that each unknown point is tied to, where they are of the same wall."""
 
-PULL = 1e-3
+TURN = -0.5
+"""Least cosine between the normals of two points of the same wall: it runs round the edge of a box and not through to
+the other side."""
+
+PULL = 1e-5
 """How strongly a point is tied to its guess, beside 1 for each neighbour: what no known point can be reached from takes
 the guess, and far from all known points the guess has its say."""
 
@@ -34,8 +38,8 @@ def inpaint(
 
         sum over ties |x_i - x_j|^2 + PULL sum_i |x_i - guess_i|^2
 
-    with ties between each unknown point and its NEIGHBOURS nearest ones whose normals are less than 90 degrees from its
-    own, so that colour runs over a texture's seams and not through thin walls.  Known colours stay as they are.
+    with ties between each unknown point and its NEIGHBOURS nearest ones whose normals are less than 120 degrees from
+    its own, so that colour runs over a texture's seams and not through thin walls.  Known colours stay as they are.
 
     Args:
         points: densely over the surface, such as its texels.
@@ -54,7 +58,7 @@ def inpaint(
     other = np.asarray(KDTree(where).query(where[unknown], k=near)[1]).reshape(len(unknown), near)[:, 1:]
     one = unknown.repeat(near - 1)
     other = other.reshape(-1)
-    tied = ((facing[one] * facing[other]).sum(-1) > 0) & (one != other)
+    tied = ((facing[one] * facing[other]).sum(-1) > TURN) & (one != other)
     one, other = one[tied], other[tied]
     one, other = np.concatenate([one, other]), np.concatenate([other, one])
     n = len(where)

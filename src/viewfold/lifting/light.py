@@ -22,21 +22,27 @@ from viewfold.scene.light import Light
 DARK = 0.1
 """Luminances are compared as log(DARK / 2 + y), and count as y / (y + DARK): what is nearly black shows no shading."""
 
-MOST_POINTS = 1500
+MOST_POINTS = 1000
 """Points that a light is estimated from, spread evenly over those given; each is compared with all others."""
+
+FEWEST_POINTS = 30
+"""Fewer points tell nothing."""
 
 HUE_WIDTH = 0.05
 """Points whose chromaticities differ by much more than this have different paints."""
 
-WIDEST, NARROWEST, ROUNDS = 0.5, 0.1, 40
+WIDEST, NARROWEST, ROUNDS = 0.5, 0.1, 30
 """Logarithms of luminance within which points of one hue are one paint, at first and at last; rounds from one to the
 other."""
 
-STIFFNESS = 0.02
+STIFFNESS = 0.002
 """Pull of the harmonics of order 1 and 2 towards a light from everywhere, as a share of the points."""
 
 SHADES = 1.10
 """A light whose brightest normal is less than this times as bright as its darkest is none: the views are not lit."""
+
+LIT = (0.05, 0.95)
+"""Quantiles of the points' shading between which that is measured."""
 
 LEAST_LIGHT = 0.05
 """Nothing is divided by less."""
@@ -45,16 +51,14 @@ GLARE = 0.05
 """Where this much of what is seen is mirrored, a view counts half: normals are not known so well that a highlight could
 be taken off."""
 
-LIT = (0.05, 0.95)
-"""Quantiles of the points' shading between which that is measured."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The views share one light that stays where it is in the world: find it, if the colours tell."""
 
-    least_explained: float = 0.5
-    """Share of the variance of luminance among points of one hue that the light must explain."""
+    least_explained: float = 0.25
+    """Share of the variance of luminance among points of one hue that the light must explain: 0.29 to 0.99 for 16 toys
+    in a light that is fixed in the world, up to 0.17 where it moves with the camera."""
 
     least_apart: float = 0.3
     """Share of the variance of the normals' harmonics that must lie within paints, not between them."""
@@ -76,8 +80,16 @@ class PaintedIn:
     """Names the choice in records."""
 
 
-Lighting = Light | Estimate | PaintedIn
-"""What is known of the light in the views: all of it, that it is one, or nothing."""
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    """There is no light in the colours: what was distilled was lit anew in each step, and so holds none."""
+
+    kind: Literal["bare"] = field(default="bare", init=False)
+    """Names the choice in records."""
+
+
+Lighting = Light | Estimate | PaintedIn | Bare
+"""What is known of the light in the colours: all of it, that it is one, nothing, or that there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +97,15 @@ class Found:
     """The light that is divided out of the views."""
 
     light: AnyLight | None
-    """None: it stays in the colours."""
+    """None: it stays in the colours, or there is none in them."""
 
     how: Literal["known", "estimated", "painted in (unlit)"]
     """What a report says."""
+
+    @property
+    def is_lit(self) -> bool:
+        """Whether a viewer is to light the colours."""
+        return self.how != "painted in (unlit)"
 
     def albedo(
         self,
@@ -142,6 +159,8 @@ def find_light(
             return Found(light=light, how="painted in (unlit)" if light is None else "estimated")
         case PaintedIn():
             return Found(light=None, how="painted in (unlit)")
+        case Bare():
+            return Found(light=None, how="known")
 
 
 def estimate_light(
@@ -169,54 +188,92 @@ def estimate_light(
     where it varies at all (`Estimate`, SHADES).
     """
     settings = settings or Estimate()
-    chosen = _spread_evenly((weight > 0).nonzero()[:, 0])
-    if len(chosen) < 30:
+    seen = (weight > 0).nonzero()[:, 0]
+    chosen = seen[:: max(1, len(seen) // MOST_POINTS)][:MOST_POINTS]
+    if len(chosen) < FEWEST_POINTS:
         return None
-    basis = harmonics(normals[chosen])[:, 1:]
-    luminance = color[chosen].mean(-1)
-    y, hue = (luminance + DARK / 2).log(), color[chosen] / (color[chosen].sum(-1, keepdim=True) + DARK)
-    sure = luminance / (luminance + DARK)
-    alike = -torch.cdist(hue, hue).square() / (2 * HUE_WIDTH**2)
-    l = basis.new_zeros(basis.shape[1])  # noqa: E741
+    paints = _Paints.of(color[chosen], normals[chosen])
+    shades = torch.zeros_like(paints.y)
     for step in range(ROUNDS):
-        width = WIDEST * (NARROWEST / WIDEST) ** (step / (ROUNDS - 1))
-        kernel = _kernel(alike, y - basis @ l, sure, width)
-        within, left = basis - kernel @ basis, (y - basis @ l) - kernel @ (y - basis @ l)
-        normal = (within * sure[:, None]).T @ within
-        normal += STIFFNESS * len(basis) / 10 * torch.eye(len(normal), device=basis.device)
-        l = l + torch.linalg.solve(normal, (within * sure[:, None]).T @ left)  # noqa: E741
-    kernel = _kernel(alike, y - basis @ l, sure, NARROWEST)
-    apart = float((basis - kernel @ basis).square().sum() / (basis - basis.mean(0)).square().sum().clamp_min(1e-9))
-    one_hue = _kernel(alike, y - basis @ l, sure, WIDEST)
-    spread = [float((sure * (v - one_hue @ v).square()).sum()) for v in (y, y - basis @ l)]
-    explained = 1 - spread[1] / max(spread[0], 1e-9)
-    albedo = (kernel @ (y - basis @ l)).exp()
-    light = _fitted(normals[chosen], luminance / (albedo - DARK / 2).clamp_min(DARK / 2), sure)
-    shading = light.shade(normals[chosen])[:, 0]
-    dark, bright = (float(shading.quantile(q)) for q in LIT)
-    if explained < settings.least_explained or apart < settings.least_apart or bright < SHADES * dark:
+        shades = shades + paints.explained(shades, width=WIDEST * (NARROWEST / WIDEST) ** (step / (ROUNDS - 1)))
+    light = paints.light(shades)
+    shading = light.shade(paints.normals)[:, 0]
+    dark, bright = (float(shading.quantile(share)) for share in LIT)
+    told = paints.share_explained(shades) >= settings.least_explained and bright >= SHADES * dark
+    if not told or paints.share_apart(shades) < settings.least_apart:
         return None
-    scale = float(Light().shade(normals[chosen].clone()).mean() / shading.mean())
+    scale = float(Light().shade(paints.normals.clone()).mean() / shading.mean())
     return HarmonicLight(coefficients=tuple(scale * c for c in light.coefficients))
 
 
-def _spread_evenly(index: Tensor) -> Tensor:
-    step = max(1, len(index) // MOST_POINTS)
-    return index[::step][:MOST_POINTS]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Paints:
+    """Points of a surface, and which of them may be of one paint."""
+
+    normals: Float[Tensor, "p 3"]
+    luminance: Float[Tensor, "p"]
+    y: Float[Tensor, "p"]
+    """The logarithm of the luminance."""
+
+    alike: Float[Tensor, "p p"]
+    """The logarithm of how alike the hues of two points are."""
+
+    sure: Float[Tensor, "p"]
+
+    @classmethod
+    def of(cls, color: Float[Tensor, "p 3"], normals: Float[Tensor, "p 3"]) -> _Paints:
+        luminance = color.mean(-1)
+        hue = color / (color.sum(-1, keepdim=True) + DARK)
+        return cls(
+            normals=normals,
+            luminance=luminance,
+            y=(luminance + DARK / 2).log(),
+            alike=-torch.cdist(hue, hue).square() / (2 * HUE_WIDTH**2),
+            sure=luminance / (luminance + DARK),
+        )
+
+    @property
+    def basis(self) -> Float[Tensor, "p 8"]:
+        """The harmonics of the normals, but for the constant."""
+        return harmonics(self.normals)[:, 1:]
+
+    def kernel(self, shades: Float[Tensor, "p"], *, width: float) -> Float[Tensor, "p p"]:
+        """Return rows of weights that sum to 1: of points of the same hue and, without the shades, about as light."""
+        bare = self.y - shades
+        apart = (bare[:, None] - bare).square() / (2 * width**2)
+        return torch.softmax(self.alike - apart + self.sure.clamp_min(1e-6).log(), dim=1)
+
+    def explained(self, shades: Float[Tensor, "p"], *, width: float) -> Float[Tensor, "p"]:
+        """Return what more of the logarithm of luminance within paints the harmonics explain, by least squares."""
+        kernel, basis, bare = self.kernel(shades, width=width), self.basis, self.y - shades
+        within, left = basis - kernel @ basis, bare - kernel @ bare
+        return basis @ _least_squares(within, left, self.sure)
+
+    def share_explained(self, shades: Float[Tensor, "p"]) -> float:
+        """Return the share of the variance of luminance among points of one hue that the shades explain."""
+        kernel, bare = self.kernel(shades, width=WIDEST), self.y - shades
+        before, after = (float((self.sure * (v - kernel @ v).square()).sum()) for v in (self.y, bare))
+        return 1 - after / max(before, 1e-9)
+
+    def share_apart(self, shades: Float[Tensor, "p"]) -> float:
+        """Return the share of the variance of the normals' harmonics that lies within paints."""
+        kernel, basis = self.kernel(shades, width=NARROWEST), self.basis
+        total = (basis - basis.mean(0)).square().sum().clamp_min(1e-9)
+        return float((basis - kernel @ basis).square().sum() / total)
+
+    def light(self, shades: Float[Tensor, "p"]) -> HarmonicLight:
+        """Return the light that is nearest to luminance / albedo: the shades themselves, not their logarithm."""
+        albedo = (self.kernel(shades, width=NARROWEST) @ (self.y - shades)).exp() - DARK / 2
+        shading = self.luminance / albedo.clamp_min(DARK / 2)
+        solved = _least_squares(harmonics(self.normals), shading, self.sure, free=1)
+        return HarmonicLight(coefficients=tuple(solved.tolist()))
 
 
-def _kernel(
-    alike: Float[Tensor, "p p"], y: Float[Tensor, "p"], sure: Float[Tensor, "p"], width: float
-) -> Float[Tensor, "p p"]:
-    """Return rows of weights that sum to 1: of points of the same hue and about the same luminance."""
-    apart = (y[:, None] - y).square() / (2 * width**2)
-    return torch.softmax(alike - apart + sure.clamp_min(1e-6).log(), dim=1)
-
-
-def _fitted(normals: Float[Tensor, "p 3"], shading: Float[Tensor, "p"], sure: Float[Tensor, "p"]) -> HarmonicLight:
-    """Return the light that is nearest to the shading at these normals."""
-    basis = harmonics(normals)
-    stiff = STIFFNESS * len(basis) / 10 * torch.eye(9, device=basis.device)
-    stiff[0, 0] = 0
-    solved = torch.linalg.solve((basis * sure[:, None]).T @ basis + stiff, (basis * sure[:, None]).T @ shading)
-    return HarmonicLight(coefficients=tuple(solved.tolist()))
+def _least_squares(
+    basis: Float[Tensor, "p d"], wanted: Float[Tensor, "p"], weight: Float[Tensor, "p"], *, free: int = 0
+) -> Float[Tensor, "d"]:
+    """Return the weights of the basis that are nearest to what is wanted; all but the first `free` are held to 0."""
+    stiffness = STIFFNESS * len(basis) * torch.ones(basis.shape[1], device=basis.device)
+    stiffness[:free] = 0
+    weighed = basis * weight[:, None]
+    return torch.linalg.solve(weighed.T @ basis + stiffness.diag(), weighed.T @ wanted)

@@ -80,6 +80,11 @@ class LiftSettings:
     paint: PaintSettings = field(default_factory=PaintSettings)
     standing: Standing = field(default_factory=Standing)
 
+    @property
+    def bare(self) -> bool:
+        """Whether colours hold no light: all of them were distilled, and lit anew in each step."""
+        return isinstance(self.start, FromBlob) and self.distil.shading is not None
+
 
 def lift(
     model: Prior,
@@ -141,9 +146,10 @@ def lift(
         painted = paint(
             extracted,
             size=settings.mesh.texture_size,
-            settings=settings.paint,
+            settings=settings.paint.resolved(known=False, bare=settings.bare),
             prompt=prompt,
             distilled=settings.distil.steps > 0,
+            from_views=not from_blob,
         )
     with watch.reported("check"):
         asset = assemble(painted, prompt=prompt, standing=settings.standing)

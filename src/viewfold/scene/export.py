@@ -35,8 +35,8 @@ def save_mesh(mesh: Mesh, path: str | Path, *, label: Label = UNLABELLED, name: 
     and it has not, are removed.  It holds alpha (`d`, and that of the pictures), emission (`Ke`) and textures that
     repeat or are clamped.  A PLY holds no material: colour, emission and texture become colours of the vertices,
     opacity their alpha; how rough or metallic it is, is lost.  A threshold of alpha is applied to what either holds;
-    that a material is unlit, or its texels are shown square, only a GLB keeps.  An STL is the shape alone.  What a USDZ
-    holds is said by `usd.write_usdz`.  What `label` says goes into the file's own fields.
+    that a material is unlit, or its texels are shown square, and normal maps, only a GLB keeps.  An STL is the shape
+    alone.  What a USDZ holds is said by `usd.write_usdz`.  What `label` says goes into the file's own fields.
 
     Args:
         mesh: on any device.

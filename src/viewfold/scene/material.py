@@ -76,6 +76,10 @@ class Material:
     emission_texture: Texture | None = None
     """Looked up at `Mesh.emission_uv`."""
 
+    normal_texture: Texture | None = None
+    """Tangent-space normals (scene/relief.py), (n + 1) / 2 and not sRGB, looked up at `Mesh.uv`: for viewers of the
+    file.  Our own rasteriser draws the surface without it, and only a GLB keeps it."""
+
     lit: bool = True
     """False: the colour is drawn as it is, without light (KHR_materials_unlit: scans whose light is in the texture)."""
 
@@ -91,7 +95,7 @@ class Material:
 
     @property
     def textures(self) -> tuple[Texture, ...]:
-        """Its textures, colour first."""
+        """Its textures of colour and light, colour first."""
         return tuple(texture for texture in (self.texture, self.emission_texture) if texture is not None)
 
     @property
@@ -108,6 +112,7 @@ class Material:
             self.metallic,
             None if self.texture is None else id(self.texture),
             None if self.emission_texture is None else id(self.emission_texture),
+            None if self.normal_texture is None else id(self.normal_texture),
         )
 
     def to(self, device: torch.device | str) -> Material:
@@ -116,4 +121,5 @@ class Material:
             self,
             texture=None if self.texture is None else self.texture.to(device),
             emission_texture=None if self.emission_texture is None else self.emission_texture.to(device),
+            normal_texture=None if self.normal_texture is None else self.normal_texture.to(device),
         )

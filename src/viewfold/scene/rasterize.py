@@ -50,7 +50,7 @@ def rasterize(
 
     Args:
         mesh: see `Material` for its colour; what is smoother than `light.MATT` mirrors the light.  Of surfaces that can
-            be seen through, the `LAYERS` nearest count.
+            be seen through, the `LAYERS` nearest count.  Normal maps are not drawn.
         cameras: any number, on any device.
         size: pixels across and down, 1 to 8192.
         supersample: samples per pixel along each axis, 1 to 8.

@@ -53,6 +53,9 @@ class SurfaceResult:
     components_kept: int
     watertight: bool
 
+    fine: Mesh | None = None
+    """The same before it was thinned out; None where that is not known."""
+
 
 def extract_surface(
     field: Field,
@@ -152,7 +155,8 @@ def close_surface(
     """
     faces, found, kept = _keep_components(vertices, faces, min_component)
     vertices, faces = _compact(taubin(vertices, faces, steps=smooth_steps), faces)
-    mesh = decimate(_mesh(vertices, faces), max_faces=max_faces)
+    fine = _mesh(vertices, faces)
+    mesh = decimate(fine, max_faces=max_faces)
     silhouette = rasterize(mesh, cameras.to("cpu"), size=covered.shape[-1], light=None).alpha[:, 0] > 0.5
     return SurfaceResult(
         mesh=mesh,
@@ -161,6 +165,7 @@ def close_surface(
         components_found=found,
         components_kept=kept,
         watertight=is_watertight(mesh),
+        fine=fine,
     )
 
 

@@ -96,6 +96,11 @@ class Texels:
             mesh=mesh, size=size, row=row, column=column, face=face, weight=weight, points=points, normals=normals
         )
 
+    @property
+    def shape(self) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
+        """Their points and normals."""
+        return self.points, self.normals
+
     def picture(self, values: Float[Tensor, "p 3"]) -> Float[Tensor, "h w 3"]:
         """Return the texture that holds these values at the texels, and beside the charts those of the nearest one."""
         image = values.new_zeros(self.size, self.size, 3)

@@ -1,4 +1,4 @@
-"""What files keep at vertices: normals, doubled along hard edges; or all of a surface as colours, as a PLY does."""
+"""What files keep at vertices: normals, doubled along hard edges, and tangents; or all of a surface, as a PLY does."""
 
 from __future__ import annotations
 
@@ -34,6 +34,32 @@ def split_normals(mesh: Mesh) -> tuple[Mesh, Float[Tensor, "k 3"]]:
         emission_uv=None if mesh.emission_uv is None else mesh.emission_uv[source],
     )
     return split, torch.nn.functional.normalize(normals, dim=-1)
+
+
+def tangents(mesh: Mesh, normals: Float[Tensor, "k 3"]) -> Float[Tensor, "k 4"]:
+    """Return the unit tangent of each vertex, across its normal and along +u, and the sign of N x T along +v.
+
+    Faces' own directions of growing u and v, averaged over the faces of the vertex by their areas in the picture.
+
+    Args:
+        mesh: with `uv`.
+        normals: unit, of each vertex.
+    """
+    assert mesh.uv is not None
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    (u1, v1), (u2, v2) = ((mesh.uv[mesh.faces[:, i]] - mesh.uv[mesh.faces[:, 0]]).T for i in (1, 2))
+    turn = torch.sign(u1 * v2 - u2 * v1)[:, None]
+    along_u = turn * (v2[:, None] * (b - a) - v1[:, None] * (c - a))
+    along_v = turn * (u1[:, None] * (c - a) - u2[:, None] * (b - a))
+    sums = []
+    for direction in (along_u, along_v):
+        corners = direction.repeat_interleave(3, dim=0)
+        sums.append(torch.zeros_like(normals).index_add(0, mesh.faces.flatten(), corners))
+    flat = sums[0] - (sums[0] * normals).sum(-1, keepdim=True) * normals
+    along = torch.where(flat.norm(dim=-1, keepdim=True) > 1e-12, flat, _across(normals))
+    tangent = torch.nn.functional.normalize(along, dim=-1)
+    sign = torch.where((torch.linalg.cross(normals, tangent) * sums[1]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    return torch.cat([tangent, sign], dim=-1)
 
 
 def to_vertex_colors(mesh: Mesh) -> Mesh:
@@ -81,6 +107,12 @@ def to_vertex_colors(mesh: Mesh) -> Mesh:
         vertex_alpha=alpha if sheer else None,
         materials=(finish,),
     )
+
+
+def _across(normals: Float[Tensor, "k 3"]) -> Float[Tensor, "k 3"]:
+    """Return some direction across each normal."""
+    x, y = normals.new_tensor([1.0, 0.0, 0.0]), normals.new_tensor([0.0, 1.0, 0.0])
+    return torch.linalg.cross(normals, torch.where(normals[:, :1].abs() < 0.9, x, y).expand_as(normals))
 
 
 def _nearest_texel(texture: Texture, uv: Float[Tensor, "p 2"]) -> Float[Tensor, "p c"]:

@@ -17,6 +17,7 @@ from viewfold.label import UNLABELLED, Label, software
 from viewfold.scene.color import linear_from_srgb
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.vertex import tangents
 
 _UPRIGHT = [-math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)]
 """The turn (x, y, z) -> (x, z, -y) as a quaternion: our z up becomes glTF's y up, our front -y its front +z."""
@@ -33,7 +34,7 @@ def write_glb(mesh: Mesh, normals: Float[Tensor, "k 3"], *, label: Label = UNLAB
     """Return the file: a node that turns it upright, a primitive for each material in use.
 
     Kept are colours and alpha of vertices, textures with their alpha, wrap and filter modes, both sets of texture
-    coordinates, alpha modes, emission, roughness, metal, and what is unlit.
+    coordinates, alpha modes, emission, roughness, metal, normal maps with their tangents, and what is unlit.
 
     Args:
         normals: unit, of each vertex.
@@ -81,8 +82,11 @@ class _Writer:
             "POSITION": self.accessor(mesh.vertices[used], bounds=True),
             "NORMAL": self.accessor(normals[used]),
         }
-        if mesh.uv is not None and material.textures:
+        has_relief = mesh.uv is not None and material.normal_texture is not None
+        if mesh.uv is not None and (material.textures or has_relief):
             attributes["TEXCOORD_0"] = self.accessor(_downwards(mesh.uv[used]))
+        if has_relief:
+            attributes["TANGENT"] = self.accessor(tangents(mesh, normals)[used])
         if mesh.emission_uv is not None and material.emission_texture is not None:
             attributes["TEXCOORD_1"] = self.accessor(_downwards(mesh.emission_uv[used]))
         if mesh.vertex_color is not None or mesh.vertex_alpha is not None:
@@ -139,6 +143,8 @@ class _Writer:
             if material.emission_texture is not None:
                 place = {"texCoord": 1} if own_set else {}
                 entry["emissiveTexture"] = {"index": self._texture(material.emission_texture), **place}
+        if material.normal_texture is not None:
+            entry["normalTexture"] = {"index": self._texture(material.normal_texture)}
         if not material.lit:
             entry["extensions"] = {"KHR_materials_unlit": {}}
         return entry
