@@ -36,11 +36,11 @@ def test_every_option_has_a_line_of_help() -> None:
 
 def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     """Where the model or the library chooses, the line of help says what; nowhere does it say None."""
-    from viewfold.lifting.stages import LiftSettings
+    from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
     from viewfold.model.defaults import T2I, TOYBOX
     from viewfold.training.diffusion import DiffusionSettings
 
-    lift, train = LiftSettings(), DiffusionSettings()
+    lift, train = STANDARD, DiffusionSettings()
     told = {
         "generate": [
             f"default {TOYBOX.steps} with toybox, {T2I.steps} with MVDream's",
@@ -50,7 +50,8 @@ def test_the_help_tells_the_true_defaults(capsys: pytest.CaptureFixture[str]) ->
             f'default none with toybox, "{T2I.suffix}" with MVDream\'s',
         ],
         "lift": [
-            f"default {lift.distil.steps};",
+            f"toybox {TOYBOX.lift_views}, draft {DRAFT.survey.most}",
+            f"default none, and {HIGH.distil.steps} with high",
             f"default {lift.distil.guidance:g}",
             f"default {lift.mesh.faces}",
             f"default {lift.mesh.texture_size}",

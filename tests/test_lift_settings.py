@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import tiny_model
+from lift_fakes import PerfectPrior, ball_views
 
 from viewfold.camera import framing_distance
 from viewfold.cli import main
@@ -16,8 +17,8 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
 from viewfold.lifting.presets import MVDREAM_NOISE
-from viewfold.lifting.score import SDS, Reconstruction, score_loss
-from viewfold.lifting.stages import LiftSettings
+from viewfold.lifting.score import SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
+from viewfold.lifting.stages import LiftSettings, lift
 from viewfold.scene.grid import GridField
 
 AS_RELEASED = DistilSettings(
@@ -40,19 +41,31 @@ def test_unless_it_is_said_the_noise_anneals_over_all_steps() -> None:
 
 
 def test_a_score_is_chosen_told_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, object]] = []
-    for name in ("reconstruction_loss", "sds_loss"):
-        monkeypatch.setattr(f"viewfold.lifting.score.{name}", lambda name=name, **more: told.append({name: more}))
-    for score in (DistilSettings().score, Reconstruction(rescale=0.25), SDS()):
-        score_loss(score)(guidance=3.0)
-    both = {"guidance": 3.0, "rescale": 0.5}
-    assert told[:2] == [{"reconstruction_loss": both}, {"reconstruction_loss": both | {"rescale": 0.25}}]
-    assert told[2:] == [{"sds_loss": {"guidance": 3.0}}]
+    told: list[tuple[str, dict[str, object]]] = []
+    for name in ("reconstruction", "sds", "sdi", "ism", "asd"):
+
+        def record(_: object, name: str = name, **more: object) -> torch.Tensor:
+            told.append((name, more))
+            return torch.zeros(())
+
+        monkeypatch.setattr(f"viewfold.lifting.score.{name}_loss", record)
+    prior, latents = PerfectPrior(lambda cameras, size: torch.zeros(1)), torch.zeros(1, 4, 3, 2, 2)
+    chosen = (DistilSettings().score, Reconstruction(rescale=0.25), *SCORES[1:5])
+    for score in chosen:
+        begin(score, prior=prior, prompts=["a"], negatives=["b"], guidance=3.0)(latents, cameras=None, t="now")
+    assert [name for name, _ in told] == ["reconstruction", "reconstruction", "sds", "sdi", "ism", "asd"]
+    assert all((more["guidance"], more["t"], more["prior"]) == (3.0, "now", prior) for _, more in told)
+    assert [more["rescale"] for _, more in told[:2]] == [0.5, 0.25]
+    assert [more["settings"] for _, more in told[3:]] == list(chosen[3:])
+    assert [len(more["condition"]) for _, more in told] == [2, 2, 2, 2, 2, 3]  # type: ignore[arg-type]
     assert asdict(DistilSettings(score=SDS()))["score"] == {"kind": "sds"}
-    with pytest.raises(InputError, match=r"`score` must be Reconstruction\(\.\.\.\) or SDS\(\); got 'vsd'"):
+    assert asdict(DistilSettings(score=SDI(steps=4)))["score"]["steps"] == 4
+    with pytest.raises(InputError, match=r"`score` must be one of Reconstruction\(\), SDS\(\), .*, VSD\(\); got 'vsd'"):
         DistilSettings(score="vsd")
     with pytest.raises(InputError, match="`rescale` must lie between 0 and 1; got 2.0"):
         Reconstruction(rescale=2.0)
+    with pytest.raises(InputError, match="PerfectPrior, which has no `learner`; got VSD"):
+        begin(VSD(), prior=prior, prompts=["a"], negatives=[""], guidance=3.0)
 
 
 def test_settings_of_a_lift_are_json() -> None:
@@ -93,12 +106,13 @@ def test_silhouettes_beyond_what_is_rendered_do_not_fire() -> None:
 @pytest.mark.parametrize(
     ("options", "steps", "guidance"),
     [
-        ([], 60, 3.0),
-        (["--preset", "draft"], 0, 3.0),
-        (["--preset", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
+        ([], 0, 3.0),
+        (["--quality", "draft"], 0, 3.0),
+        (["--quality", "high"], 60, 3.0),
+        (["--quality", "draft", "--steps", "7", "--guidance", "5"], 7, 5.0),
     ],
 )
-def test_a_preset_says_how_much_is_done_and_options_override_it(
+def test_a_quality_says_how_much_is_done_and_options_override_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], steps: int, guidance: float
 ) -> None:
     asked = []
@@ -111,3 +125,35 @@ def test_a_preset_says_how_much_is_done_and_options_override_it(
     monkeypatch.setattr("viewfold.make.lift", stop)
     assert main(["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), *options]) == 5
     assert (asked[0].distil.steps, asked[0].distil.guidance, asked[0].fit.steps) == (steps, guidance, 80)
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_each_score_is_named_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], score: Score
+) -> None:
+    asked = []
+
+    def stop(*_: object, settings: object, **__: object) -> None:
+        asked.append(settings)
+        raise FitError("enough is known.")
+
+    monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: tiny_model())
+    monkeypatch.setattr("viewfold.make.lift", stop)
+    command = ["lift", "a red mug", "--out", str(tmp_path / "mug.glb"), "--score", score.kind]
+    assert main([*command, "--steps", "5"]) == 5
+    assert asked[0].distil.score == score and asked[0].distil.steps == 5
+    assert main(command) == 2 and len(asked) == 1, "a score that nothing would use is refused"
+    assert f"`--score` must come with a distillation; got {score.kind}" in capsys.readouterr().err
+
+
+def test_a_prior_that_cannot_learn_is_refused_before_anything_is_fitted() -> None:
+    prior = PerfectPrior(lambda cameras, size: torch.zeros(1))
+    settings = LiftSettings(distil=DistilSettings(score=VSD(), steps=1))
+    stages: list[str] = []
+
+    def progress(stage: str, step: int, total: int) -> None:
+        stages.append(stage)
+
+    with pytest.raises(InputError, match="PerfectPrior, which has no `learner`; got VSD"):
+        lift(prior, "a red ball", views=ball_views(), settings=settings, progress=progress)
+    assert stages == []

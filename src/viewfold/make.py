@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from viewfold.lifting.stages import Asset3D, LiftSettings
+from viewfold.camera import Cameras
+from viewfold.errors import InputError
+from viewfold.lifting.presets import STANDARD
+from viewfold.lifting.stages import MAX_SEEDS, Asset3D, LiftSettings
 from viewfold.lifting.stages import lift as lift_views
+from viewfold.lifting.start import FromViews
+from viewfold.lifting.survey import Survey
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.pipeline.generation import made_by
+from viewfold.pipeline.generation import made_by, orbit
 from viewfold.pipeline.hook import OriginHook
 from viewfold.views import Views
+
+Scorer = Callable[[Views], float]
+"""Says how good some views are; more is better."""
+
+MAX_TRIES = 64
 
 
 def lift(
@@ -20,18 +31,23 @@ def lift(
     *,
     views: Views | None = None,
     seed: int = 0,
+    tries: int = 1,
+    scorer: Scorer | None = None,
     settings: LiftSettings | None = None,
     origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Asset3D:
-    """Make a 3D asset of a prompt: generate views where none are given, then fit, distil and extract.
+    """Make a 3D asset of a prompt: generate views where none are given, fit them, and extract, refine, paint a mesh.
 
     Args:
         model: what `load` returned.
         prompt: what to make.
-        views: pictures to start from, with their cameras; None generates four.
+        views: pictures to start from, with their cameras; None generates those of `settings.survey`, or none if
+            `settings.start` is a blob.
         seed: of everything random, the views included.
-        settings: of the fit and the distillation; None is what the defaults say.
+        tries: sets of anchors that are generated, from seeds of their own, of which the best is lifted.
+        scorer: says which is best; needed for more than one try.
+        settings: None is `presets.STANDARD`.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
 
@@ -41,15 +57,18 @@ def lift(
     """
     if origin is not None:
         origin.check_prompt(prompt)
+    settings, defaults = settings or STANDARD, model.defaults
+    _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
     report = progress or (lambda stage, done, total: None)
-
-    settings = settings or LiftSettings()
+    survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
+    drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
+    paint = settings.paint.resolved(known=defaults.known_light and drawn)
+    settings = replace(settings, survey=survey, paint=paint)
+    draw = _Draw(model, prompt, survey, report)
 
     def sample(seed: int) -> Views:
-        def drawn(done: int, total: int) -> None:
-            report("generate", done, total)
-
-        return generate(model, prompt, seed=seed, origin=origin, progress=drawn)
+        drawn = draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
+        return drawn if origin is None else origin.sign(drawn, made_by(model, prompt, seed=seed))
 
     asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
     if origin is None:
@@ -57,3 +76,57 @@ def lift(
     # Without distillation the views alone decide: renders and photographs stay what they are.
     label = origin.label(asset.views, made_by(model, prompt, seed=seed) if settings.distil.steps else None)
     return replace(asset, label=label, report=asset.report | label.report())
+
+
+def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:
+    if not 1 <= tries <= MAX_TRIES:
+        raise InputError(f"`tries` must lie between 1 and {MAX_TRIES}; got {tries}.")
+    if tries > 1 and scorer is None:
+        raise InputError(f"`scorer` must be given to choose among {tries} tries; got None.")
+    if tries > 1 and not drawn:
+        raise InputError(
+            f"`tries` must be 1 where `views` are given or a blob is the start, for none are drawn; got {tries}."
+        )
+
+
+class _Draw:
+    """Draws the views of a survey; unsigned, for all of them are signed together: the model drew the anchors too."""
+
+    def __init__(
+        self,
+        model: MultiViewPipeline,
+        prompt: str,
+        survey: Survey,
+        report: Callable[[str, int, int], None],
+    ) -> None:
+        self.model, self.prompt, self.survey, self.report = model, prompt, survey, report
+        first = orbit(model.defaults)
+        self.anchors = first[: survey.views] if (survey.views or len(first)) < len(first) else first
+
+    def all(self, seed: int) -> Views:
+        """Draw the anchors and the others around them, or all at once."""
+        others = self.survey.others(self.anchors)
+        if others is not None and not self.survey.around:
+            return self._draw(seed, cameras=Cameras.cat([self.anchors, others]))
+        return self._surround(self._draw(seed, cameras=self.anchors), seed)
+
+    def best(self, seed: int, tries: int, scorer: Scorer) -> Views:
+        """Draw anchors from several seeds, and the others around the best; of equals the first."""
+        seeds = [seed + MAX_SEEDS * number for number in range(tries)]
+        drawn = [self._draw(each, cameras=self.anchors) for each in seeds]
+        scores = [float(scorer(views)) for views in drawn]
+        if not all(score == score for score in scores):
+            raise InputError(f"`scorer` must return numbers; got {scores}.")
+        place = max(range(tries), key=scores.__getitem__)
+        chosen = self._surround(drawn[place], seeds[place])
+        return replace(chosen, run=chosen.run | {"tries": {"seeds": seeds, "scores": scores, "chosen": seeds[place]}})
+
+    def _surround(self, anchors: Views, seed: int) -> Views:
+        others = self.survey.others(self.anchors)
+        return anchors if others is None else self._draw(seed, cameras=others, given=anchors)
+
+    def _draw(self, seed: int, **settings: Any) -> Views:
+        def drawn(done: int, total: int) -> None:
+            self.report("generate", done, total)
+
+        return generate(self.model, self.prompt, seed=seed, origin=None, progress=drawn, **settings)

@@ -30,21 +30,31 @@ class Lift:
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
     out: Annotated[Path | None, unset("FILE")] = None
-    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
+    """File to write: .glb, .obj, .ply, .stl or .usdz; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
-    preset: Literal["standard", "draft"] = "standard"
-    """How much is done: draft only fits the views, which is quick; the options below override it."""
+    quality: Literal["draft", "standard", "high"] = "standard"
+    """How much is done: draft fits few views, standard many, high distils as well; other options override it."""
+    views: Annotated[int | None, unset("INT")] = None
+    """Views to generate and fit; by default as many as the model turns plausibly (toybox 16, draft 8)."""
+    tries: int = 1
+    """Sets of first views to draw, of which the one that agrees best with itself is lifted."""
     steps: Annotated[int | None, unset("INT")] = None
-    """Steps of distillation, by default 60; 0, as with draft, only fits the views."""
+    """Steps of distillation, by default none, and 60 with high."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
     """Of the distillation: how closely to follow the prompt; by default 3."""
+    score: Annotated[Literal["reconstruction", "sds", "sdi", "ism", "asd", "vsd"] | None, unset("NAME")] = None
+    """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
     """What to keep away from, in the distillation; by default nothing."""
     faces: Annotated[int | None, unset("INT")] = None
     """Largest number of faces; by default 4000."""
     texture: Annotated[int | None, unset("INT")] = None
     """Width of the texture in texels; by default 512."""
+    height: Annotated[float | None, unset("METRES")] = None
+    """Of the object in its file, along z; by default as it was made, 0.6 to 1 (an STL has it in millimetres)."""
+    origin_at: Annotated[Literal["base", "centre"] | None, unset("{base,centre}", name="origin")] = None
+    """Where the file's origin is: under the object or in its middle; by default where it was made, about the middle."""
     lora: Loras = ()
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
@@ -57,18 +67,36 @@ class Lift:
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESHES:
             raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
+        if self.source is not None and (self.views is not None or self.tries != 1):
+            name = "tries" if self.views is None else "views"
+            raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         check_source(self.source)
-        from viewfold.lifting.presets import DRAFT, STANDARD
+        from viewfold.evaluation.consistency import measure_consistency
+        from viewfold.lifting.asset import check_place
+        from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
+        from viewfold.lifting.score import SCORES
         from viewfold.make import lift
-        from viewfold.store import check_output
+        from viewfold.scene.standing import Standing
+        from viewfold.scene.usd import check_usd
         from viewfold.views import Views
 
         started = time.perf_counter()
-        check_output(out)
-        base = DRAFT if self.preset == "draft" else STANDARD
-        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative}
+        check_place(out)
+        if out.suffix.lower() == ".usdz":
+            check_usd()
+        base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
+        score = next((each for each in SCORES if each.kind == self.score), None)
+        distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}
-        settings = replace(base, distil=replace(base.distil, **given(distil)), mesh=replace(base.mesh, **given(mesh)))
+        settings = replace(
+            base,
+            survey=replace(base.survey, **given({"views": self.views})),
+            distil=replace(base.distil, **given(distil)),
+            mesh=replace(base.mesh, **given(mesh)),
+            standing=Standing(height=self.height, origin=self.origin_at),
+        )
+        if score is not None and settings.distil.steps == 0:
+            raise InputError(f"`score` must come with a distillation; got {self.score} and no steps. Add --steps 60.")
         views = None if self.source is None else Views.load(self.source)
         model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
         say_notes(model.text.check(self.prompt))
@@ -80,6 +108,8 @@ class Lift:
                 self.prompt,
                 views=views,
                 seed=self.seed,
+                tries=self.tries,
+                scorer=lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
                 settings=settings,
                 progress=report,
                 **self.origin.arguments(),

@@ -60,6 +60,15 @@ class Photometric:
         }
         return replace(self, **small)
 
+    def some(self, count: int, *, generator: torch.Generator | None = None) -> Photometric:
+        """Return `count` of the views, drawn at random without replacement; all of them if there are no more."""
+        n_views = len(self.rgb)
+        if n_views <= count:
+            return self
+        chosen = torch.randperm(n_views, generator=generator)[:count].to(self.rgb.device)
+        names = ("rgb", "alpha", "certainty", "background", "cameras")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+
     def loss(self, representation: Representation, *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
         """Return the mean squared error of colour, over a random ground g per view, and of coverage.
 

@@ -1,10 +1,9 @@
 """The multi-view pipeline: text and cameras in, pictures out; it is also the prior of distillation.
 
-FLOW 1, its middle.  It puts together a text encoder, a multi-view network, a scheduler and a VAE, any of which may be
-another one with the same calls (of the network: `model.backbone`).  Conditions and cameras are passed to the network
-unread.  It knows nothing of files of views, command lines or 3D.
+FLOW 1, its middle: a text encoder, a network, a scheduler and a VAE, any of which may be another one with the same
+calls (`model.backbone`).  It knows nothing of files of views, command lines or 3D.
 
-Latents are normalised here and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
+Latents are normalised here, by `moments`, and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
 """
 
 from __future__ import annotations
@@ -30,21 +29,22 @@ from viewfold.model.condition import Condition
 from viewfold.model.defaults import Defaults
 from viewfold.model.weights_hash import freeze_hash, frozen_networks
 from viewfold.pipeline.anchors import Anchors
+from viewfold.pipeline.learner import Learner
 from viewfold.pipeline.lora import put_on, take_off
+from viewfold.pipeline.moments import denormalise, normalise
 from viewfold.pipeline.prompt_cache import PromptCache
 from viewfold.weights.components import read_components, read_defaults
 from viewfold.weights.verbosity import quiet
 
-MAX_VIEWS = 256
-PIXELS_AT_ONCE = 2**16
-"""Of pictures that the VAE decodes in one call: one of 256 px, 16 of 64; bounds memory, changes nothing else."""
+MAX_VIEWS, PIXELS_AT_ONCE = 256, 2**16
+"""Of a call; of what the VAE decodes at once (16 pictures of 64 px), which changes memory and nothing else."""
 
 Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": ...}) -> what to replace, or None."""
 
 
 class MultiViewPipeline(DiffusionPipeline):
-    """A diffusers pipeline over `b` prompts and `v` views each; satisfies `lifting.prior.Prior`."""
+    """A diffusers pipeline over `b` prompts and `v` views each; satisfies `lifting.prior.Learnable`."""
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
@@ -70,11 +70,14 @@ class MultiViewPipeline(DiffusionPipeline):
         azimuth_deg: float = Defaults.azimuth_deg,
         suffix: str = Defaults.suffix,
         negative: str = Defaults.negative,
+        lift_views: int = Defaults.lift_views,
+        lift_around: bool = Defaults.lift_around,
+        known_light: bool = Defaults.known_light,
         watermark: bool = Defaults.watermark,
     ) -> None:
         super().__init__()
-        self.register_to_config(guidance=guidance, steps=steps, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg)
-        self.register_to_config(suffix=suffix, negative=negative, watermark=watermark)
+        given = locals()
+        self.register_to_config(**{field.name: given[field.name] for field in fields(Defaults)})
         self._prompt_cache = PromptCache()
         self.loras: list[dict[str, Any]] = []
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
@@ -299,7 +302,7 @@ class MultiViewPipeline(DiffusionPipeline):
         """
         posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return (latents.float() - self._shift) * self._scale
+        return normalise(latents.float(), self.vae)
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 3 h w"]:
         """Return sRGB pictures in [0, 1] of normalised latents.
@@ -307,7 +310,7 @@ class MultiViewPipeline(DiffusionPipeline):
         Raises:
             FitError: they are not finite.
         """
-        latents = (latents.float() / self._scale + self._shift).to(self.vae.dtype)
+        latents = denormalise(latents.float(), self.vae).to(self.vae.dtype)
         at_once = max(1, PIXELS_AT_ONCE // self.image_size**2)
         pictures = [self.vae.decode(some, return_dict=False)[0].float() for some in latents.split(at_once)]
         rgb = torch.cat(pictures) / 2 + 0.5
@@ -324,19 +327,17 @@ class MultiViewPipeline(DiffusionPipeline):
         t: Int[Tensor, "b"],
         condition: Condition,
         cameras: Cameras | None,
+        *,
+        network: Any = None,
     ) -> Float[Tensor, "b v c h w"]:
-        """Return the noise in x_t, whatever the network itself predicts; cameras as `backbone.Backbone` takes them."""
-        predicted = self.unet(x.to(self.unet.dtype), t, condition, cameras).to(x)
+        """Return the noise in x_t, whatever the network (the model's, or another such) itself predicts."""
+        predicted = (network or self.unet)(x.to(self.unet.dtype), t, condition, cameras).to(x)
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
         return decompose(predicted, x, alpha_bar, prediction=self.scheduler.config["prediction_type"]).noise
 
-    @property
-    def _scale(self) -> float:
-        return float(self.vae.config["scaling_factor"])
-
-    @property
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)
+    def learner(self, *, rank: int, generator: torch.Generator | None = None) -> Learner:
+        """Return a copy of the network that can be trained by low-rank layers; see `learner.Learner` for the errors."""
+        return Learner(self, rank=rank, generator=generator)
 
 
 def _per_prompt(seeds: int | Sequence[int], n_prompts: int) -> list[int]:

@@ -129,7 +129,7 @@ def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 
 
     Four evaluations of density instead of the six of central differences; differentiable in the field.
     """
-    corners = points.new_tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
+    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
     density = field.density((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
     return functional.normalize(-(density.T @ corners), dim=-1, eps=1e-8)
 
@@ -184,7 +184,7 @@ def render_volume(
     )
     forward = -cameras.world_from_camera[:, :3, 2].repeat_interleave(size * size, dim=0)
     cosine = (directions * forward).sum(dim=-1)[hit]
-    ray, channels, samples = _shade(field, packed, delta, cosine, directions[hit], normals=normals)
+    ray, channels, samples = _shade(field, packed, delta, cosine, directions[hit], hit, normals=normals)
     image = origins.new_zeros(origins.shape[0], 8).index_copy(0, hit[ray], channels)
     image = image.reshape(len(cameras), size, size, 8).permute(0, 3, 1, 2)
     return Rendering(rgb=image[:, :3], alpha=image[:, 3:4], depth=image[:, 4:5], normal=image[:, 5:], samples=samples)
@@ -244,6 +244,7 @@ def _shade(
     delta: float,
     cosine: Float[Tensor, "r"],
     directions: Float[Tensor, "r 3"],
+    pixel: Int[Tensor, "r"],
     *,
     normals: bool,
 ) -> tuple[Int[Tensor, "q"], Float[Tensor, "q 8"], RaySamples | None]:
@@ -261,8 +262,16 @@ def _shade(
     mean_depth = total[:, 4:5] / total[:, 3:4].clamp(min=1e-6)
     if normal is None:
         return ray, torch.cat([total[:, :4], mean_depth, torch.zeros_like(total[:, :3])], dim=-1), None
-    towards = directions.index_select(0, samples.ray)
-    kept = RaySamples(weight=weight, normal=normal, direction=towards, n_rays=len(ray))
+    kept = RaySamples(
+        pixel=pixel.index_select(0, samples.ray),
+        weight=weight,
+        rgb=rgb,
+        position=samples.points,
+        distance=samples.distance,
+        normal=normal,
+        direction=directions.index_select(0, samples.ray),
+        n_rays=len(ray),
+    )
     return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1), kept
 
 

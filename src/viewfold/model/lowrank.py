@@ -1,0 +1,76 @@
+"""Low-rank layers on a network's attention: a copy that shares its weights and learns by a few numbers of its own.
+
+    y = W x + b + B A x,    A of rank x inputs, normal;  B of outputs x rank, zero at first
+
+Source: LoRA (arXiv 2106.09685), equation 3, with alpha = rank.  Knows modules, nothing of what they are trained for;
+LoRA files that others trained are `weights/lora.py`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from viewfold.errors import InputError
+
+
+class LowRank(nn.Module):
+    """A linear layer plus a product of two small matrices, which are float32 whatever the layer is."""
+
+    def __init__(self, base: Any, *, rank: int, generator: torch.Generator | None = None) -> None:
+        """Put the two on `base`, which has `in_features`, `out_features` and a weight; A's deviation is 1 / rank."""
+        super().__init__()
+        self.base = base
+        device = next(base.parameters()).device
+        first = torch.randn(rank, base.in_features, generator=generator) / rank
+        self.down = nn.Parameter(first.to(device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+
+    def forward(self, x: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape m"]:
+        """Return the layer's answer with the change added."""
+        base = self.base(x)
+        change = nn.functional.linear(nn.functional.linear(x.to(self.down), self.down), self.up)
+        return base + change.to(base)
+
+
+def copy_with_low_rank(network: nn.Module, *, rank: int, generator: torch.Generator | None = None) -> nn.Module:
+    """Return a copy of a network whose attention and camera embedding have low-rank layers; it answers as before.
+
+    The copy shares every weight with the network, and changes none: only what `LowRank` adds is its own.
+
+    Args:
+        network: with diffusers' attention layers.
+        rank: at least 1.
+        generator: of the first values.
+
+    Raises:
+        InputError: a rank below 1, or a network without such layers.
+    """
+    if rank < 1:
+        raise InputError(f"`rank` must be at least 1; got {rank}.")
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    copied = copy.deepcopy(network, shared)
+
+    def put_on(layer: Any) -> LowRank:
+        return LowRank(layer, rank=rank, generator=generator)
+
+    attentions = [module for module in copied.modules() if isinstance(module, Attention)]
+    if not attentions:
+        raise InputError(
+            f"`network` must have attention layers of diffusers to learn by; {type(network).__name__} has none. "
+            "Take a score that needs no training, ASD() say."
+        )
+    for attention in attentions:
+        for name in ("to_q", "to_k", "to_v"):
+            setattr(attention, name, put_on(getattr(attention, name)))
+        attention.to_out[0] = put_on(attention.to_out[0])  # pyright: ignore[reportOptionalSubscript]
+    if isinstance(cameras := getattr(copied, "class_embedding", None), TimestepEmbedding):
+        for name in ("linear_1", "linear_2"):
+            setattr(cameras, name, put_on(getattr(cameras, name)))
+    return copied

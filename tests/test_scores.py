@@ -1,0 +1,385 @@
+"""Six losses on a prior of which all is known: gradients, inversions and fixed points by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from gaussian_prior import GaussianPrior
+from torch import Tensor
+
+from viewfold.camera import Cameras
+from viewfold.errors import InputError
+from viewfold.lifting.prior import Learnable, Learner, Prior
+from viewfold.lifting.score import ASD, ISM, SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
+from viewfold.lifting.score.inversion import invert, levels_up_to
+from viewfold.lifting.score.sdi import find_noise
+from viewfold.lifting.score.variational import Variational
+
+A = GaussianPrior.alphas_cumprod.tolist()
+MEANS: dict[str, Tensor | float] = {"mug": 0.7, "bad": -0.4, "": 0.1}
+SHAPE = (2, 4, 3, 2, 2)
+B_V = 8
+GUIDANCE = 3.0
+MUG, BAD = 0.7, -0.4
+GUIDED = BAD + GUIDANCE * (MUG - BAD)
+"""What guidance makes of the two means, for a prior with one deviation."""
+
+
+def latents(seed: int = 0) -> Tensor:
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x.requires_grad_()
+
+
+def gradient(
+    score: Score, prior: GaussianPrior, x: Tensor, t: int, *, guidance: float = GUIDANCE, seed: int = 5
+) -> Tensor:
+    """Return the gradient of one step on the latents, with the same noise each time."""
+    loss = begin(
+        score,
+        prior=prior,
+        prompts=["mug"] * len(x),
+        negatives=["bad"] * len(x),
+        guidance=guidance,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    (found,) = torch.autograd.grad(loss(x, cameras=None, t=torch.full((len(x),), t)), x)
+    return found
+
+
+def drawn(seed: int = 5) -> Tensor:
+    """Return the noise of the first step of `gradient`."""
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def climb(prior: GaussianPrior, x: Tensor, levels: list[int], mean: float) -> tuple[Tensor, Tensor]:
+    """Follow DDIM's equation from level to level, written out; return where it ends and the last noise."""
+    noise = x
+    for s, t in zip(levels, levels[1:], strict=False):
+        noise = prior.noise(x, s, mean)
+        x = math.sqrt(A[t] / A[s]) * (x - math.sqrt(1 - A[s]) * noise) + math.sqrt(1 - A[t]) * noise
+    return x, noise
+
+
+def test_the_fakes_keep_to_the_protocols() -> None:
+    prior = GaussianPrior(MEANS)
+    assert isinstance(prior, Prior) and isinstance(prior, Learnable) and isinstance(prior.learner(rank=1), Learner)
+
+
+# Inversion ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_an_inversion_by_hand() -> None:
+    """x = 2 at alpha_bar 0.64 holds noise 1: clean (2 - 0.6) / 0.8 = 1.75; at 0.36 that is 0.6 x 1.75 + 0.8 = 1.85."""
+    x = torch.full((1, 1, 1, 1, 1), 2.0, dtype=torch.float64)
+    levels = [torch.tensor([0]), torch.tensor([1])]
+    asked = []
+
+    def one(x: Tensor, t: Tensor) -> Tensor:
+        asked.append((x.item(), t.tolist()))
+        return torch.ones_like(x)
+
+    schedule = torch.tensor([0.64, 0.36], dtype=torch.float64)
+    found = invert(x, levels, predict=one, alphas_cumprod=schedule)
+    assert found.noisy.item() == pytest.approx(1.85) and found.noise.item() == 1 and asked == [(2.0, [0])]
+    # eta 0.5: variance (1 - 0.64) / (1 - 0.36) (1 - 0.36 / 0.64) = 0.5625 x 0.4375
+    fresh = invert(x, levels, predict=one, alphas_cumprod=schedule, eta=0.5, generator=torch.Generator().manual_seed(3))
+    z = torch.randn(1, generator=torch.Generator().manual_seed(3)).item()
+    assert fresh.noisy.item() == pytest.approx(1.85 + 0.5 * math.sqrt(0.5625 * 0.4375) * z)
+
+
+def test_levels_rise_evenly_and_each_object_stops_at_its_own() -> None:
+    assert [each.tolist() for each in levels_up_to(torch.tensor([250, 90]), stride=100)] == [
+        [0, 0], [100, 90], [200, 90], [250, 90],
+    ]  # fmt: skip
+    assert [each.tolist() for each in levels_up_to(torch.tensor([200]), stride=100)] == [[0], [100], [200]]
+    assert [each.tolist() for each in levels_up_to(torch.tensor([0]), stride=100)] == [[0], [0]]
+    with pytest.raises(InputError, match="stride"):
+        levels_up_to(torch.tensor([10]), stride=0)
+
+
+def test_an_object_that_has_arrived_waits_for_the_others() -> None:
+    prior, x = GaussianPrior(MEANS), latents().detach()
+    levels = levels_up_to(torch.tensor([430, 90]), stride=100)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        return prior.noise(x, t, MUG)
+
+    both = invert(x, levels, predict=predict, alphas_cumprod=prior.alphas_cumprod).noisy
+    torch.testing.assert_close(both[0], climb(prior, x, [0, 100, 200, 300, 400, 430], MUG)[0][0])
+    torch.testing.assert_close(both[1], climb(prior, x, [0, 90], MUG)[0][1])
+
+
+def test_an_inversion_follows_the_exact_path_the_closer_the_finer() -> None:
+    """On a Gaussian the flow keeps each number's place in it: (x_t - sqrt(a_t) m) / deviation_t never changes."""
+    prior, x, t = GaussianPrior(MEANS, std=0.5), latents().detach(), 600
+    spread = [math.sqrt(a * 0.25 + 1 - a) for a in A]
+    exact = math.sqrt(A[t]) * MUG + spread[t] / spread[0] * (x - math.sqrt(A[0]) * MUG)
+    errors = []
+    for stride in (100, 10, 1):
+        levels = levels_up_to(torch.full((2,), t), stride=stride)
+        found = invert(x, levels, predict=lambda x, t: prior.noise(x, t, MUG), alphas_cumprod=prior.alphas_cumprod)
+        errors.append(float((found.noisy - exact).abs().max()))
+    assert errors[2] < 0.03 and errors[0] > 5 * errors[1] > 25 * errors[2], "first order"
+
+
+# One closed form each -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [120, 500, 870])
+def test_reconstruction_and_sds_of_a_prior_that_is_sure(t: int) -> None:
+    """x0 is what it believes, whatever the noise: x - m, and for SDS sqrt(a (1 - a)) (x - m)."""
+    prior, x = GaussianPrior(MEANS, std=0.0), latents()
+    wanted = (x.detach() - GUIDED) / B_V
+    torch.testing.assert_close(gradient(Reconstruction(rescale=0.0), prior, x, t), wanted)
+    torch.testing.assert_close(gradient(SDS(), prior, x, t), math.sqrt(A[t] * (1 - A[t])) * wanted)
+
+
+@pytest.mark.parametrize("t", [120, 500, 870])
+def test_sdi_is_the_reconstruction_with_the_noise_of_its_own_inversion(t: int) -> None:
+    """By hand: up in tenths of the schedule with guidance 2 - g, then the guided x0 at the end of that path."""
+    prior, x = GaussianPrior(MEANS), latents()
+    upwards = BAD + (2 - GUIDANCE) * (MUG - BAD)
+    end, _ = climb(prior, x.detach(), [*range(0, t, 100), t], upwards)
+    clean = (end - math.sqrt(1 - A[t]) * prior.noise(end, t, GUIDED)) / math.sqrt(A[t])
+    found = gradient(SDI(eta=0.0), prior, x, t)
+    torch.testing.assert_close(found, (x.detach() - clean) / B_V)
+    assert torch.equal(found, gradient(SDI(eta=0.0), prior, x, t, seed=6)), "nothing is drawn"
+    assert [texts for texts, *_ in prior.calls] == [["mug", "mug", "bad", "bad"]] * len(prior.calls)
+    ends, _ = climb(prior, x.detach(), [*range(0, t, 250), t], BAD + 0.5 * (MUG - BAD))
+    clean = (ends - math.sqrt(1 - A[t]) * prior.noise(ends, t, GUIDED)) / math.sqrt(A[t])
+    settings = SDI(eta=0.0, steps=4, inversion_guidance=0.5)
+    torch.testing.assert_close(gradient(settings, prior, x, t), (x.detach() - clean) / B_V)
+
+
+def test_the_noise_that_sdi_finds_brings_the_latents_to_the_end_of_the_path() -> None:
+    prior, x, t = GaussianPrior(MEANS), latents().detach(), torch.full((2,), 640)
+    told: dict[str, Any] = {"prior": prior, "condition": ["mug", "mug", "bad", "bad"], "cameras": None}
+    noise = find_noise(x, **told, t=t, guidance=1.0, settings=SDI(eta=0.0))
+    end, _ = climb(prior, x, [0, 100, 200, 300, 400, 500, 600, 640], MUG)
+    torch.testing.assert_close(math.sqrt(A[640]) * x + math.sqrt(1 - A[640]) * noise, end)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    one, two = (find_noise(x, **told, t=t, guidance=1.0, settings=SDI(), generator=g) for g in generators)
+    assert 0 < float((one - two).std()) < 0.5 * float(noise.std()), "by default a little is drawn"
+
+
+def test_sdi_with_rescale_has_the_contrast_of_the_unguided_prediction() -> None:
+    prior = GaussianPrior({"mug": torch.tensor([1.0, 3.0]), "bad": torch.tensor([-1.0, -3.0])}, std=0.0)
+    x = latents()
+    clean = x.detach() - B_V * gradient(SDI(rescale=1.0), prior, x, 500)
+    wanted = torch.tensor([1.0, 3.0], dtype=torch.float64).expand(SHAPE)
+    torch.testing.assert_close(clean.std((1, 2, 3, 4)), wanted.std((1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize(("t", "below"), [(60, [0, 0]), (300, [0, 200, 220]), (480, [0, 200, 400])])
+def test_ism_compares_the_two_ends_of_an_interval_on_a_path_without_text(t: int, below: list[int]) -> None:
+    prior, x = GaussianPrior(MEANS), latents()
+    start = math.sqrt(A[0]) * x.detach() + math.sqrt(1 - A[0]) * drawn()
+    end, before = climb(prior, start, [*below, t], BAD)
+    weight = math.sqrt((1 - A[t]) / A[t])
+    found = gradient(ISM(), prior, x, t)
+    torch.testing.assert_close(found, weight * (prior.noise(end, t, GUIDED) - before) / B_V)
+    assert [texts for texts, *_ in prior.calls] == [["bad"] * 2] * len(below) + [["mug"] * 2 + ["bad"] * 2]
+    assert [levels[0] for _, levels, _ in prior.calls] == [*below, t]
+    end, before = climb(prior, start, [0, t - 50, t], BAD)
+    torch.testing.assert_close(
+        gradient(ISM(interval=0.05, stride=1.0), prior, x, t),
+        weight * (prior.noise(end, t, GUIDED) - before) / B_V,
+    )
+
+
+def test_ism_of_a_prior_that_is_sure_is_the_difference_of_the_texts_alone() -> None:
+    """It sees the same noise all along a path, so x drops out: g (mean without text - mean with it)."""
+    found = gradient(ISM(), GaussianPrior(MEANS, std=0.0), latents(), 400)
+    torch.testing.assert_close(found, torch.full(SHAPE, GUIDANCE * (BAD - MUG) / B_V, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("t", "later"), [(10, 10), (20, 20), (520, 570), (527, 577), (990, 999)])
+def test_asd_compares_with_the_text_alone_a_little_later(t: int, later: int) -> None:
+    """Hand-worked shift: t + floor(0.1 (t - 20)); the noise drops out for a prior that is sure."""
+    assert ASD().later(torch.tensor([t]), n_levels=1000).tolist() == [later]
+    prior, x = GaussianPrior(MEANS, std=0.0), latents()
+    ratio = [math.sqrt(a / (1 - a)) for a in (A[t], A[later])]
+    wanted = (1 - A[t]) * (ratio[0] * (x.detach() - GUIDED) - ratio[1] * (x.detach() - MUG)) / B_V
+    torch.testing.assert_close(gradient(ASD(), prior, x, t), wanted)
+    ((texts, levels, _),) = prior.calls
+    assert texts == ["mug", "mug", "bad", "bad", "mug", "mug"] and levels == [t, t, t, t, later, later]
+
+
+def test_asd_without_shift_is_what_guidance_adds() -> None:
+    prior, x, t = GaussianPrior(MEANS), latents(), 500
+    noisy = math.sqrt(A[t]) * x.detach() + math.sqrt(1 - A[t]) * drawn()
+    wanted = (1 - A[t]) * (prior.noise(noisy, t, GUIDED) - prior.noise(noisy, t, MUG)) / B_V
+    torch.testing.assert_close(gradient(ASD(shift=0.0), prior, x, t), wanted)
+    assert ASD(shift=0.5, lowest=0.4).later(torch.tensor([500, 300]), n_levels=1000).tolist() == [550, 300]
+
+
+# VSD ------------------------------------------------------------------------------------------------------------------
+
+
+def begin_vsd(prior: GaussianPrior, **settings: Any) -> Variational:
+    return Variational(
+        VSD(**settings),
+        prior=prior,
+        prompts=["mug"] * 2,
+        negatives=["bad"] * 2,
+        guidance=GUIDANCE,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def test_vsd_begins_with_what_guidance_adds() -> None:
+    """The copy has learnt nothing yet, so it is the prior with the text alone."""
+    x = latents()
+    begun, same = gradient(VSD(), GaussianPrior(MEANS), x, 500), gradient(ASD(shift=0.0), GaussianPrior(MEANS), x, 500)
+    torch.testing.assert_close(begun, same)
+
+
+def test_a_copy_that_has_learnt_the_renders_leaves_the_way_to_the_mean() -> None:
+    """Of renders that are all x it learns the mean x; then VSD is (1 - a) sqrt(a (1 - a)) (x - m) / variance."""
+    prior, t = GaussianPrior(MEANS), 500
+    x = torch.full(SHAPE, -1.3, dtype=torch.float64).requires_grad_()
+    run = begin_vsd(prior, learning_rate=0.02)
+    losses = [run.train(x.detach(), cameras=None) for _ in range(400)]
+    shift = prior.learners[0].shift
+    assert float(shift.detach()) == pytest.approx(-1.3 - MUG, abs=0.03) and sum(losses[-50:]) < 0.5 * sum(losses[:50])
+    loss = run.loss(x, cameras=None, t=torch.full((2,), t), noise=drawn())
+    (found,) = torch.autograd.grad(loss, x)
+    variance = A[t] * 0.25 + 1 - A[t]
+    wanted = (1 - A[t]) * math.sqrt(A[t] * (1 - A[t])) * (x.detach() - GUIDED) / variance / B_V
+    torch.testing.assert_close(found, wanted, rtol=0.03, atol=0)
+
+
+def test_a_step_of_the_copys_training_by_hand() -> None:
+    """The loss is the mean squared error of its noise, t uniform over all levels; AdamW's first step is its rate."""
+    prior, x = GaussianPrior(MEANS), torch.full(SHAPE, 2.0, dtype=torch.float64)
+    run = begin_vsd(prior, learning_rate=0.125, rank=3)
+    (learner,) = prior.learners
+    found = run.train(x, cameras=Cameras.orbit(4))
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randint(1000, (2,), generator=generator)
+    noise = torch.randn(SHAPE, generator=generator).double()
+    a = prior.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
+    wanted = (prior.noise(a.sqrt() * x + (1 - a).sqrt() * noise, t, MUG) - noise).square().mean()
+    assert found == pytest.approx(float(wanted))
+    assert float(learner.shift.detach()) == pytest.approx(0.125) and learner.rank == 3, "towards 2 - 0.7"
+    ((texts, levels, cameras),) = learner.calls
+    assert texts == ["mug", "mug"] and levels == t.tolist() and cameras is not None and len(cameras) == 4
+    assert prior.calls == [], "the prior itself is not asked, nor changed"
+
+
+def test_the_copy_is_asked_first_and_then_trained_on_the_same_latents() -> None:
+    prior, x, cameras = GaussianPrior(MEANS), latents(), Cameras.orbit(4)
+    run = begin_vsd(prior, updates=3)
+    run.loss(x, cameras=cameras, t=torch.tensor([300, 300]), noise=drawn())
+    (learner,) = prior.learners
+    assert len(learner.calls) == 4 and learner.calls[0][1] == [300, 300]
+    assert all(told is cameras for *_, told in learner.calls) and x.grad is None
+    spread = begin_vsd(GaussianPrior(MEANS))
+    for _ in range(100):
+        spread.train(x.detach(), cameras=None)
+    (learner,) = spread.prior.learners  # type: ignore[attr-defined]
+    levels = [t for _, drawn, _ in learner.calls for t in drawn]
+    assert min(levels) < 50 and max(levels) > 950
+
+
+def test_latents_that_are_not_finite_teach_nothing() -> None:
+    prior = GaussianPrior(MEANS)
+    run = begin_vsd(prior)
+    loss = run.loss(latents() * float("nan"), cameras=None, t=torch.tensor([300, 300]), noise=drawn())
+    assert not bool(loss.isfinite()) and float(prior.learners[0].shift.detach()) == 0
+
+
+# All of them ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_the_value_of_a_loss_is_half_its_squared_gradient(score: Score) -> None:
+    """As released; a mean over b v, so that neither more views nor more objects pull harder on each."""
+    x = latents()
+    generator = torch.Generator().manual_seed(0)
+    told: dict[str, Any] = {"prompts": ["mug"] * 2, "negatives": ["bad"] * 2, "guidance": 3.0, "generator": generator}
+    loss = begin(score, prior=GaussianPrior(MEANS), **told)(x, cameras=None, t=torch.tensor([400, 400]))
+    (found,) = torch.autograd.grad(loss, x)
+    assert loss.item() == pytest.approx(0.5 * B_V * float(found.square().sum()))
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_every_score_tells_cameras_for_each_row_and_holds_the_prior_constant(score: Score) -> None:
+    """Cameras that objects share are told once, their own as many times as there are rows of objects."""
+    for cameras in (Cameras.orbit(4), Cameras.orbit(8)):
+        prior = GaussianPrior(MEANS)
+        told: dict[str, Any] = {"prompts": ["mug"] * 2, "negatives": ["bad"] * 2, "guidance": 3.0}
+        begin(score, prior=prior, **told)(latents(), cameras=cameras, t=torch.tensor([400, 400]))
+        for texts, _, seen in prior.calls:
+            assert seen is not None
+            position = seen.per_object(len(texts), 4).position.reshape(-1, 2 if len(cameras) == 8 else 1, 4, 3)
+            assert len(seen) == (4 if len(cameras) == 4 else 4 * len(texts))
+            assert torch.equal(position, cameras.position.reshape(1, -1, 4, 3).expand_as(position))
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_guidance_and_the_negative_prompt_reach_every_score(score: Score) -> None:
+    x = latents()
+    base = gradient(score, GaussianPrior(MEANS), x, 400)
+    assert not torch.allclose(base, gradient(score, GaussianPrior(MEANS), x, 400, guidance=4.0))
+    assert not torch.allclose(base, gradient(score, GaussianPrior(MEANS | {"bad": -0.5}), x, 400))
+    assert not torch.allclose(base, gradient(score, GaussianPrior(MEANS | {"mug": 0.8}), x, 400))
+
+
+@pytest.mark.parametrize(
+    ("score", "guidance", "goal"),
+    [
+        (Reconstruction(rescale=0.0), 3.0, GUIDED),
+        (SDS(), 3.0, GUIDED),
+        (SDI(), 1.0, MUG),
+        (ASD(), 1.0, MUG),
+        (VSD(learning_rate=0.05), 3.0, GUIDED),
+    ],
+    ids=["reconstruction", "sds", "sdi", "asd", "vsd"],
+)
+def test_descent_ends_at_the_mean_that_the_prior_believes_in(score: Score, guidance: float, goal: float) -> None:
+    """The fixed point: the guided mean.  ISM has none on a Gaussian: it pulls along the texts' difference alone."""
+    x = torch.full((1, 4, 3, 2, 2), -2.0, dtype=torch.float64).requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    told: dict[str, Any] = {"prompts": ["mug"], "negatives": ["bad"], "guidance": guidance, "generator": generator}
+    loss = begin(score, prior=GaussianPrior(MEANS), **told)
+    optimizer, found = torch.optim.Adam([x], lr=0.05), []
+    steps = 200 if isinstance(score, SDI) else 400  # it inverts in each
+    for step in range(steps):
+        optimizer.zero_grad()
+        t = torch.randint(200, 700, (1,), generator=generator)
+        loss(x, cameras=None, t=t).backward()
+        optimizer.step()
+        found += [float(x.detach().mean())] if step >= 0.7 * steps else []
+    assert sum(found) / len(found) == pytest.approx(goal, abs=0.1)
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
+def test_a_nan_from_the_prior_is_seen_in_every_loss(score: Score) -> None:
+    prior = GaussianPrior(MEANS | {"mug": float("nan")})
+    told: dict[str, Any] = {"prompts": ["mug"], "negatives": ["bad"], "guidance": 3.0}
+    assert not begin(score, prior=prior, **told)(latents()[:1], cameras=None, t=torch.tensor([300])).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: SDI(steps=0), "steps"),
+        (lambda: SDI(eta=-0.1), "eta"),
+        (lambda: SDI(rescale=1.5), "rescale"),
+        (lambda: SDI(inversion_guidance=float("inf")), "inversion_guidance"),
+        (lambda: ISM(interval=0.0), "interval"),
+        (lambda: ISM(stride=1.5), "stride"),
+        (lambda: ASD(shift=-0.1), "shift"),
+        (lambda: ASD(lowest=1.1), "lowest"),
+        (lambda: VSD(rank=0), "rank"),
+        (lambda: VSD(updates=0), "updates"),
+        (lambda: VSD(learning_rate=0.0), "learning_rate"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(make, name: str) -> None:
+    with pytest.raises(InputError, match=f"`{name}`"):
+        make()
