@@ -1,7 +1,7 @@
 """A representation: density and colour of a hash encoding through two small networks; MVDream's own.
 
     features = encoding(point)                                          scene/hashgrid.py
-    density  = density_scale softplus(network(features) + blob (1 - |point| / blob_radius))
+    density  = density_scale softplus(network(features) + blob(point))          blob: what it began from, if anything
     colour   = sigmoid(network(features))
 
 As threestudio's implicit volume, which MVDream was released with (`RELEASED`).  `HashField` is a `Field` for the
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.blob import BLOB_SLOPE, Blob
 from viewfold.scene.field import BOX_RADIUS, lattice
 from viewfold.scene.hashgrid import HashEncoding, HashSettings, LevelGrowth
 from viewfold.scene.occupancy import look_again, occupied
@@ -31,6 +32,7 @@ from viewfold.scene.representation import Solid
 from viewfold.scene.surface import SurfaceResult, extract_surface
 from viewfold.scene.texture import surface_color
 from viewfold.scene.volume import SCENE_RADIUS, OccupancyGrid, density_normal, render_volume
+from viewfold.scene.voxel import checked_detail
 
 TABLE_SHARE, NETWORK_SHARE = 0.1, 0.01
 """Shares of the learning rate: at 0.1 the table's is 0.01 and the networks' 0.001, as released."""
@@ -44,8 +46,8 @@ EMPTY, SOLID = -8.0, 3.0
 GAIN = 8.0
 """How much a feature of size one means to what softplus is taken of, in a first guess; to a logit of colour, half."""
 
-GUESS = 48
-"""Cells along each axis of the finest level that a first guess is written to."""
+LEAST_LEVELS = 3
+"""Levels that no share of the detail goes below; none of them is hashed, so that they can hold a first guess."""
 
 FIRST_LOOKS = 8
 """Looks at the cells that the first refresh takes: a plate across an axis is found if a quarter of a cell thick."""
@@ -65,12 +67,6 @@ class HashGridSettings:
     """Density per unit length where softplus is 1.  threestudio's is 1 per unit of its own, two of which are one of
     ours, so 2 here (`RELEASED`); from views a fit is faster with the voxel grid's."""
 
-    blob: float = 0.0
-    """What is added at the centre before softplus; MVDream's `blob_magic3d` is 10."""
-
-    blob_radius: float = 0.25
-    """Where that crosses zero; MVDream's 0.5 in threestudio's unit, whose scene has radius 1 where ours has 0.5."""
-
     normals: Literal["analytic", "differences"] = "analytic"
     """From the derivative of density by the chain rule, or by finite differences."""
 
@@ -89,8 +85,6 @@ class HashGridSettings:
     def __post_init__(self) -> None:
         ranges = (
             ("density_scale", 1e-3, 1e4),
-            ("blob", 0.0, 100.0),
-            ("blob_radius", 1e-3, 10.0),
             ("samples", 8, 1024),
             ("cells", 4, 128),
             ("decay", 0.0, 1.0),
@@ -100,37 +94,52 @@ class HashGridSettings:
                 raise InputError(f"`{name}` must lie between {low} and {high}; got {getattr(self, name)}.")
         if self.normals not in ("analytic", "differences"):
             raise InputError(f'`normals` must be "analytic" or "differences"; got "{self.normals}".')
-        if self.encoding.features < 2 or self.encoding.levels < 3 or self.encoding.lattices()[2].hashed:
+        plain = sum(not lattice.hashed for lattice in self.encoding.lattices())
+        if self.encoding.features < 2 or plain < LEAST_LEVELS:
             raise InputError(
-                "`encoding` must have two features at least, and three levels that are not hashed; got "
-                f"{self.encoding}. Raise `log2_rows`, or lower `base`."
+                f"`encoding` must have 2 features or more, and {LEAST_LEVELS} levels or more that are not hashed; got "
+                f"{self.encoding.features} and {plain}. Raise `log2_rows`, or lower `base`."
+            )
+        if self.level_growth is not None and self.level_growth.start < LEAST_LEVELS:
+            raise InputError(
+                f"`level_growth` must start with {LEAST_LEVELS} levels or more; got {self.level_growth.start}."
             )
 
     def levels(self, detail: float) -> int:
-        """Return the number of levels at a share of the detail: that share of them, but three at least."""
-        return max(3, math.ceil(self.encoding.levels * detail))
+        """Return the number of levels at a share of the detail: that share of them, rounded up."""
+        return max(LEAST_LEVELS, math.ceil(self.encoding.levels * detail))
 
     def begin(self, solid: Solid, *, detail: float = 1.0, device: torch.device | str = "cpu") -> HashField:
-        """Return a hash grid that holds the first guess, without an optimisation; see `HashField.write`."""
-        made = HashField(self)
-        made.detail = _checked(detail)
+        """Return a hash grid that holds the first guess, without an optimisation; see `HashField.write`.
+
+        A `Blob` stays what it is, beside networks that begin with nothing, as threestudio's `density_bias` does.
+        """
+        made = HashField(self, blob=solid if isinstance(solid, Blob) else None)
+        made.detail = checked_detail(detail)
         made.encoding.resize(self.levels(detail))
         made = made.to(device)
-        made.write(solid)
+        if made.blob is None:
+            made.write(solid)
         return made
 
 
-RELEASED = HashGridSettings(density_scale=2.0, blob=10.0, samples=325)
+RELEASED = HashGridSettings(density_scale=2.0, samples=325)
 """MVDream's, as released (mvdream-sd21.yaml): a step is 1.732 x 2 / 512 of threestudio's units, 0.0034 of ours."""
 
 
 class HashField(nn.Module):
     """A hash encoding, and a network each for density and for colour."""
 
-    def __init__(self, settings: HashGridSettings | None = None) -> None:
-        """Make the blob of the settings, grey; empty fog of density 0.7 `density_scale` if they have none."""
+    def __init__(self, settings: HashGridSettings | None = None, *, blob: Blob | None = None) -> None:
+        """Make a grey blob, or else a fog all over that `write` is to replace.
+
+        Args:
+            settings: None: the usual ones.
+            blob: added to what softplus is taken of, for good.  Its radius is 0.25 of our units for MVDream, whose 0.5
+                is in threestudio's: there the scene has radius 1, here 0.5.
+        """
         super().__init__()
-        self.settings = settings or HashGridSettings()
+        self.settings, self.blob = settings or HashGridSettings(), blob
         self.encoding = HashEncoding(self.settings.encoding)
         width = self.settings.encoding.levels * self.settings.encoding.features
         self.for_density, self.for_color = Perceptron(width, 1, seed=1), Perceptron(width, 3, seed=2)
@@ -166,9 +175,8 @@ class HashField(nn.Module):
             return *self(points), density_normal(self, points)
         features, slope = self.encoding.with_slope(_in_cube(points))
         value, gradient = self.for_density.with_slope(features, slope / (2 * BOX_RADIUS))
-        if self.settings.blob:
-            outwards = functional.normalize(points.detach(), dim=-1)
-            gradient = gradient - self.settings.blob / self.settings.blob_radius * outwards
+        if self.blob is not None:
+            gradient = gradient - BLOB_SLOPE / self.blob.radius * functional.normalize(points.detach(), dim=-1)
         normal = functional.normalize(-gradient, dim=-1, eps=1e-8)
         return self._activate(value, points), self.for_color(features).sigmoid(), normal
 
@@ -180,16 +188,16 @@ class HashField(nn.Module):
         Hidden units pass the sum of a role's features through, so that one level holds the guess, exact at its nodes,
         and the others what is to be learned beside it.
         """
-        roles = [self._slots(role) for role in range(4)]
+        roles, n_features = [self._slots(role) for role in range(4)], self.settings.encoding.features
         self.for_density.pass_through(roles[:1], GAIN)
         self.for_color.pass_through(roles[1:], GAIN / 2)
         for role, slots in enumerate(roles):
-            level, k = max(divmod(slot, self.settings.encoding.features) for slot in slots if self._is_plain(slot))
+            level, k = max(divmod(slot, n_features) for slot in slots if slot < LEAST_LEVELS * n_features)
             held = self.encoding.lattices[level]
             points = lattice(held.resolution + 1, device=self.device)
             inside, rgb = solid(points)
             if role == 0:
-                wanted = (EMPTY + (SOLID - EMPTY) * inside - self._blob(points)) / GAIN
+                wanted = (EMPTY + (SOLID - EMPTY) * inside) / GAIN
             else:
                 wanted = rgb[:, role - 1].clamp(0.02, 0.98).logit() / (GAIN / 2)
             self.encoding.table[k, held.first : held.first + held.rows] = wanted
@@ -202,12 +210,6 @@ class HashField(nn.Module):
         if role == 0:
             return [slot for slot in slots if slot % n_features == 0]
         return [slot for slot in slots if slot % n_features][role - 1 :: 3]
-
-    def _is_plain(self, slot: int) -> bool:
-        """Return whether a feature's level is active, not hashed, and no finer than a first guess deserves."""
-        level = slot // self.settings.encoding.features
-        held = self.encoding.lattices[level]
-        return level < self.encoding.active and not held.hashed and (level < 3 or held.resolution <= GUESS)
 
     # What the flows see: see `Representation` for what each promises.
 
@@ -258,7 +260,7 @@ class HashField(nn.Module):
 
     def set_detail(self, share: float) -> None:
         """Hold a share of the levels, the coarse ones, and take that share of the samples."""
-        self.detail = _checked(share)
+        self.detail = checked_detail(share)
         if self.settings.levels(share) != self.encoding.held:
             self.encoding.resize(self.settings.levels(share))
         self._show_levels()
@@ -302,22 +304,12 @@ class HashField(nn.Module):
         held = self.encoding.held
         self.encoding.active = held if growth is None else min(held, growth.at(self.steps))
 
-    def _blob(self, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
-        """Return blob (1 - |point| / blob_radius)."""
-        return self.settings.blob * (1 - points.norm(dim=-1) / self.settings.blob_radius)
-
     def _activate(self, value: Float[Tensor, "p"], points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
-        if self.settings.blob:
-            value = value + self._blob(points)
+        if self.blob is not None:
+            value = value + self.blob.logit(points)
         inside = points.detach().abs().amax(dim=-1) <= BOX_RADIUS
         return self.settings.density_scale * functional.softplus(value) * inside
 
 
 def _in_cube(points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
     return (points / BOX_RADIUS + 1) / 2
-
-
-def _checked(detail: float) -> float:
-    if not 0 < detail <= 1:
-        raise InputError(f"`detail` must lie above 0, and be 1 at most; got {detail}.")
-    return detail
