@@ -21,12 +21,20 @@ from viewfold.lifting.score import ASD, SDI, SDS, Reconstruction, Score
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridField, GridSettings
+from viewfold.scene.hashfield import HashGridSettings
+from viewfold.scene.hashgrid import HashSettings
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation, RepresentationSettings
 from viewfold.scene.sdf import SdfSettings
 from viewfold.scene.volume import render_volume
 
-KINDS = [GridSettings(resolution=24, samples=24), SdfSettings(resolution=24, samples=24), SphereSettings()]
+SMALL = HashSettings(levels=6, log2_rows=14, base=8)
+KINDS = [
+    GridSettings(resolution=24, samples=24),
+    SdfSettings(resolution=24, samples=24),
+    HashGridSettings(encoding=SMALL, samples=24),
+    SphereSettings(),
+]
 CAMERAS = Cameras.orbit(2)
 
 
@@ -119,7 +127,7 @@ def test_a_guard_needs_no_more_than_the_protocol(made: Representation) -> None:
     """Each group keeps its own share of the rate; what goes wrong comes back, and not for ever."""
     kept = made.snapshot()
     guard = Guard(made, coverage=0.2, learning_rate=0.1)
-    own = [group["lr"] for group in made.groups(0.1)]
+    own = [group["lr"] for group in made.groups(0.1) for _ in group["params"]]
     before = [p.detach().clone() for p in parameters(made)]
     assert guard.step(sum((p.sum() for p in parameters(made)), torch.zeros(())), coverage=0.2, decay=0.5)
     for old, p, rate in zip(before, parameters(made), own, strict=True):

@@ -136,17 +136,17 @@ def _slope(
 
 
 def _spread(
-    gradient: Float[Tensor, "p"], slope: Float[Tensor, "3 p"] | None, side: Float[Tensor, "3 2 p"], resolution: int
-) -> Float[Tensor, "2 2 2 p"]:
+    gradient: Float[Tensor, "p"], slope: Float[Tensor, "3 p"] | None, share: Float[Tensor, "3 p"], resolution: int
+) -> Float[Tensor, "q"]:
     """Return what a gradient of the value, and of its slope per side of the cube, means for each corner."""
-    x, y, z = side
+    x, y, z = torch.stack([1 - share, share], dim=1)
     spread = (gradient * z)[:, None, None] * (y[:, None] * x)
     if slope is not None:
-        sign = torch.tensor([-resolution, resolution]).to(side)[:, None]
+        sign = torch.tensor([-resolution, resolution]).to(share)[:, None]
         spread = spread + (slope[0] * z)[:, None, None] * (y[:, None] * sign)
         spread = spread + (slope[1] * z)[:, None, None] * (sign[:, None] * x)
         spread = spread + (slope[2] * sign)[:, None, None] * (y[:, None] * x)
-    return spread
+    return spread.reshape(-1)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -172,26 +172,23 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, slope: Tensor | None = None) -> Any:
-        saved, lattices, n_features = list(ctx.saved_tensors), ctx.lattices, ctx.shape[0]
+        saved, n_features = list(ctx.saved_tensors), ctx.shape[0]
         at, table = (saved.pop(0), saved.pop(0)) if ctx.needs_input_grad[0] else (None, None)
-        planar = gradient.T.reshape(len(lattices), n_features, -1).contiguous()
+        planar = gradient.T.reshape(len(ctx.lattices), n_features, -1).contiguous()
         slopes = None if slope is None else slope.permute(2, 1, 0).reshape(*planar.shape[:2], 3, -1).contiguous()
-        for_at = None if at is None else torch.zeros_like(at)
         for_table = gradient.new_zeros(ctx.shape) if ctx.needs_input_grad[1] else None
-        for i, lattice in enumerate(lattices):
+        for_at = None if at is None else at.new_zeros(3, len(at))
+        for i, lattice in enumerate(ctx.lattices):
             row, share = saved[2 * i], saved[2 * i + 1]
             rows = slice(lattice.first, lattice.first + lattice.rows)
-            if for_table is not None:
-                side, long = torch.stack([1 - share, share], dim=1), row.long()
-                for k in range(n_features):
-                    spread = _spread(planar[i, k], None if slopes is None else slopes[i, k], side, lattice.resolution)
-                    for_table[k, rows].scatter_add_(0, long, spread.reshape(-1))
-            if for_at is not None and table is not None:
-                for k in range(n_features):
+            for k in range(n_features):
+                if for_table is not None:
+                    spread = _spread(planar[i, k], None if slopes is None else slopes[i, k], share, lattice.resolution)
+                    for_table[k, rows].scatter_add_(0, row.long(), spread)
+                if for_at is not None and table is not None:
                     corner = table[k, rows].index_select(0, row).view(2, 2, 2, -1)
                     along_x, along_y, _ = _blend(corner, share)
-                    slope_here = _slope(corner, along_x, along_y, share) * lattice.resolution
-                    for_at += (slope_here * planar[i, k]).T
-        if for_at is not None:
-            for_at = for_at * ((at >= 0) & (at <= 1))
+                    for_at += planar[i, k] * lattice.resolution * _slope(corner, along_x, along_y, share)
+        if for_at is not None and at is not None:
+            for_at = for_at.T * ((at >= 0) & (at <= 1))
         return for_at, for_table, None, None
