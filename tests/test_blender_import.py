@@ -20,7 +20,8 @@ LOOK = """
 import json, sys, bpy
 bpy.ops.wm.read_factory_settings(use_empty=True)
 path = sys.argv[-1]
-{"obj": bpy.ops.wm.obj_import, "glb": bpy.ops.import_scene.gltf, "ply": bpy.ops.wm.ply_import}[path[-3:]](filepath=path)
+{"obj": bpy.ops.wm.obj_import, "glb": bpy.ops.import_scene.gltf, "ply": bpy.ops.wm.ply_import,
+ "stl": bpy.ops.wm.stl_import, "sdz": bpy.ops.wm.usd_import}[path[-3:]](filepath=path)
 told = []
 for found in bpy.data.objects:
     if found.type != "MESH":
@@ -59,10 +60,12 @@ def ball() -> Mesh:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("suffix", ["obj", "glb", "ply"])
+@pytest.mark.parametrize("suffix", ["obj", "glb", "ply", "stl", "usdz"])
 def test_blender_sees_a_smooth_upright_coloured_ball(suffix: str, tmp_path: Path) -> None:
     if not (program := os.environ.get(PROGRAM)):
         pytest.skip(f"{PROGRAM} names no Python with bpy")
+    if suffix == "usdz":
+        pytest.importorskip("pxr")
     mesh = ball()
     path = save_mesh(mesh, tmp_path / f"ball.{suffix}")
     (tmp_path / "look.py").write_text(LOOK)
@@ -70,16 +73,16 @@ def test_blender_sees_a_smooth_upright_coloured_ball(suffix: str, tmp_path: Path
     line = next((line for line in done.stdout.splitlines() if line.startswith("told:")), None)
     assert line is not None, done.stderr
     told = json.loads(line.removeprefix("told:"))
-    points = np.concatenate([part["points"] for part in told])
+    points = np.concatenate([part["points"] for part in told]) * (0.001 if suffix == "stl" else 1)  # it is in mm
     assert np.allclose(points.min(0), mesh.vertices.numpy().min(0), atol=1e-4), "Blender's frame is ours: z up"
     assert np.allclose(points.max(0), mesh.vertices.numpy().max(0), atol=1e-4)
-    for part in told:
+    for part in told if suffix != "stl" else []:  # which is flat and has no colour
         at = np.array(part["points"])[part["corners"]]
         outward = at / np.linalg.norm(at, axis=1, keepdims=True)
         assert all(part["smooth"])
         assert (outward * np.array(part["normals"])).sum(1).min() > 0.9, "shaded as a ball"
     if suffix == "ply":
         assert any(part["vertex_colours"] for part in told)
-    else:
+    elif suffix != "stl":
         colours = {tuple(round(c, 2) for c in colour[:3]) for part in told for colour in part["colours"]}
         assert {(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)} <= colours

@@ -81,7 +81,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         (["generate", "a mug", "--elevation", "nan"], "`--elevation` must be finite; got nan"),
         (["generate", "a mug", "--prompts", "nowhere.txt"], "`PROMPT` must be given"),
         (["generate", "--prompts", "nowhere.txt"], "`--prompts` must be a text file"),
-        (["lift", "a mug", "--out", "mug.stl"], "`--out` must end in .glb"),
+        (["lift", "a mug", "--out", "mug.fbx"], "`--out` must end in .glb"),
         (["lift", "a mug", "--guidance", "nan"], "`--guidance` must be a finite number"),
         (["lift", "a mug", "--faces", "0"], "`--faces` must lie between"),
         (["lift", "a mug", "--texture", "0"], "`--texture` must lie between"),

@@ -18,7 +18,7 @@ from viewfold.data import assets, latents, packing, pictures, render, shards
 from viewfold.label import UNLABELLED
 from viewfold.pipeline import MultiViewPipeline, generate, generate_batch, load
 from viewfold.pipeline.placement import Placement
-from viewfold.scene import field, grid, light, material, mesh, rasterize, surface, texture, visibility, volume
+from viewfold.scene import blob, field, grid, light, material, mesh, rasterize, surface, texture, visibility, volume
 
 SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
@@ -152,7 +152,7 @@ def test_the_shipped_models_pictures_and_the_papers() -> None:
 
 def test_constants_with_a_unit_or_a_source() -> None:
     assert (camera.OBJECT_RADIUS, camera.FRAMING) == (0.5, 1.25)
-    assert (field.BOX_RADIUS, grid.DENSITY_SCALE, grid.EMPTY_LOGIT, grid.BLOB_SLOPE) == (0.6, 25.0, -8.0, 10.0)
+    assert (field.BOX_RADIUS, grid.DENSITY_SCALE, grid.EMPTY_LOGIT, blob.BLOB_SLOPE) == (0.6, 25.0, -8.0, 10.0)
     assert (grid.SOLID_LOGIT, grid.LOWEST_LOGIT, grid.HIGHEST_LOGIT, grid.COARSEST) == (3.0, -9.0, 5.0, 8)
     assert (volume.SCENE_RADIUS, volume.MIN_TRANSMITTANCE, volume.OCCUPIED_DENSITY) == (0.55, 1e-3, 0.5)
     assert (texture.OUTSIDE, texture.INSIDE, texture.N_SAMPLES, texture.ROUGHNESS) == (0.02, 0.04, 7, 0.9)

@@ -12,11 +12,12 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError, OutputError
-from viewfold.scene.export import save_mesh, split_normals, to_vertex_colors
+from viewfold.scene.export import save_mesh
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
+from viewfold.scene.vertex import split_normals, to_vertex_colors
 
 CUBE_FACES = [
     [0, 2, 1],
@@ -314,8 +315,8 @@ def test_saving_again_replaces_the_file_and_leaves_nothing_else(plain: Mesh, tmp
 
 
 def test_an_unknown_suffix_lists_the_known_ones(plain: Mesh, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.glb, \.obj, \.ply; got 'thing.stl'"):
-        save_mesh(plain, tmp_path / "thing.stl")
+    with pytest.raises(InputError, match=r"\.glb, \.obj, \.ply, \.stl, \.usdz; got 'thing.fbx'"):
+        save_mesh(plain, tmp_path / "thing.fbx")
     with pytest.raises(InputError, match="at least one face"):
         save_mesh(Mesh(vertices=plain.vertices, faces=plain.faces[:0]), tmp_path / "thing.glb")
     assert not list(tmp_path.iterdir())

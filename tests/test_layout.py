@@ -74,6 +74,7 @@ LAZY = {
     "ray",
     "bpy",
     "pyarrow",
+    "pxr",
 }
 """Slow to import or optional: only inside the functions that use them."""
 

@@ -191,8 +191,8 @@ def test_an_asset_is_saved_as_mesh_report_and_turntable(asset: Asset3D, tmp_path
 
 
 def test_an_unknown_suffix_lists_the_known_ones_and_writes_nothing(asset: Asset3D, tmp_path) -> None:
-    with pytest.raises(InputError, match=".glb, .obj, .ply"):
-        asset.save(tmp_path / "ball.stl")
+    with pytest.raises(InputError, match=".glb, .obj, .ply, .stl, .usdz"):
+        asset.save(tmp_path / "ball.fbx")
     assert not os.listdir(tmp_path)
 
 

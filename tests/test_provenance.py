@@ -95,7 +95,16 @@ def test_a_glb_names_its_maker_in_gltfs_own_fields(tmp_path: Path) -> None:
     assert tree["asset"] == {"version": "2.0", "generator": RECORD["software"], "extras": {"provenance": RECORD}}
 
 
-@pytest.mark.parametrize("name", ["000.png", "contact.png", "turntable.webp", "mesh.glb", "mesh.obj", "mesh.ply"])
+def test_an_stl_has_room_for_one_word(tmp_path: Path) -> None:
+    said = read_provenance(save_mesh(MESH, tmp_path / "mug.stl", label=LABEL))
+    assert (said.record, said.digital_source_type) == (None, TRAINED_ALGORITHMIC_MEDIA)
+    assert said.software == RECORD["software"]
+
+
+NAMES = ["000.png", "contact.png", "turntable.webp", "mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_no_model_made_does_not_claim_it(name: str, tmp_path: Path) -> None:
     folder = make_views().save(tmp_path / "renders") if "mesh" not in name else tmp_path
     path = folder / name if "mesh" not in name else save_mesh(MESH, tmp_path / name)

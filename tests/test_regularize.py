@@ -9,7 +9,7 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.scene.grid import GridField
-from viewfold.scene.regularize import binary_entropy, orientation, sparsity, total_variation
+from viewfold.scene.regularize import binary_entropy, orientation, sparsity, total_variation, z_variance
 from viewfold.scene.rendering import RaySamples
 
 
@@ -27,12 +27,20 @@ def test_entropy_and_sparsity_prefer_clear_and_empty_pictures() -> None:
     assert float(sparsity(clear)) == pytest.approx(0.1) and float(sparsity(half)) > 0.5
 
 
+def samples_of(**known: torch.Tensor | int) -> RaySamples:
+    """Return samples of which only some numbers matter."""
+    n = max(len(x) for x in known.values() if isinstance(x, torch.Tensor))
+    rest = {name: torch.zeros(n, 3) for name in ("rgb", "position", "normal", "direction")}
+    rest |= {"pixel": torch.zeros(n, dtype=torch.long), "distance": torch.zeros(n)}
+    return RaySamples(**{**rest, "n_rays": 1, **known})  # type: ignore[arg-type]
+
+
 def test_orientation_is_a_sum_over_samples_of_two_hand_worked_rays() -> None:
     """One ray passes a back (cosine 1) in front of a front (cosine -1), the other a surface seen at 60 degrees."""
     ray = torch.tensor([0.0, 1.0, 0.0])
     weight = torch.tensor([0.5, 0.3, 0.8], requires_grad=True)
     normal = torch.stack([ray, -ray, torch.tensor([0.75**0.5, 0.5, 0.0])]).requires_grad_()
-    samples = RaySamples(weight=weight, normal=normal, direction=ray.expand(3, 3), n_rays=2)
+    samples = samples_of(weight=weight, normal=normal, direction=ray.expand(3, 3), n_rays=2)
     loss = orientation(samples)
     assert float(loss.detach()) == pytest.approx((0.5 * 1 + 0.3 * 0 + 0.8 * 0.25) / 2)
     loss.backward()
@@ -55,3 +63,44 @@ def test_orientation_is_at_home_in_a_render() -> None:
     flipped = replace(samples, direction=-samples.direction)
     assert float(orientation(samples)) < 0.1 * float(orientation(flipped))
     assert ball.render(cameras, size=8).samples is None
+
+
+def test_variance_of_distance_of_hand_worked_rays() -> None:
+    """Two rays see two samples each, a third is too thin to count; the weights' own sum does not matter."""
+    samples = samples_of(
+        pixel=torch.tensor([0, 0, 2, 2, 3]),
+        weight=torch.tensor([0.5, 0.5, 0.6, 0.2, 0.3]),
+        distance=torch.tensor([1.0, 2.0, 1.0, 3.0, 9.0]).requires_grad_(),
+    )
+    alpha = torch.tensor([1.0, 0.0, 0.8, 0.3]).reshape(1, 1, 2, 2)
+    first, second = 0.25, 0.75 * 0.5**2 + 0.25 * 1.5**2  # about the means 1.5 and 1.5
+    assert float(z_variance(samples, alpha).detach()) == pytest.approx((first + second) / 2)
+    assert float(z_variance(samples, torch.zeros_like(alpha)).detach()) == 0, "no pixel is covered, and nothing is NaN"
+
+
+def test_a_sharp_surface_is_less_thick_than_fog() -> None:
+    cameras = Cameras.orbit(2)
+    thick = []
+    for value in (5.0, -2.0):
+        ball = GridField(resolution=24)
+        with torch.no_grad():
+            ball.grid[:, :1] = torch.where(ball.grid[:, :1] > 0, value, -9.0)
+            rendered = ball.render(cameras, size=24, normals=True)
+        assert rendered.samples is not None
+        thick.append(float(z_variance(rendered.samples, rendered.alpha)))
+    assert thick[0] < 0.5 * thick[1]
+
+
+def test_samples_of_a_render_composite_to_its_picture() -> None:
+    """Colour, distance and place of each sample are its pixel's: what lights samples relies on that."""
+    ball, cameras = GridField(resolution=24), Cameras.orbit(3, elevation_deg=20)
+    with torch.no_grad():
+        ball.grid[:, 1:] = torch.randn(ball.grid[:, 1:].shape, generator=torch.Generator().manual_seed(0))
+        rendered = ball.render(cameras, size=16, normals=True)
+    samples = rendered.samples
+    assert samples is not None
+    picture = torch.zeros(3 * 16 * 16, 3).index_add(0, samples.pixel, samples.weight[:, None] * samples.rgb)
+    torch.testing.assert_close(picture.reshape(3, 16, 16, 3).permute(0, 3, 1, 2), rendered.rgb)
+    origins, directions = (x.reshape(-1, 3)[samples.pixel] for x in cameras.rays(16))
+    torch.testing.assert_close(directions, samples.direction)
+    torch.testing.assert_close(origins + samples.distance[:, None] * directions, samples.position)

@@ -3,7 +3,7 @@
 Names alone: imports nothing, so that help can name them before anything is loaded.
 """
 
-MESHES = (".glb", ".obj", ".ply")
+MESHES = (".glb", ".obj", ".ply", ".stl", ".usdz")
 """What meshes are written to."""
 
 READ_MESHES = (".glb", ".gltf", ".obj", ".ply")

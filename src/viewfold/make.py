@@ -11,6 +11,7 @@ from viewfold.errors import InputError
 from viewfold.lifting.presets import STANDARD
 from viewfold.lifting.stages import MAX_SEEDS, Asset3D, LiftSettings
 from viewfold.lifting.stages import lift as lift_views
+from viewfold.lifting.start import FromViews
 from viewfold.lifting.survey import Survey
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
@@ -41,7 +42,8 @@ def lift(
     Args:
         model: what `load` returned.
         prompt: what to make.
-        views: pictures to start from, with their cameras; None generates those of `settings.survey`.
+        views: pictures to start from, with their cameras; None generates those of `settings.survey`, or none if
+            `settings.start` is a blob.
         seed: of everything random, the views included.
         tries: sets of anchors that are generated, from seeds of their own, of which the best is lifted.
         scorer: says which is best; needed for more than one try.
@@ -55,11 +57,13 @@ def lift(
     """
     if origin is not None:
         origin.check_prompt(prompt)
-    _check_tries(tries, scorer, views)
-    report = progress or (lambda stage, done, total: None)
     settings, defaults = settings or STANDARD, model.defaults
+    _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
+    report = progress or (lambda stage, done, total: None)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
-    settings = replace(settings, survey=survey)
+    drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
+    paint = settings.paint.resolved(known=defaults.known_light and drawn)
+    settings = replace(settings, survey=survey, paint=paint)
     draw = _Draw(model, prompt, survey, report)
 
     def sample(seed: int) -> Views:
@@ -74,13 +78,15 @@ def lift(
     return replace(asset, label=label, report=asset.report | label.report())
 
 
-def _check_tries(tries: int, scorer: Scorer | None, views: Views | None) -> None:
+def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:
     if not 1 <= tries <= MAX_TRIES:
         raise InputError(f"`tries` must lie between 1 and {MAX_TRIES}; got {tries}.")
     if tries > 1 and scorer is None:
         raise InputError(f"`scorer` must be given to choose among {tries} tries; got None.")
-    if tries > 1 and views is not None:
-        raise InputError(f"`tries` must be 1 where `views` are given, for none are drawn; got {tries}.")
+    if tries > 1 and not drawn:
+        raise InputError(
+            f"`tries` must be 1 where `views` are given or a blob is the start, for none are drawn; got {tries}."
+        )
 
 
 class _Draw:

@@ -30,7 +30,7 @@ class Lift:
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
     out: Annotated[Path | None, unset("FILE")] = None
-    """File to write: .glb, .obj or .ply; by default out/ and the prompt's words, .glb."""
+    """File to write: .glb, .obj, .ply, .stl or .usdz; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
     quality: Literal["draft", "standard", "high"] = "standard"
@@ -51,6 +51,10 @@ class Lift:
     """Largest number of faces; by default 4000."""
     texture: Annotated[int | None, unset("INT")] = None
     """Width of the texture in texels; by default 512."""
+    height: Annotated[float | None, unset("METRES")] = None
+    """Of the object in its file, along z; by default as it was made, 0.6 to 1 (an STL has it in millimetres)."""
+    origin_at: Annotated[Literal["base", "centre"] | None, unset("{base,centre}", name="origin")] = None
+    """Where the file's origin is: under the object or in its middle; by default where it was made, about the middle."""
     lora: Loras = ()
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
@@ -68,14 +72,18 @@ class Lift:
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         check_source(self.source)
         from viewfold.evaluation.consistency import measure_consistency
+        from viewfold.lifting.asset import check_place
         from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
         from viewfold.lifting.score import SCORES
         from viewfold.make import lift
-        from viewfold.store import check_output
+        from viewfold.scene.standing import Standing
+        from viewfold.scene.usd import check_usd
         from viewfold.views import Views
 
         started = time.perf_counter()
-        check_output(out)
+        check_place(out)
+        if out.suffix.lower() == ".usdz":
+            check_usd()
         base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
         score = next((each for each in SCORES if each.kind == self.score), None)
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
@@ -85,6 +93,7 @@ class Lift:
             survey=replace(base.survey, **given({"views": self.views})),
             distil=replace(base.distil, **given(distil)),
             mesh=replace(base.mesh, **given(mesh)),
+            standing=Standing(height=self.height, origin=self.origin_at),
         )
         if score is not None and settings.distil.steps == 0:
             raise InputError(f"`score` must come with a distillation; got {self.score} and no steps. Add --steps 60.")

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.scene.export import save_mesh
+from viewfold.scene.harmonic import AnyLight
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.representation import Representation
+from viewfold.scene.standing import Standing
 
 CHECK_VIEWS = 8
 CHECK_SIZE = 96
@@ -26,7 +28,13 @@ CHECK_QUALITY = 2.0
 
 @torch.no_grad()
 def measure_export(
-    mesh: Mesh, representation: Representation, *, ground: Float[Tensor, "3"], lens: tuple[float, float]
+    mesh: Mesh,
+    representation: Representation,
+    *,
+    ground: Float[Tensor, "3"],
+    lens: tuple[float, float],
+    light: AnyLight | None = None,
+    standing: Standing = Standing(),  # noqa: B008
 ) -> dict[str, float]:
     """Write the mesh as GLB, read it back, draw it, and compare with the representation from sides of its own.
 
@@ -35,6 +43,8 @@ def measure_export(
         representation: as it was last refreshed.
         ground: sRGB colour that both are laid over.
         lens: field of view in degrees, and distance.
+        light: that the representation shows and the mesh does not; None: both hold it, or none is.
+        standing: of the file; what is read is brought back to where the representation is.
 
     Returns:
         `rerender_psnr_db`: -10 log10(mean squared error) of the file's pictures against the representation's, over
@@ -50,9 +60,9 @@ def measure_export(
         distance=distance,
     )
     with tempfile.TemporaryDirectory() as folder:
-        save_mesh(mesh, Path(folder) / "check.glb")
-        exported = load_mesh(Path(folder) / "check.glb")
-    drawn = rasterize(exported, cameras, size=CHECK_SIZE, light=None)
+        save_mesh(standing.apply(mesh), Path(folder) / "check.glb")
+        exported = standing.undo(load_mesh(Path(folder) / "check.glb"), mesh)
+    drawn = rasterize(exported, cameras, size=CHECK_SIZE, light=light)
     there = cameras.to(representation.device)
     truth = representation.render(there, size=CHECK_SIZE, quality=CHECK_QUALITY).to("cpu")
     behind = ground.cpu()

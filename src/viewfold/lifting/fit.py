@@ -70,11 +70,11 @@ class Fitted:
 
     observed: Observed
 
-    pictures: Photometric
-    """What it was compared with, at full size."""
+    pictures: Photometric | None
+    """What it was compared with, at full size; None if there were no views to compare with (lifting/start.py)."""
 
-    loss: float
-    """The last step's photometric loss."""
+    loss: float | None
+    """The last step's photometric loss; None without views."""
 
 
 def fit(

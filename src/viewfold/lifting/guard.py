@@ -6,12 +6,15 @@ or turns to NaN.  Knows a representation and a loss, and nothing of priors or pi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import FitError
-from viewfold.lifting.descent import make_optimizer
+from viewfold.lifting.descent import OptimizerSettings, make_optimizer
+from viewfold.scene.background import Background
 from viewfold.scene.representation import Representation
 from viewfold.scene.volume import intersect_sphere
 
@@ -28,14 +31,21 @@ FULL_SHARE = 0.6
 """An object that fills this share of what the silhouettes left free counts as collapsed in any case."""
 
 
-def collapse_limits(coverage: float, *, most: float = 1.0) -> tuple[float, float]:
+GONE_BELOW, ALL_ABOVE = 0.002, 0.95
+"""Coverage of a picture, and share of `most`, beyond which an object counts as collapsed that no silhouette bounds."""
+
+
+def collapse_limits(coverage: float | None, *, most: float = 1.0) -> tuple[float, float]:
     """Return the least and the greatest coverage of a healthy object whose silhouettes cover `coverage`.
 
         least    = 0.25 coverage
         greatest = min(max(2.5 coverage, 0.5), coverage + 0.6 (most - coverage))
 
-    The second term keeps the limit below `most`, the coverage of an object that fills the whole scene.
+    The second term keeps the limit below `most`, the coverage of an object that fills the whole scene.  Without
+    silhouettes (None) all is healthy but nothing at all and the whole scene: 0.002 and 0.95 most.
     """
+    if coverage is None:
+        return GONE_BELOW, ALL_ABOVE * most
     free = max(most - coverage, 0.0)
     greatest = min(max(FULL_ABOVE * coverage, THIN_COVERAGE), coverage + FULL_SHARE * free)
     return EMPTY_BELOW * coverage, greatest
@@ -54,21 +64,33 @@ class Guard:
     SAVE_EVERY = 10
 
     def __init__(
-        self, representation: Representation, *, coverage: float, learning_rate: float, most: float = 1.0
+        self,
+        representation: Representation,
+        *,
+        coverage: float | None,
+        learning_rate: float,
+        most: float = 1.0,
+        optimizer: OptimizerSettings | None = None,
+        background: Background | None = None,
+        background_rate: float = 1.0,
     ) -> None:
-        """Watch a representation.
+        """Watch a representation, and a background that is learned along.
 
         Args:
             representation: stepped in place.
-            coverage: the share of a picture that a healthy object fills.
+            coverage: the share of a picture that a healthy object fills; None if nobody knows.
             learning_rate: see `Representation.groups`.
             most: the share that any object can fill.
+            optimizer: which one.
+            background: stepped and taken back with the representation.
+            background_rate: its learning rate, as a share of `learning_rate`.
         """
         self.representation, self.learning_rate = representation, learning_rate
+        self.optimizer, self.background, self.background_rate = optimizer, background, background_rate
         self.limits = collapse_limits(coverage, most=most)
         self.rollbacks = 0
         self._steps = 0
-        self._good = representation.snapshot()
+        self._good = self._snapshot()
         self._renew()
 
     def step(self, loss: Tensor, *, coverage: float | Tensor, decay: float = 1.0) -> bool:
@@ -93,7 +115,7 @@ class Guard:
                 )
             return False
         if self._steps % self.SAVE_EVERY == 0:
-            self._good = self.representation.snapshot()
+            self._good = self._snapshot()
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
         self._optimizer.step()
@@ -123,10 +145,20 @@ class Guard:
     def _roll_back(self) -> None:
         self.rollbacks += 1
         self.learning_rate /= 2
-        self.representation.restore(self._good)
+        scene, behind = self._good
+        self.representation.restore(scene)
+        if self.background is not None:
+            self.background.load_state_dict(behind)
         self._renew()
+
+    def _snapshot(self) -> tuple[Any, dict[str, Tensor]]:
+        behind = {} if self.background is None else self.background.state_dict()
+        return self.representation.snapshot(), {name: value.clone() for name, value in behind.items()}
 
     def _renew(self) -> None:
         """Forget the optimiser's momentum."""
-        self._optimizer = make_optimizer(self.representation, self.learning_rate)
+        behind = None
+        if self.background is not None:
+            behind = self.background.groups(self.background_rate * self.learning_rate)
+        self._optimizer = make_optimizer(self.representation, self.learning_rate, self.optimizer, beside=behind)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]

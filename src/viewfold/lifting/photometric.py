@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from viewfold.camera import Cameras
 from viewfold.lifting.observation import Observed
-from viewfold.scene.representation import Representation
+from viewfold.scene.rendering import Drawable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +69,7 @@ class Photometric:
         names = ("rgb", "alpha", "certainty", "background", "cameras")
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
-    def loss(self, representation: Representation, *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+    def loss(self, representation: Drawable, *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
         """Return the mean squared error of colour, over a random ground g per view, and of coverage.
 
             target = rgb + (1 - alpha) (g - background)              the picture, moved to the ground g

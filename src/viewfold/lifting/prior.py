@@ -39,8 +39,14 @@ class Prior(Protocol):
         """Return the conditioning of these prompts, a row per object of a call; "" is the unconditional text."""
         ...
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
-        """Return normalised latents of sRGB pictures in [0, 1]; gradients flow back to the pictures."""
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c i j"]:
+        """Return normalised latents of sRGB pictures in [0, 1]; gradients flow back to the pictures.
+
+        The posterior's mean, or with a generator a sample of it; one is passed if `DistilSettings.sample_posterior`
+        asks for that, and not otherwise.
+        """
         ...
 
     def predict_noise(

@@ -4,8 +4,9 @@
     observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
-    extract   Refined   -> Extracted  here                     its surface as triangles
-    paint     Extracted -> Painted    here                     its colours as a texture
+    extract   Refined   -> Extracted  lifting/extraction.py    its surface as triangles
+    polish    Extracted -> Extracted  lifting/polish.py        moved until its pictures are the views
+    paint     Extracted -> Painted    lifting/paint.py         the views' colours as a texture, without their light
     assemble  Painted   -> Asset3D    here                     with what was measured of the file
 
 Knows the order of the stages and what to report, and nothing of how views are sampled: they come in, or a callable
@@ -27,47 +28,45 @@ from viewfold.errors import FitError, InputError, PromptError
 from viewfold.lifting.asset import Asset3D
 from viewfold.lifting.check import measure_export
 from viewfold.lifting.descent import Progress
-from viewfold.lifting.distillation import DistilSettings, Refined, distil
+from viewfold.lifting.distillation import DistilSettings, distil
+from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
-from viewfold.lifting.observation import Observed, ObserveSettings, observe
+from viewfold.lifting.observation import ObserveSettings, observe
+from viewfold.lifting.paint import Painted, PaintSettings, paint
+from viewfold.lifting.polish import PolishSettings, polish
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.score import check_score
+from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
 from viewfold.lifting.survey import Survey
 from viewfold.scene.grid import GridSettings
-from viewfold.scene.mesh import Mesh
-from viewfold.scene.representation import Representation, RepresentationSettings
+from viewfold.scene.representation import RepresentationSettings
+from viewfold.scene.standing import Standing
 from viewfold.scene.surface import SurfaceResult
-from viewfold.scene.texture import bake_texture
 from viewfold.views import Views
 
-__all__ = ["Asset3D", "DistilSettings", "FitSettings", "GridSettings", "LiftSettings", "MeshSettings", "Survey", "lift"]
+__all__ = [
+    "Asset3D",
+    "DistilSettings",
+    "FitSettings",
+    "GridSettings",
+    "LiftSettings",
+    "MeshSettings",
+    "PaintSettings",
+    "PolishSettings",
+    "Survey",
+    "lift",
+]
 
 MAX_SEEDS = 3
 """Sampled views that show no object are sampled again, with the next seed, up to this many times in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshSettings:
-    """How the mesh is taken from the representation."""
-
-    resolution: int = 96
-    """Nodes along each axis at which the surface is sampled when it is extracted."""
-
-    faces: int = 4000
-    """The mesh is thinned out to this number."""
-
-    texture_size: int = 512
-    """Texels along each side."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("resolution", 8, 512), ("faces", 4, 10_000_000), ("texture_size", 16, 8192)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"`{name}` must lie between {low} and {high}; got {getattr(self, name)}.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class LiftSettings:
     """All settings of a lift, a group for each stage; saved with each result."""
+
+    start: Start = field(default_factory=FromViews)
+    """From views, or from a blob; the latter skips `observe` and `fit`."""
 
     survey: Survey = field(default_factory=Survey)
     """Which views are asked for; where views are given, nobody asks."""
@@ -77,24 +76,9 @@ class LiftSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     distil: DistilSettings = field(default_factory=lambda: DistilSettings(steps=0))
     mesh: MeshSettings = field(default_factory=MeshSettings)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extracted:
-    """A surface, and what it was taken from."""
-
-    surface: SurfaceResult
-    representation: Representation
-    observed: Observed
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Painted:
-    """A mesh with its colours, and what it was taken from; on the CPU."""
-
-    mesh: Mesh
-    representation: Representation
-    observed: Observed
+    polish: PolishSettings = field(default_factory=PolishSettings)
+    paint: PaintSettings = field(default_factory=PaintSettings)
+    standing: Standing = field(default_factory=Standing)
 
 
 def lift(
@@ -115,41 +99,60 @@ def lift(
     Args:
         model: the prior that what is fitted is distilled against.
         prompt: what the views show.
-        views: pictures with cameras; None samples them.
+        views: pictures with cameras; None samples them, or needs none if `settings.start` is a blob.
         sample: makes views from a seed, if none are given; asked again with the next seed if they show no object.
         seed: decides everything random.
         settings: see `LiftSettings`.
-        progress: called with (stage, step, total); stages are generate, fit, distil, mesh, texture, check.
+        progress: called with (stage, step, total); stages are generate, fit, distil, mesh, polish, texture, check.
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, views with NaN or infinity, or a score that the model
-            cannot give.
+        InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
+            which has no use for them, or a score that the model cannot give.
         FitError: no object in the views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
         raise PromptError("`prompt` must say what to make; it is empty.")
-    if views is None and sample is None:
+    settings = settings or LiftSettings()
+    from_blob = isinstance(settings.start, FromBlob)
+    if views is None and sample is None and not from_blob:
         raise InputError("`views` must be given, or `sample` to make them; got neither.")
+    if views is not None and from_blob:
+        raise InputError("`views` must be None for a start from a blob; got views. Use FromViews() as `start`.")
     if not 0 <= seed < 2**63 - MAX_SEEDS:
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
-    settings = settings or LiftSettings()
     if settings.distil.steps > 0:
         check_score(settings.distil.score, model)
     watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
-    fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+    match settings.start:
+        case FromViews():
+            fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+        case FromBlob() as blob:
+            used_seed = seed
+            fitted = begin_blob(blob, representation=settings.representation, device=model.device)
     with watch.timed("distil"):
         refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
+    if isinstance(settings.start, FromViews):
+        with watch.timed("polish"):
+            extracted = polish(extracted, settings=settings.polish, generator=generator, progress=watch.progress)
     with watch.reported("texture"):
-        painted = paint(extracted, settings=settings.mesh)
+        painted = paint(
+            extracted,
+            size=settings.mesh.texture_size,
+            settings=settings.paint,
+            prompt=prompt,
+            distilled=settings.distil.steps > 0,
+        )
     with watch.reported("check"):
-        asset = assemble(painted, prompt=prompt)
+        asset = assemble(painted, prompt=prompt, standing=settings.standing)
     report = {
         **asset.report,
         **_describe(extracted.surface, faces=len(asset.mesh.faces)),
-        "fit_loss": round(fitted.loss, 6),
+        "light": painted.found.how,
+        "start": settings.start.kind,
+        "fit_loss": None if fitted.loss is None else round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
         "fov_deg": round(fitted.observed.lens[0], 2),
         "seed": used_seed,
@@ -160,38 +163,24 @@ def lift(
     return replace(asset, report=report)
 
 
-def extract(refined: Refined, *, settings: MeshSettings) -> Extracted:
-    """Take the surface, where the representation is.
-
-    Raises:
-        FitError: it is empty or not finite.
-    """
-    made = refined.representation.to_mesh(resolution=settings.resolution, max_faces=settings.faces)
-    return Extracted(surface=made, representation=refined.representation, observed=refined.observed)
-
-
-def paint(extracted: Extracted, *, settings: MeshSettings) -> Painted:
-    """Unwrap the mesh and bake the colours seen at its surface; this and all that follows is on the CPU."""
-    representation = extracted.representation.to("cpu")
-    mesh = bake_texture(
-        extracted.surface.mesh,
-        representation.surface_color,
-        size=settings.texture_size,
-        max_faces=settings.faces,
-    )
-    return Painted(mesh=mesh, representation=representation, observed=extracted.observed)
-
-
-def assemble(painted: Painted, *, prompt: str) -> Asset3D:
+def assemble(painted: Painted, *, prompt: str, standing: Standing) -> Asset3D:
     """Return the asset; its report says how closely the exported file matches the representation."""
     observed = painted.observed
-    measured = measure_export(painted.mesh, painted.representation, ground=observed.ground, lens=observed.lens)
+    measured = measure_export(
+        painted.mesh,
+        painted.representation,
+        ground=observed.ground,
+        lens=observed.lens,
+        light=painted.found.light,
+        standing=standing,
+    )
     return Asset3D(
         mesh=painted.mesh,
         representation=painted.representation,
         views=observed.views.to("cpu"),
         prompt=prompt,
         report=measured,
+        standing=standing,
     )
 
 

@@ -41,6 +41,9 @@ class Defaults:
     lift_around: bool = True
     """Whether it draws four first and the others around them; otherwise all at once."""
 
+    known_light: bool = False
+    """Whether its views are lit as `scene.light.Light()` does, so that a lift can divide the light out."""
+
     watermark: bool = False
     """Whether pictures carry the invisible mark; on for models that draw what may pass for photographs."""
 
@@ -61,9 +64,9 @@ class Defaults:
         return prompt if not suffix or prompt.rstrip().endswith(suffix.strip()) else prompt + suffix
 
 
-TOYBOX = Defaults(guidance=2.0, steps=8, lift_views=16)
+TOYBOX = Defaults(guidance=2.0, steps=8, lift_views=16, known_light=True)
 """The shipped model: more guidance costs colours, more steps change nothing (docs/quality.md); it turns 16 views
-plausibly, which released MVDream, trained at 4, is not known to."""
+plausibly, which released MVDream, trained at 4, is not known to; and all that it was trained on has one light."""
 
 # bytedance/MVDream, commit 618f844.
 T2I = Defaults(guidance=10.0, steps=50, elevation_deg=15.0, azimuth_deg=90.0, suffix=", 3d asset", watermark=True)

@@ -2,7 +2,8 @@
 
 A record says that a model made something: which (name and hash of the weights), from which prompt (its hash; the text
 stays with its writer), with which seed, and IPTC's digital source type for it.  What no model made gets no record.
-Formats: PNG text and XMP; WebP EXIF and XMP; GIF, OBJ and PLY comment; GLB `asset.generator` and `asset.extras`.
+Formats: PNG text and XMP; WebP EXIF and XMP; GIF, OBJ and PLY comment; GLB `asset.generator` and `asset.extras`; USDZ
+the fields of its textures, and its layer's comment; STL one word in its 80 bytes, that a model made it.
 
 Anyone can strip or forge these fields: they inform, they prove nothing.
 """
@@ -10,10 +11,12 @@ Anyone can strip or forge these fields: they inform, they prove nothing.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,10 @@ FIELDS = {
 _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E  # of TIFF 6.0, used by EXIF
 _XMP_KEY = "XML:com.adobe.xmp"  # of PNG, by the XMP specification, part 3
 _MARKER = "viewfold provenance "
+_STL_HEADER_BYTES = 80
+_ZIP_HEAD = struct.Struct("<4s4xH8xI4xHH")  # a local file header: method, stored bytes, length of name and of the rest
+_USDZ_FILES = 64
+"""Files of a package that are looked through for a picture."""
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
@@ -150,7 +157,9 @@ def comment(record: object) -> str:
 
 
 def read_provenance(path: str | Path) -> FileOrigin:
-    """Read what a picture (.png, .jpg, .webp, .gif) or a mesh (.glb, .obj, .ply) says of its origin.
+    """Read what a picture (.png, .jpg, .webp, .gif) or a mesh (.glb, .obj, .ply, .stl, .usdz) says of its origin.
+
+    Of a USDZ its textures alone are read.
 
     Only headers and text fields are read, never more than 16 MiB.
 
@@ -167,16 +176,21 @@ def read_provenance(path: str | Path) -> FileOrigin:
             warnings.simplefilter("ignore")  # of Pillow, on fields that it cannot parse
             if suffix in PICTURES:
                 return _read_picture(path, PICTURES[suffix])
-            return _read_glb(path) if suffix == ".glb" else _read_header(path)
+            return _MESH_READERS.get(suffix, _read_header)(path)
     except Exception as error:  # a stranger's fields make the libraries fail in every way
         reason = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
         raise AssetError(f"`{path}` cannot be read as {suffix[1:].upper()}: {reason}.") from error
 
 
 def _read_picture(path: Path, kind: str) -> FileOrigin:
+    with open_regular(path) as file:
+        return _picture_origin(file, kind)
+
+
+def _picture_origin(file: io.BufferedReader | io.BytesIO, kind: str) -> FileOrigin:
     from PIL import Image
 
-    with open_regular(path) as file, Image.open(file, formats=[kind]) as picture:
+    with Image.open(file, formats=[kind]) as picture:
         fields, exif = picture.info, picture.getexif()
         said = fields.get("Comment") or fields.get("comment") or exif.get(_DESCRIPTION_TAG)
         packet = fields.get(_XMP_KEY) or fields.get("xmp") or b""
@@ -212,6 +226,37 @@ def _read_header(path: Path) -> FileOrigin:
         raise ValueError("it does not start like a PLY file")
     match = re.search(rb"^(?:#|comment) " + _MARKER.encode() + rb"(\{.*\})\s*$", head, re.MULTILINE)
     return _provenance(_parsed(match[1]) if match else None, None, None)
+
+
+def _read_stl(path: Path) -> FileOrigin:
+    with open_regular(path) as file:
+        head = file.read(_STL_HEADER_BYTES)
+    tool = head.split(b",")[0].decode("latin-1") if head.startswith(b"viewfold ") else None
+    word = TRAINED_ALGORITHMIC_MEDIA.rpartition("/")[2].encode()
+    return _provenance(None, tool, TRAINED_ALGORITHMIC_MEDIA if word in head else None)
+
+
+def _read_usdz(path: Path) -> FileOrigin:
+    """Read the first texture of a package, whose files are stored as they are, one behind the other."""
+    with open_regular(path) as file:
+        for _ in range(_USDZ_FILES):
+            head = file.read(_ZIP_HEAD.size)
+            if len(head) < _ZIP_HEAD.size or head[:4] != b"PK\x03\x04":
+                break
+            _, method, size, name_length, extra_length = _ZIP_HEAD.unpack(head)
+            name = file.read(name_length)
+            file.seek(extra_length, 1)
+            if name.lower().endswith(b".png") and not method:
+                return _picture_origin(io.BytesIO(file.read(min(size, limits.RECORD_HEAD_BYTES))), "PNG")
+            file.seek(size, 1)
+        else:
+            raise ValueError(f"none of its first {_USDZ_FILES} files is a picture")
+        if file.tell() <= _ZIP_HEAD.size:
+            raise ValueError("it does not start like a USDZ file")
+    return _provenance(None, None, None)
+
+
+_MESH_READERS: dict[str, Callable[[Path], FileOrigin]] = {".glb": _read_glb, ".stl": _read_stl, ".usdz": _read_usdz}
 
 
 def _parsed(text: object) -> object:

@@ -1,7 +1,7 @@
 """The multi-view pipeline: text and cameras in, pictures out; it is also the prior of distillation.
 
-FLOW 1, its middle.  It puts together a text encoder, a network, a scheduler and a VAE, any of which may be another one
-with the same calls (`model.backbone`).  It knows nothing of files of views, command lines or 3D.
+FLOW 1, its middle: a text encoder, a network, a scheduler and a VAE, any of which may be another one with the same
+calls (`model.backbone`).  It knows nothing of files of views, command lines or 3D.
 
 Latents are normalised here, by `moments`, and nowhere else: x = (VAE latents - shift_factor) * scaling_factor.
 """
@@ -36,9 +36,8 @@ from viewfold.pipeline.prompt_cache import PromptCache
 from viewfold.weights.components import read_components, read_defaults
 from viewfold.weights.verbosity import quiet
 
-MAX_VIEWS = 256
-PIXELS_AT_ONCE = 2**16
-"""Of pictures that the VAE decodes in one call: one of 256 px, 16 of 64; bounds memory, changes nothing else."""
+MAX_VIEWS, PIXELS_AT_ONCE = 256, 2**16
+"""Of a call; of what the VAE decodes at once (16 pictures of 64 px), which changes memory and nothing else."""
 
 Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": ...}) -> what to replace, or None."""
@@ -73,6 +72,7 @@ class MultiViewPipeline(DiffusionPipeline):
         negative: str = Defaults.negative,
         lift_views: int = Defaults.lift_views,
         lift_around: bool = Defaults.lift_around,
+        known_light: bool = Defaults.known_light,
         watermark: bool = Defaults.watermark,
     ) -> None:
         super().__init__()

@@ -38,6 +38,17 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
+class Oriented(Protocol):
+    """A field that knows the normals of its level sets, by its analytic gradient say."""
+
+    def with_normal(
+        self, points: Float[Tensor, "p 3"]
+    ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
+        """Return density and colour, as a call does, and unit normals, towards where density falls."""
+        ...
+
+
 def lattice(resolution: int, *, radius: float = BOX_RADIUS, device: torch.device | str = "cpu") -> Float[Tensor, "p 3"]:
     """Return the nodes of a cubic grid over [-radius, radius]^3 as (x, y, z), x fastest and z slowest."""
     axis = torch.linspace(-radius, radius, resolution, device=device)

@@ -7,7 +7,6 @@ because the renderer never evaluates it there.  `GridField` is a `Field` for the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.blob import Blob
 from viewfold.scene.field import BOX_RADIUS, lattice
 from viewfold.scene.regularize import total_variation
 from viewfold.scene.rendering import Rendering
@@ -25,6 +25,7 @@ from viewfold.scene.representation import Solid
 from viewfold.scene.surface import SurfaceResult, extract_surface
 from viewfold.scene.texture import surface_color
 from viewfold.scene.volume import OccupancyGrid, render_volume
+from viewfold.scene.voxel import MAX_RESOLUTION, cell_peaks, check_resolution, checked_detail, interpolate, resample
 
 DENSITY_SCALE = 25.0
 """Density per unit length where the softplus is 1; one step of 1.1/64 through it absorbs a third of the light."""
@@ -38,11 +39,6 @@ SOLID_LOGIT = 3.0
 LOWEST_LOGIT, HIGHEST_LOGIT = -9.0, 5.0
 """`constrain` clamps density logits to these: opaque in a voxel or two, yet gradients can remove a floater."""
 
-BLOB_SLOPE = 10.0
-"""Logit at the centre of the first blob; MVDream's `blob_magic3d`: 10 (1 - r / r0)."""
-
-MAX_RESOLUTION = 512
-"""Beyond this a grid holds more than 2 GiB."""
 
 COARSEST = 8
 """Nodes along each axis that no share of the detail goes below."""
@@ -78,13 +74,16 @@ class GridSettings:
 
     def begin(self, solid: Solid, *, detail: float = 1.0, device: torch.device | str = "cpu") -> GridField:
         """Return a grid whose nodes hold the first guess; see `RepresentationSettings`."""
-        made = GridField(resolution=self.nodes(_checked(detail)), blob_radius=0, settings=self)
+        blob_radius = solid.radius if isinstance(solid, Blob) else 0
+        made = GridField(resolution=self.nodes(checked_detail(detail)), blob_radius=blob_radius, settings=self)
+        made.detail = detail
+        if blob_radius > 0:
+            return made.to(device)
         n = made.resolution
         inside, rgb = solid(lattice(n, device=device))
         density = EMPTY_LOGIT + (SOLID_LOGIT - EMPTY_LOGIT) * inside
         logits = torch.cat([density[:, None], rgb.clamp(0.02, 0.98).logit()], dim=1)
         made.grid = nn.Parameter(logits.T.reshape(1, 4, n, n, n).contiguous())
-        made.detail = detail
         return made
 
 
@@ -108,14 +107,14 @@ class GridField(nn.Module):
             InputError: a number out of range.
         """
         super().__init__()
-        _check_resolution(resolution)
+        check_resolution(resolution)
         if not 0 <= blob_radius <= BOX_RADIUS:
             raise InputError(f"`blob_radius` must lie between 0 and {BOX_RADIUS}; got {blob_radius}.")
         grid = torch.zeros(1, 4, resolution, resolution, resolution)
         grid[0, 0] = EMPTY_LOGIT
         if blob_radius > 0:
-            radius = lattice(resolution).norm(dim=-1).reshape(resolution, resolution, resolution)
-            grid[0, 0] = (BLOB_SLOPE * (1 - radius / blob_radius)).clamp(min=EMPTY_LOGIT)
+            logit = Blob(radius=blob_radius).logit(lattice(resolution))
+            grid[0, 0] = logit.reshape(resolution, resolution, resolution).clamp(min=EMPTY_LOGIT)
         self.grid = nn.Parameter(grid)
         self.settings = settings or replace(GridSettings(), resolution=resolution)
         self.detail = 1.0
@@ -138,47 +137,27 @@ class GridField(nn.Module):
 
     def density(self, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
         """Return the density per unit length at world points; a quarter of the cost of the full call."""
-        return self._activate(_interpolate(self.grid[:, :1], points)[:, 0], points)
+        return self._activate(interpolate(self.grid[:, :1], points)[:, 0], points)
 
     def forward(self, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]:
         """Return the density per unit length and the sRGB colour in [0, 1] at world points."""
-        logits = _interpolate(self.grid, points)
+        logits = interpolate(self.grid, points)
         return self._activate(logits[:, 0], points), logits[:, 1:].sigmoid()
 
     @torch.no_grad()
     def peak_density(self, n_cells: int, *, radius: float) -> Float[Tensor, "z y x"]:
         """Return no less than the largest density in each cell, and little more; see `Bounded`.
 
-        An axis at a time, the logit's maximum along a piece of a line is at its ends or at a node between them.  To
-        take it before the other axes are interpolated can only raise it.
+        The softplus rises, so the peak of the logits is that of the density.
         """
-        peak = self.grid[0, 0]
-        for axis in range(3):
-            peak = self._peak_along(peak, axis, n_cells, radius)
-        return DENSITY_SCALE * functional.softplus(peak)
-
-    def _peak_along(self, values: Float[Tensor, "z y x"], axis: int, n_cells: int, radius: float) -> Tensor:
-        """Return the maximum in each cell along one axis of values that are interpolated between nodes there."""
-        edge = torch.linspace(-radius, radius, n_cells + 1, dtype=torch.float64)
-        edge = ((edge / BOX_RADIUS + 1) / 2 * (self.resolution - 1)).clamp(0, self.resolution - 1)  # in nodes
-        low, high = edge[:-1, None], edge[1:, None]
-        between = low.floor() + torch.arange(1, math.ceil(float((high - low).max())) + 1)
-        place = torch.cat([low, torch.minimum(between, high), high], dim=1)  # cells x places
-        lower = place.floor().clamp(max=self.resolution - 2)
-        share = (place - lower).flatten().reshape(-1, *[1] * (2 - axis)).to(values)
-        node = lower.long().flatten().to(values.device)
-        found = torch.lerp(values.index_select(axis, node), values.index_select(axis, node + 1), share)
-        return found.unflatten(axis, (n_cells, -1)).amax(dim=axis + 1)
+        return DENSITY_SCALE * functional.softplus(cell_peaks(self.grid[0, 0], n_cells, radius=radius))
 
     def upsample(self, resolution: int) -> None:
         """Interpolate onto a grid of another resolution, in place: coarse to fine.
 
         `grid` becomes a new parameter, so make the optimiser anew.
         """
-        _check_resolution(resolution)
-        size = (resolution, resolution, resolution)
-        grid = functional.interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=True)
-        self.grid = nn.Parameter(grid)
+        self.grid = nn.Parameter(resample(self.grid.detach(), resolution))
 
     # What the flows see: see `Representation` for what each promises.
 
@@ -225,7 +204,7 @@ class GridField(nn.Module):
 
     def set_detail(self, share: float) -> None:
         """Interpolate onto a share of the nodes, and take that share of the samples."""
-        self.detail = _checked(share)
+        self.detail = checked_detail(share)
         if self.settings.nodes(share) != self.resolution:
             self.upsample(self.settings.nodes(share))
         self.refresh()
@@ -261,21 +240,3 @@ class GridField(nn.Module):
     def _activate(logit: Float[Tensor, "p"], points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
         inside = points.detach().abs().amax(dim=-1) <= BOX_RADIUS
         return DENSITY_SCALE * functional.softplus(logit) * inside
-
-
-def _interpolate(grid: Float[Tensor, "1 d z y x"], points: Float[Tensor, "p 3"]) -> Float[Tensor, "p d"]:
-    """Interpolate trilinearly; x runs along the last axis of the grid, beyond the box the border's value holds."""
-    where = (points / BOX_RADIUS)[None, :, None, None]
-    values = functional.grid_sample(grid, where, mode="bilinear", padding_mode="border", align_corners=True)
-    return values[0, :, :, 0, 0].T
-
-
-def _checked(detail: float) -> float:
-    if not 0 < detail <= 1:
-        raise InputError(f"`detail` must lie above 0, and be 1 at most; got {detail}.")
-    return detail
-
-
-def _check_resolution(resolution: int) -> None:
-    if not 2 <= resolution <= MAX_RESOLUTION:
-        raise InputError(f"`resolution` must lie between 2 and {MAX_RESOLUTION}; got {resolution}.")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.harmonic import AnyLight
 from viewfold.scene.light import Light
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import Rendering
@@ -42,7 +43,7 @@ def rasterize(
     *,
     size: int,
     supersample: int = 2,
-    light: Light | None = Light(),  # noqa: B008
+    light: AnyLight | None = Light(),  # noqa: B008
     shape: bool = True,
 ) -> Rendering:
     """Draw a mesh from each camera; both sides of a face are drawn and lit.

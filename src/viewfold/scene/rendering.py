@@ -4,18 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from viewfold.camera import Cameras
+
+SAMPLED = ("pixel", "weight", "rgb", "position", "distance", "normal", "direction")
+"""The tensors of `RaySamples`."""
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """What can be drawn: all that a comparison with pictures asks of a representation (scene/representation.py)."""
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        size: int,
+        generator: torch.Generator | None = None,
+        quality: float = 1.0,
+        normals: bool = False,
+    ) -> Rendering:
+        """Draw it; differentiable in its parameters."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RaySamples:
-    """The samples of all rays that a volume's picture was composited from, without those that no light reaches."""
+    """The samples of all rays that a volume's picture was composited from, without those that no light reaches.
+
+    Whoever sums `weight` times something over the samples of each `pixel` composites it as the renderer does colour.
+    """
+
+    pixel: Int[Tensor, "p"]
+    """Which pixel of "v h w" a sample belongs to, counted view by view and row by row."""
 
     weight: Float[Tensor, "p"]
     """Share of its pixel; a ray's weights sum to the pixel's alpha."""
+
+    rgb: Float[Tensor, "p 3"]
+    """sRGB colour in [0, 1], not weighed."""
+
+    position: Float[Tensor, "p 3"]
+    """In the world."""
+
+    distance: Float[Tensor, "p"]
+    """From the camera, along the ray."""
 
     normal: Float[Tensor, "p 3"]
     """Unit, world frame, away from the dense side; not turned towards the camera."""
@@ -28,7 +66,7 @@ class RaySamples:
 
     def to(self, device: torch.device | str) -> RaySamples:
         """Return the same samples on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("weight", "normal", "direction")}
+        moved = {name: getattr(self, name).to(device) for name in SAMPLED}
         return RaySamples(**moved, n_rays=self.n_rays)
 
 

@@ -1,6 +1,6 @@
 """The protocol of 3D representations: all that the flows call, so that they know no particular one.
 
-Today `GridField` (scene/grid.py) satisfies it; hash grids, signed distances, Gaussians and meshes fit behind it too.
+`GridField` (scene/grid.py) and `SignedDistanceGrid` (scene/sdf.py) satisfy it; hash grids and meshes fit behind it too.
 Nothing outside a representation touches its tensors: an optimiser gets them from `groups` and gives them back unread.
 
     representation = settings.begin(solid, detail=0.5)             coarse, from a first guess
@@ -24,7 +24,10 @@ from viewfold.scene.rendering import Rendering
 from viewfold.scene.surface import SurfaceResult
 
 Solid = Callable[[Float[Tensor, "p 3"]], tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]]
-"""A first guess at an object: how surely each point lies inside, 0 to 1, and its sRGB colour in [0, 1]."""
+"""A first guess at an object: how surely each point lies inside, 0 to 1, and its sRGB colour in [0, 1].
+
+`scene.blob.Blob` is the one for when nothing is known; a representation may know it, and begin with its exact law.
+"""
 
 
 @runtime_checkable

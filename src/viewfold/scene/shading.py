@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from viewfold.scene.light import MATT, Light
+from viewfold.scene.harmonic import AnyLight
+from viewfold.scene.light import MATT
 from viewfold.scene.material import Texture
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.sampling import Pyramid
@@ -67,7 +68,7 @@ class Subject:
     screen: Float[Tensor, "3 v k"]
     eyes: Float[Tensor, "v 3"]
     n_pixels: int
-    light: Light | None
+    light: AnyLight | None
     pyramids: dict[tuple[int, bool], Pyramid] = field(default_factory=dict)
     """Of the textures that were read so far, by identity and by whether their colours are weighed by alpha."""
 
@@ -190,7 +191,7 @@ def shade(
 
 
 def _lit(
-    color: Float[Tensor, "3 p"], normal: Float[Tensor, "3 p"], facets: _Facets, subject: Subject, light: Light
+    color: Float[Tensor, "3 p"], normal: Float[Tensor, "3 p"], facets: _Facets, subject: Subject, light: AnyLight
 ) -> Float[Tensor, "3 p"]:
     """Return the colours in the light; what is not `lit` keeps its own."""
     mesh = subject.mesh

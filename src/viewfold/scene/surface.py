@@ -44,7 +44,7 @@ class SurfaceResult:
 
     mesh: Mesh
     threshold: float
-    """The density of the surface, per unit length."""
+    """The density of the surface, per unit length; 0 where that of a distance was taken."""
 
     silhouette_iou: float
     """Pixels that mesh and field both cover, as a share of those that either covers."""
@@ -85,14 +85,11 @@ def extract_surface(
         InputError: a number out of range, or renders without their cameras.
         FitError: the field is empty or not finite.
     """
-    if not 8 <= resolution <= 512:
-        raise InputError(f"`resolution` must lie between 8 and 512; got {resolution}.")
-    if max_faces < 4:
-        raise InputError(f"`max_faces` must be at least 4; got {max_faces}.")
+    check_extraction(resolution, max_faces)
     if renders is not None and cameras is None:
         raise InputError("`cameras` must be given with `renders`; got None. Pass the cameras that they were made with.")
     if cameras is None:
-        cameras = Cameras.at(elevation_deg=[0.0, 30.0] * 4, azimuth_deg=[45.0 * i for i in range(8)]).to(device)
+        cameras = eight_sides(device)
     opacity = _opacity(field, resolution, smooth_voxels, device)
     if renders is None:
         with torch.no_grad():
@@ -102,14 +99,64 @@ def extract_surface(
         level = _best_level(opacity, cameras, covered)
     else:
         level = -math.expm1(-threshold * OPACITY_STEP)
-    vertices, faces = _march_cubes(opacity, level)
+    if not 0 < level < float(opacity.max()):
+        raise FitError(
+            f"`threshold` must lie below the field's peak; got an opacity of {level:.3f} where the peak is "
+            f"{float(opacity.max()):.3f}. Lower it, or leave it out to search for one."
+        )
+    return close_surface(
+        *march_cubes(opacity, level, outside=0.0),
+        threshold=-math.log1p(-level) / OPACITY_STEP,
+        cameras=cameras,
+        covered=covered,
+        max_faces=max_faces,
+        smooth_steps=smooth_steps,
+        min_component=min_component,
+    )
+
+
+def eight_sides(device: torch.device | str = "cpu") -> Cameras:
+    """Return the cameras that a mesh is compared with what it was taken from by, unless others are given."""
+    return Cameras.at(elevation_deg=[0.0, 30.0] * 4, azimuth_deg=[45.0 * i for i in range(8)]).to(device)
+
+
+def check_extraction(resolution: int, max_faces: int) -> None:
+    """Refuse a grid or a mesh that no surface fits, before anything is sampled.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    if not 8 <= resolution <= 512:
+        raise InputError(f"`resolution` must lie between 8 and 512; got {resolution}.")
+    if max_faces < 4:
+        raise InputError(f"`max_faces` must be at least 4; got {max_faces}.")
+
+
+def close_surface(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    *,
+    threshold: float,
+    cameras: Cameras,
+    covered: Bool[Tensor, "v h w"],
+    max_faces: int,
+    smooth_steps: int,
+    min_component: float,
+) -> SurfaceResult:
+    """Clean what marching cubes found, thin it out, and compare its silhouettes with what was covered.
+
+    Args:
+        threshold: to be kept with the result.
+        cameras: from which `covered` pixels show more of the object than of the ground.
+        max_faces, smooth_steps, min_component: see `extract_surface`.
+    """
     faces, found, kept = _keep_components(vertices, faces, min_component)
     vertices, faces = _compact(taubin(vertices, faces, steps=smooth_steps), faces)
     mesh = decimate(_mesh(vertices, faces), max_faces=max_faces)
     silhouette = rasterize(mesh, cameras.to("cpu"), size=covered.shape[-1], light=None).alpha[:, 0] > 0.5
     return SurfaceResult(
         mesh=mesh,
-        threshold=-math.log1p(-level) / OPACITY_STEP,
+        threshold=threshold,
         silhouette_iou=_overlap(silhouette, covered.cpu()),
         components_found=found,
         components_kept=kept,
@@ -230,17 +277,12 @@ def _overlap(a: Bool[Tensor, "v h w"], b: Bool[Tensor, "v h w"]) -> float:
     return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
-def _march_cubes(opacity: Float[Tensor, "z y x"], level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return vertices and outward faces; a border of nothing closes what touches the box."""
+def march_cubes(values: Float[Tensor, "z y x"], level: float, *, outside: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return vertices and outward faces where values rise above a level; a border of `outside` closes the box."""
     from skimage.measure import marching_cubes
 
-    resolution = opacity.shape[0]
-    volume = np.pad(opacity.cpu().numpy().transpose(2, 1, 0), 1)
-    if not 0 < level < float(volume.max()):
-        raise FitError(
-            f"`threshold` must lie below the field's peak; got an opacity of {level:.3f} where the peak is "
-            f"{float(volume.max()):.3f}. Lower it, or leave it out to search for one."
-        )
+    resolution = values.shape[0]
+    volume = np.pad(values.cpu().numpy().transpose(2, 1, 0), 1, constant_values=outside)
     vertices, faces, _, _ = marching_cubes(volume, level=level, allow_degenerate=False)
     vertices = (vertices.astype(np.float64) - 1) * (2 * BOX_RADIUS / (resolution - 1)) - BOX_RADIUS
     faces = faces.astype(np.int64)

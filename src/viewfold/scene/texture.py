@@ -8,7 +8,7 @@ off the field's own surface.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,17 +62,47 @@ def bake_texture(mesh: Mesh, color: SeenColor, *, size: int = 512, max_faces: in
         raise InputError(f"`size` must lie between 16 and 4096; got {size}.")
     if not len(mesh.faces):
         raise InputError("`mesh` must have at least one face to be textured; it is empty.")
-    mesh = unwrap(decimate(mesh, max_faces=max_faces), size=size)
-    assert mesh.uv is not None
-    row, column, face, weight = rasterize_uv(mesh.uv, mesh.faces, size=size)
-    points = (mesh.vertices[mesh.faces[face]] * weight[..., None]).sum(dim=1)
-    normals = torch.nn.functional.normalize((mesh.normals()[face] * weight[..., None]).sum(dim=1), dim=-1)
-    image = mesh.vertices.new_zeros(size, size, 3)
-    image[row, column] = color(points, normals)
-    painted = torch.zeros(size, size, dtype=torch.bool, device=image.device)
-    painted[row, column] = True
-    texture = Texture(image=fill_unpainted(image, painted))
-    return replace(mesh, materials=(Material(texture=texture, roughness=ROUGHNESS),))
+    texels = Texels.of(unwrap(decimate(mesh, max_faces=max_faces), size=size), size=size)
+    texture = Texture(image=texels.picture(color(texels.points, texels.normals)))
+    return replace(texels.mesh, materials=(Material(texture=texture, roughness=ROUGHNESS),))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Texels:
+    """The texels of an unwrapped mesh that lie on its surface."""
+
+    mesh: Mesh
+    """With `uv`."""
+
+    size: int
+    row: Int[Tensor, "p"]
+    column: Int[Tensor, "p"]
+    face: Int[Tensor, "p"]
+    weight: Float[Tensor, "p 3"]
+    """Of the face's corners; they sum to 1."""
+
+    points: Float[Tensor, "p 3"]
+    normals: Float[Tensor, "p 3"]
+    """Unit, as the mesh is shaded."""
+
+    @classmethod
+    def of(cls, mesh: Mesh, *, size: int) -> Texels:
+        """Find the texels of a picture of `size` by `size` whose centres lie in a chart."""
+        assert mesh.uv is not None
+        row, column, face, weight = rasterize_uv(mesh.uv, mesh.faces, size=size)
+        points = (mesh.vertices[mesh.faces[face]] * weight[..., None]).sum(dim=1)
+        normals = torch.nn.functional.normalize((mesh.normals()[face] * weight[..., None]).sum(dim=1), dim=-1)
+        return cls(
+            mesh=mesh, size=size, row=row, column=column, face=face, weight=weight, points=points, normals=normals
+        )
+
+    def picture(self, values: Float[Tensor, "p 3"]) -> Float[Tensor, "h w 3"]:
+        """Return the texture that holds these values at the texels, and beside the charts those of the nearest one."""
+        image = values.new_zeros(self.size, self.size, 3)
+        image[self.row, self.column] = values
+        painted = torch.zeros(self.size, self.size, dtype=torch.bool, device=image.device)
+        painted[self.row, self.column] = True
+        return fill_unpainted(image, painted)
 
 
 def unwrap(mesh: Mesh, *, size: int) -> Mesh:

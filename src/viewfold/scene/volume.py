@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.scene.field import Bounded, Field, lattice
+from viewfold.scene.field import Bounded, Field, Oriented, lattice
 from viewfold.scene.rendering import RaySamples, Rendering
 
 SCENE_RADIUS = 0.55
@@ -68,10 +68,21 @@ class OccupancyGrid:
 
     def at(self, points: Float[Tensor, "*p 3"]) -> Bool[Tensor, "*p"]:
         """Return for points inside the cube about the scene's sphere whether their cell may hold something."""
+        flat = points.reshape(-1, 3)
+        return self.along(flat, torch.zeros_like(flat), flat.new_zeros(len(flat), 1)).reshape(points.shape[:-1])
+
+    def along(
+        self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], distance: Float[Tensor, "r s"]
+    ) -> Bool[Tensor, "r s"]:
+        """Return the same for points at distances along rays, an axis at a time and without making the points."""
         n_cells = self.cells.shape[0]
-        cell = ((points + SCENE_RADIUS) * (n_cells / (2 * SCENE_RADIUS))).to(torch.int32).clamp_(0, n_cells - 1)
-        index = (cell[..., 2] * n_cells + cell[..., 1]) * n_cells + cell[..., 0]
-        return self.cells.flatten()[index]
+        scale = n_cells / (2 * SCENE_RADIUS)
+        first, each = (origins + SCENE_RADIUS) * scale, directions * scale
+        index = torch.zeros((), dtype=torch.int32, device=distance.device)
+        for axis in (2, 1, 0):
+            cell = torch.addcmul(first[:, axis, None], each[:, axis, None], distance)
+            index = index * n_cells + cell.to(torch.int32).clamp_(0, n_cells - 1)
+        return self.cells.flatten().index_select(0, index.reshape(-1)).reshape(distance.shape)
 
     @property
     def fraction(self) -> float:
@@ -118,7 +129,7 @@ def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 
 
     Four evaluations of density instead of the six of central differences; differentiable in the field.
     """
-    corners = points.new_tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
+    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
     density = field.density((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
     return functional.normalize(-(density.T @ corners), dim=-1, eps=1e-8)
 
@@ -142,8 +153,8 @@ def render_volume(
         n_samples: across the sphere's diameter; every ray uses the same step of 1.1 / n_samples.
         occupancy: cells outside which the field is not evaluated; None evaluates it everywhere.
         generator: draws the place of each sample in its step, which makes the optical depth unbiased; None: the middle.
-        normals: also render normals, for four more evaluations of density a sample, and return the samples; otherwise
-            they are zero.
+        normals: also render normals, and return the samples; otherwise they are zero.  A field that knows none (see
+            `Oriented`) is asked for four more densities a sample.
 
     Returns:
         Colour and normals premultiplied; depth along the camera's axis, expected over what the ray hit, 0 where it hit
@@ -173,7 +184,7 @@ def render_volume(
     )
     forward = -cameras.world_from_camera[:, :3, 2].repeat_interleave(size * size, dim=0)
     cosine = (directions * forward).sum(dim=-1)[hit]
-    ray, channels, samples = _shade(field, packed, delta, cosine, directions[hit], normals=normals)
+    ray, channels, samples = _shade(field, packed, delta, cosine, directions[hit], hit, normals=normals)
     image = origins.new_zeros(origins.shape[0], 8).index_copy(0, hit[ray], channels)
     image = image.reshape(len(cameras), size, size, 8).permute(0, 3, 1, 2)
     return Rendering(rgb=image[:, :3], alpha=image[:, 3:4], depth=image[:, 4:5], normal=image[:, 5:], samples=samples)
@@ -187,6 +198,11 @@ class _Samples:
     slot: Int[Tensor, "p"]
     distance: Float[Tensor, "p"]
     points: Float[Tensor, "p 3"]
+
+    def chosen(self, which: Int[Tensor, "q"]) -> _Samples:
+        """Return some of them."""
+        names = ("ray", "slot", "distance", "points")
+        return _Samples(**{name: getattr(self, name).index_select(0, which) for name in names})
 
 
 @torch.no_grad()
@@ -208,19 +224,18 @@ def _march(
         distance = near[:, None] + (step + 0.5) * delta
     else:
         jitter = torch.rand(near.shape[0], n_samples, generator=generator, device=generator.device).to(near.device)
-        distance = near[:, None] + (step + jitter) * delta
+        distance = near[:, None] + jitter.add_(step).mul_(delta)
     keep = distance < far[:, None]
     if occupancy is not None:
-        points = torch.addcmul(origins[:, None], directions[:, None], distance[..., None])
-        keep &= occupancy.at(points)
+        keep &= occupancy.along(origins, directions, distance)
     ray, place = keep.nonzero(as_tuple=True)
-    distance = distance[ray, place]
-    points = torch.addcmul(origins[ray], directions[ray], distance[:, None])
-    slot = keep.cumsum(dim=1)[ray, place] - 1
-
-    density = _padded(field.density(points), ray, slot, near.shape[0])
-    seen = (composite(density, delta)[1][ray, slot] > MIN_TRANSMITTANCE).nonzero()[:, 0]
-    return _Samples(ray=ray[seen], slot=slot[seen], distance=distance[seen], points=points[seen])
+    index = ray * n_samples + place
+    distance = distance.reshape(-1).index_select(0, index)
+    points = torch.addcmul(origins.index_select(0, ray), directions.index_select(0, ray), distance[:, None])
+    slot = keep.cumsum(dim=1).reshape(-1).index_select(0, index) - 1
+    samples = _Samples(ray=ray, slot=slot, distance=distance, points=points)
+    transmittance = _composite_packed(field.density(points), ray, slot, near.shape[0], delta)[1]
+    return samples.chosen((transmittance > MIN_TRANSMITTANCE).nonzero()[:, 0])
 
 
 def _shade(
@@ -229,6 +244,7 @@ def _shade(
     delta: float,
     cosine: Float[Tensor, "r"],
     directions: Float[Tensor, "r 3"],
+    pixel: Int[Tensor, "r"],
     *,
     normals: bool,
 ) -> tuple[Int[Tensor, "q"], Float[Tensor, "q 8"], RaySamples | None]:
@@ -237,22 +253,44 @@ def _shade(
     Returns the rays that saw anything, their channels, and with normals the samples.
     """
     ray, rank = torch.unique_consecutive(samples.ray, return_inverse=True)
-    density, rgb = field(samples.points)
-    weight = composite(_padded(density, rank, samples.slot, ray.shape[0]), delta)[0][rank, samples.slot][:, None]
-    depth = samples.distance * cosine[samples.ray]
-    normal = density_normal(field, samples.points) if normals else torch.zeros_like(rgb)
-    channels = weight * torch.cat([rgb, torch.ones_like(depth)[:, None], depth[:, None], normal], dim=-1)
-    total = channels.new_zeros(ray.shape[0], 8).index_add(0, rank, channels)
+    density, rgb, normal = _evaluate(field, samples.points, normals=normals)
+    weight = _composite_packed(density, rank, samples.slot, ray.shape[0], delta)[0]
+    depth = samples.distance * cosine.index_select(0, samples.ray)
+    seen = [rgb, torch.ones_like(depth)[:, None], depth[:, None]] + ([] if normal is None else [normal])
+    channels = weight[:, None] * torch.cat(seen, dim=-1)
+    total = channels.new_zeros(ray.shape[0], channels.shape[1]).index_add(0, rank, channels)
     mean_depth = total[:, 4:5] / total[:, 3:4].clamp(min=1e-6)
-    kept = None
-    if normals:
-        kept = RaySamples(weight=weight[:, 0], normal=normal, direction=directions[samples.ray], n_rays=len(ray))
+    if normal is None:
+        return ray, torch.cat([total[:, :4], mean_depth, torch.zeros_like(total[:, :3])], dim=-1), None
+    kept = RaySamples(
+        pixel=pixel.index_select(0, samples.ray),
+        weight=weight,
+        rgb=rgb,
+        position=samples.points,
+        distance=samples.distance,
+        normal=normal,
+        direction=directions.index_select(0, samples.ray),
+        n_rays=len(ray),
+    )
     return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1), kept
 
 
-def _padded(
-    values: Float[Tensor, "p"], row: Int[Tensor, "p"], slot: Int[Tensor, "p"], n_rows: int
-) -> Float[Tensor, "r s"]:
-    """Lay packed samples out as one row a ray, with zeros behind the last."""
+def _evaluate(
+    field: Field, points: Float[Tensor, "p 3"], *, normals: bool
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"], Float[Tensor, "p 3"] | None]:
+    """Return density, colour and, if they are asked for, normals: the field's own, or else by differences."""
+    if normals and isinstance(field, Oriented):
+        return field.with_normal(points)
+    density, rgb = field(points)
+    return density, rgb, density_normal(field, points) if normals else None
+
+
+def _composite_packed(
+    density: Float[Tensor, "p"], row: Int[Tensor, "p"], slot: Int[Tensor, "p"], n_rows: int, delta: float
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
+    """Return what `composite` does of packed samples, laid out as one row a ray, with zeros behind the last."""
     n_slots = int(slot.max()) + 1 if slot.numel() else 1
-    return values.new_zeros(n_rows, n_slots).index_put((row, slot), values)
+    index = row * n_slots + slot
+    padded = density.new_zeros(n_rows * n_slots).index_copy(0, index, density).reshape(n_rows, n_slots)
+    weight, transmittance = (x.reshape(-1).index_select(0, index) for x in composite(padded, delta))
+    return weight, transmittance

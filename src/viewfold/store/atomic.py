@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from viewfold.errors import OutputError, ViewfoldError
 from viewfold.store.regular import NO_FILE
@@ -50,10 +51,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OutputError: the disk is full or the place cannot be written.
     """
     asked, path, kept = path, followed(path), None
-    if (reason := _irreplaceable(path)) is not None:
+    if (reason := irreplaceable(path)) is not None:
         raise OutputError(f"`{asked}` cannot be written: {reason}. Name another place.")
     try:
-        with _parent_of(path), temporary(path) as holder:
+        with parent_of(path), temporary(path) as holder:
             kept, new = old_in(holder), new_in(holder, path)
             yield new
             settle(new, path, aside=kept)
@@ -61,19 +62,29 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
     except Exception as error:
         left = f" What stood there is in `{kept}`." if kept is not None and os.path.lexists(kept) else ""
-        code = _write_failure(error, path.parent)
-        if code is None:
-            if left:
-                error.add_note(left.strip())
-            raise
-        reason = os.strerror(code).lower()
-        raise OutputError(
-            f"`{asked}` cannot be written: {reason}.{left} Free the space or name another place."
-        ) from error
+        raise_blaming(error, asked, path.parent, left=left)
+
+
+def raise_blaming(error: Exception, asked: str | Path, folder: Path, *, left: str = "") -> NoReturn:
+    """Raise what kept a result from being written: as an `OutputError` where the place is to blame, or as it is.
+
+    Args:
+        error: what was raised.
+        asked: the result, as its writer called it.
+        folder: where it was to be.
+        left: a sentence about what the failure left behind, after a space; "" for nothing.
+    """
+    code = _write_failure(error, folder)
+    if code is None:
+        if left:
+            error.add_note(left.strip())
+        raise error
+    reason = os.strerror(code).lower()
+    raise OutputError(f"`{asked}` cannot be written: {reason}.{left} Free the space or name another place.") from error
 
 
 @contextlib.contextmanager
-def _parent_of(path: Path) -> Iterator[None]:
+def parent_of(path: Path) -> Iterator[None]:
     """Make the folders above a path; their names reach the disk after the block."""
     made = [folder for folder in path.parents if not os.path.lexists(folder)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +105,7 @@ def followed(path: str | Path) -> Path:
     return Path(os.path.realpath(path)) if leads else Path(path).absolute()
 
 
-def _irreplaceable(path: Path) -> str | None:
+def irreplaceable(path: Path) -> str | None:
     """Return why what stands at a path must stay, if it must: a disk's root, a device such as /dev/null."""
     if os.path.ismount(path):
         return "it is the root of a disk"
@@ -130,7 +141,7 @@ def check_output(path: str | Path, *, holds: str | None = None) -> None:
     reason = None
     try:
         above = next((folder for folder in path.parents if folder.exists()), path)
-        if (reason := _irreplaceable(path)) is not None:
+        if (reason := irreplaceable(path)) is not None:
             pass
         elif not above.is_dir():
             reason = f"{above} is a file"

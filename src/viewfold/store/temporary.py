@@ -4,6 +4,7 @@
         held                 locked by its writer, so that a lock that is free tells of a writer that is gone
         new/NAME             what is being written
         old                  what stood there before, between two renames where one cannot do
+        ready, plan, kept    of several files that take their places together: see `fileset`
 
 `held` also names the machine: some network disks keep locks within one.  What another machine left stays.
 """
@@ -17,7 +18,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -53,27 +54,44 @@ def old_in(holder: Path) -> Path:
     return holder / "old"
 
 
-def sweep(path: Path) -> None:
-    """Clear up the temporaries of `path` whose writers, on this machine, are gone."""
+def ready_in(holder: Path) -> Path:
+    """Return where in a temporary folder files wait that are whole and on the disk, until each is in its place."""
+    return holder / "ready"
+
+
+def kept_in(holder: Path) -> Path:
+    """Return where in a temporary folder the predecessors of several files wait, by their names."""
+    return holder / "kept"
+
+
+def sweep(path: Path, *, complete: Callable[[Path], None] | None = None) -> None:
+    """Clear up the temporaries of `path` whose writers, on this machine, are gone.
+
+    Args:
+        complete: called with a temporary folder that has files `ready`, to put them into their places; where it fails
+            the folder stays.  None leaves such folders as they are.
+    """
     for slot in range(SWEPT):
-        _reclaim(_holder(path, slot), path)
+        _reclaim(_holder(path, slot), path, complete)
 
 
 def _clear(holder: Path, path: Path, descriptor: int) -> None:
     """Remove a temporary folder and let go of its lock.
 
-    A predecessor in it returns if its place is empty; where it cannot, both stay.  The lock is closed before it is
-    removed, for a network disk or Windows keeps a file that is open, and the folder with it; by then the folder has a
-    name that nobody else looks for or makes.
+    A predecessor in it returns if its place is empty; where it cannot, both stay; so do files that are ready.  The lock
+    is closed before it is removed, for a network disk or Windows keeps a file that is open, and the folder with it; by
+    then the folder has a name that nobody else looks for or makes.
     """
     try:
+        if os.path.lexists(ready_in(holder)):
+            return
         old = old_in(holder)
         if os.path.lexists(old) and not os.path.lexists(path):
             try:
                 os.replace(old, path)
             except OSError:
                 return
-        for entry in (holder / "new", old):
+        for entry in (holder / "new", old, kept_in(holder)):
             shutil.rmtree(entry, ignore_errors=True)
         if fcntl is not None:
             with contextlib.suppress(OSError):
@@ -132,14 +150,18 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _reclaim(holder: Path, path: Path) -> None:
-    """Clear a temporary folder if nobody holds its lock."""
+def _reclaim(holder: Path, path: Path, complete: Callable[[Path], None] | None) -> None:
+    """Clear a temporary folder if nobody holds its lock, its ready files completed."""
     try:
         descriptor = os.open(holder / "held", os.O_RDWR)
     except OSError:  # there is none, as a rule
         return
     if _locked(descriptor) and _is_named(descriptor, holder / "held") and os.read(descriptor, 1024) == _machine():
-        _clear(holder, path, descriptor)
+        try:
+            if complete is not None and os.path.lexists(ready_in(holder)):
+                complete(holder)
+        finally:
+            _clear(holder, path, descriptor)
     else:
         os.close(descriptor)
 

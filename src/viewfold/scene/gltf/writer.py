@@ -29,7 +29,7 @@ _LINEAR, _NEAREST, _MIPMAPS = 9729, 9728, 9987
 _MODES = {"opaque": "OPAQUE", "mask": "MASK", "blend": "BLEND"}
 
 
-def write_glb(mesh: Mesh, normals: Float[Tensor, "k 3"], *, label: Label = UNLABELLED) -> bytes:
+def write_glb(mesh: Mesh, normals: Float[Tensor, "k 3"], *, label: Label = UNLABELLED, name: str = "mesh") -> bytes:
     """Return the file: a node that turns it upright, a primitive for each material in use.
 
     Kept are colours and alpha of vertices, textures with their alpha, wrap and filter modes, both sets of texture
@@ -37,19 +37,21 @@ def write_glb(mesh: Mesh, normals: Float[Tensor, "k 3"], *, label: Label = UNLAB
 
     Args:
         normals: unit, of each vertex.
+        label: metadata.
+        name: of the node and the mesh; materials are NAME_0, NAME_1 ...
     """
-    writer = _Writer()
+    writer = _Writer(name)
     index = mesh.material_index()
     primitives = [
-        writer.primitive(mesh, normals, mesh.faces[index == number], mesh.materials[number])
+        writer.primitive(mesh, normals, mesh.faces[index == number], mesh.materials[number], number)
         for number in index.unique().tolist()
     ]
     tree = {
         "asset": {"version": "2.0", "generator": software(), **label.glb_asset()},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "mesh", "mesh": 0, "rotation": _UPRIGHT}],
-        "meshes": [{"name": "mesh", "primitives": primitives}],
+        "nodes": [{"name": name, "mesh": 0, "rotation": _UPRIGHT}],
+        "meshes": [{"name": name, "primitives": primitives}],
         **{name: entries for name, entries in writer.tree.items() if entries},
         "buffers": [{"byteLength": len(writer.binary)}],
     }
@@ -63,13 +65,16 @@ def write_glb(mesh: Mesh, normals: Float[Tensor, "k 3"], *, label: Label = UNLAB
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         names = "materials", "textures", "samplers", "images", "accessors", "bufferViews"
         self.tree: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.binary = bytearray()
         self._textures: dict[int, int] = {}
 
-    def primitive(self, mesh: Mesh, normals: Float[Tensor, "k 3"], faces: Tensor, material: Material) -> dict[str, Any]:
+    def primitive(
+        self, mesh: Mesh, normals: Float[Tensor, "k 3"], faces: Tensor, material: Material, number: int
+    ) -> dict[str, Any]:
         """Write the faces of one material with the vertices that they use."""
         used, faces = faces.unique(return_inverse=True)
         attributes = {
@@ -85,7 +90,8 @@ class _Writer:
         corners = faces.reshape(-1, 1)
         narrow = len(used) < 2**16 - 1
         indices = self.accessor(corners, dtype="<u2" if narrow else "<u4", target=_ELEMENT_ARRAY_BUFFER)
-        self.tree["materials"].append(self._material(material, own_set="TEXCOORD_1" in attributes))
+        look = self._material(material, own_set="TEXCOORD_1" in attributes)
+        self.tree["materials"].append({"name": f"{self.name}_{number}", **look})
         return {"attributes": attributes, "indices": indices, "material": len(self.tree["materials"]) - 1}
 
     def accessor(

@@ -1,0 +1,169 @@
+"""Polish the extracted mesh: its vertices are moved until its pictures are the views, outlines above all.
+
+A field is fitted through a grid and its surface is smoothed and thinned out, which rounds what the views show sharply;
+the mesh itself is differentiated here (scene/soft.py), with large steps that stay smooth (scene/large_steps.py).
+Colours of the vertices are optimised beside them, so that colour pulls at the shape too, and are thrown away: colours
+are painted afterwards.  The loss is the fit's own (lifting/photometric.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from viewfold.camera import Cameras
+from viewfold.diffusion.schedule import Anneal
+from viewfold.errors import FitError, InputError
+from viewfold.lifting.descent import Progress
+from viewfold.lifting.extraction import Extracted
+from viewfold.lifting.photometric import Photometric
+from viewfold.scene.field import BOX_RADIUS
+from viewfold.scene.large_steps import LargeSteps, UniformAdam
+from viewfold.scene.mesh import Mesh
+from viewfold.scene.rendering import Rendering
+from viewfold.scene.soft import Topology, draw
+
+END_RATE = 0.2
+"""Learning rates fall to this share of the first, in a straight line."""
+
+FARTHEST = 0.1
+"""No vertex moves further than this in all, in world units: a fifth of the object's radius."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolishSettings:
+    """How the mesh is refined against the views."""
+
+    steps: int = 100
+    """Steps of the optimiser; 0 leaves the mesh as it was extracted."""
+
+    learning_rate: float = 0.01
+    """Largest change of a spread vertex in the first step, in world units; vertices themselves move less."""
+
+    color_rate: float = 0.05
+    """Adam's, for logits of the vertices' colours."""
+
+    smoothness: float = 10.0
+    """How far a step spreads over the mesh; see `scene.large_steps`."""
+
+    views_at_once: int = 8
+    """Views that a step is compared with, drawn at random where there are more."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("steps", 0, 100_000), ("smoothness", 0, 1e6), ("views_at_once", 1, 256)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"`{name}` must lie between {low} and {high:g}; got {getattr(self, name)}.")
+        for name in ("learning_rate", "color_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"`{name}` must be a positive, finite number; got {getattr(self, name)}.")
+
+
+def polish(
+    extracted: Extracted,
+    *,
+    settings: PolishSettings | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Extracted:
+    """Return the same with a mesh whose pictures are closer to the views; its faces stay the same, and closed.
+
+    A mesh that is not closed is returned as it is.
+
+    Args:
+        extracted: where the views are; the mesh may be elsewhere.
+        settings: see `PolishSettings`.
+        generator: of everything random.
+        progress: see `Progress`; the stage is "polish".
+
+    Raises:
+        FitError: the loss turned to NaN or infinity.
+    """
+    settings = settings or PolishSettings()
+    surface = extracted.surface
+    if settings.steps == 0 or not surface.watertight:
+        return extracted
+    progress = progress or (lambda stage, step, total: None)
+    pictures = Photometric.of(extracted.observed)
+    statue = _Statue.of(extracted, smoothness=settings.smoothness, device=pictures.rgb.device)
+    shape, paint = UniformAdam(statue.spread), torch.optim.Adam([statue.logit], lr=settings.color_rate)
+    decay = Anneal(start=1.0, end=END_RATE, steps=settings.steps)
+    for step in range(settings.steps):
+        progress("polish", step, settings.steps)
+        loss = pictures.some(settings.views_at_once, generator=generator).loss(statue, generator=generator)
+        if not float(loss.detach()) < float("inf"):
+            raise FitError(f"the polish must stay finite; its loss was {float(loss.detach())} at step {step}.")
+        statue.spread.grad = statue.logit.grad = None
+        loss.backward()
+        paint.param_groups[0]["lr"] = settings.color_rate * decay.at(step)
+        shape.step(settings.learning_rate * decay.at(step))
+        paint.step()
+    progress("polish", settings.steps, settings.steps)
+    mesh = replace(surface.mesh, vertices=statue.finished().to(surface.mesh.vertices.device))
+    return replace(extracted, surface=replace(surface, mesh=mesh))
+
+
+class _Statue:
+    """A mesh that is drawn with gradient: what `Photometric.loss` asks of a representation, and no more."""
+
+    def __init__(self, mesh: Mesh, colors: Float[Tensor, "k 3"], *, smoothness: float) -> None:
+        self.first = mesh.vertices
+        self.topology = Topology.of(mesh.faces)
+        self.steps = LargeSteps(self.topology.ends, len(mesh.vertices), smoothness=smoothness)
+        self.spread = self.steps.spread(mesh.vertices).requires_grad_()
+        self.logit = colors.clamp(0.02, 0.98).logit().requires_grad_()
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, extracted: Extracted, *, smoothness: float, device: torch.device) -> _Statue:
+        """Begin with the extracted mesh in the colours of what it was taken from."""
+        mesh = extracted.surface.mesh.to(device)
+        normals = torch.zeros_like(mesh.vertices).index_add(0, mesh.faces.flatten(), mesh.normals().reshape(-1, 3))
+        colors = extracted.representation.surface_color(mesh.vertices, functional.normalize(normals, dim=-1))
+        return cls(mesh, colors.clone(), smoothness=smoothness)
+
+    @property
+    def device(self) -> torch.device:
+        return self.spread.device
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        size: int,
+        generator: torch.Generator | None = None,
+        quality: float = 1.0,
+        normals: bool = False,
+    ) -> Rendering:
+        """Draw it; nothing is random and `quality` changes nothing."""
+        return draw(self._vertices(), self.logit.sigmoid(), self.topology, cameras, size=size, normals=normals)
+
+    def _vertices(self) -> Float[Tensor, "k 3"]:
+        """Return the vertices, none too far from where it was and all in the box."""
+        moved = self.steps.gather(self.spread) - self.first
+        length = moved.norm(dim=-1, keepdim=True)
+        held = self.first + moved * (FARTHEST / length.clamp_min(FARTHEST))
+        return held.clamp(-BOX_RADIUS, BOX_RADIUS)
+
+    @torch.no_grad()
+    def finished(self) -> Float[Tensor, "k 3"]:
+        """Return the vertices, those of faces that turned over put back to where they were."""
+        vertices, faces = self._vertices(), self.topology.faces
+        before = _normals(self.first, faces)
+        for _ in range(len(faces)):
+            turned = (before * _normals(vertices, faces)).sum(dim=-1) < 0
+            if not bool(turned.any()):
+                break
+            corner = faces[turned].flatten().unique()
+            if torch.equal(vertices[corner], self.first[corner]):
+                break  # flat from the beginning
+            vertices = vertices.index_copy(0, corner, self.first[corner])
+        return vertices
+
+
+def _normals(vertices: Float[Tensor, "k 3"], faces: Tensor) -> Float[Tensor, "f 3"]:
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a)

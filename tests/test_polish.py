@@ -1,0 +1,169 @@
+"""A mesh that is polished comes closer to the views, stays closed, and moves no further than it may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import trimesh
+from lift_fakes import RADIUS, ball_views, overlap
+from second_device import second_device
+from sphere import Sphere
+
+from viewfold.camera import Cameras
+from viewfold.errors import FitError, InputError
+from viewfold.evaluation.likeness import compare_surfaces
+from viewfold.lifting.extraction import Extracted
+from viewfold.lifting.observation import observe
+from viewfold.lifting.polish import FARTHEST, PolishSettings, polish
+from viewfold.scene.large_steps import LargeSteps, UniformAdam
+from viewfold.scene.mesh import Mesh
+from viewfold.scene.rasterize import rasterize
+from viewfold.scene.soft import Topology
+from viewfold.scene.surface import SurfaceResult, is_watertight
+
+
+def ball(radius: float, *, subdivisions: int = 3) -> Mesh:
+    made = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+    return Mesh(vertices=torch.tensor(made.vertices).float(), faces=torch.tensor(made.faces).long())
+
+
+def extracted(
+    mesh: Mesh, *, n_views: int = 6, watertight: bool = True, device: torch.device | str = "cpu"
+) -> Extracted:
+    """Return a mesh as if it had been taken from a grey sphere, beside views of the ball."""
+    surface = SurfaceResult(
+        mesh=mesh, threshold=1.0, silhouette_iou=1.0, components_found=1, components_kept=1, watertight=watertight
+    )
+    observed = observe(ball_views(size=48, n_views=n_views).to(device))
+    grey = Sphere(0.3, torch.tensor([0.5, 0.5, 0.5])).to(device)
+    return Extracted(surface=surface, representation=grey, observed=observed)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.39])
+def test_a_ball_of_the_wrong_size_becomes_the_one_in_the_views(radius: float) -> None:
+    before, true = ball(radius), ball(RADIUS, subdivisions=4)
+    after = polish(extracted(before), generator=generator()).surface.mesh
+    assert torch.equal(after.faces, before.faces) and is_watertight(after)
+    beside = Cameras.at(elevation_deg=[15.0] * 4, azimuth_deg=[20.0, 110.0, 200.0, 290.0])
+    drawn = {name: rasterize(mesh, beside, size=64).alpha for name, mesh in (("after", after), ("true", true))}
+    assert (
+        overlap(drawn["after"], drawn["true"]) > 0.96 > overlap(rasterize(before, beside, size=64).alpha, drawn["true"])
+    )
+    assert compare_surfaces(after, true).chamfer < 0.6 * compare_surfaces(before, true).chamfer
+
+
+def test_without_steps_or_of_an_open_mesh_nothing_changes() -> None:
+    given = extracted(ball(0.3))
+    assert polish(given, settings=PolishSettings(steps=0)) is given
+    is_open = extracted(replace(ball(0.3), faces=ball(0.3).faces[1:]), watertight=False)
+    assert polish(is_open) is is_open
+
+
+def test_no_vertex_moves_further_than_it_may_nor_out_of_the_box() -> None:
+    """However large the steps are."""
+    before = ball(0.25, subdivisions=2)
+    wild = PolishSettings(steps=20, learning_rate=1.0, smoothness=0.0)
+    after = polish(extracted(before), settings=wild, generator=generator()).surface.mesh
+    moved = (after.vertices - before.vertices).norm(dim=-1)
+    assert FARTHEST * 0.5 < float(moved.max()) <= FARTHEST + 1e-5
+    a, b = (mesh.vertices[mesh.faces] for mesh in (before, after))
+    normal = [torch.linalg.cross(q[:, 1] - q[:, 0], q[:, 2] - q[:, 0]) for q in (a, b)]
+    assert bool(((normal[0] * normal[1]).sum(-1) >= 0).all())  # none has turned over
+
+
+def test_the_same_seed_polishes_the_same_and_progress_is_told() -> None:
+    told: list[tuple[str, int, int]] = []
+    settings = PolishSettings(steps=3, views_at_once=2)
+    some = extracted(ball(0.3))
+    one, two = (
+        polish(some, settings=settings, generator=generator(), progress=lambda *q: told.append(q)).surface.mesh.vertices
+        for _ in range(2)
+    )
+    other = polish(some, settings=settings, generator=torch.Generator().manual_seed(1)).surface.mesh.vertices
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert told[:4] == [("polish", step, 3) for step in range(4)]
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    given = extracted(ball(0.3))
+    given.observed.views.rgb[0, 0, 20, 20] = float("nan")
+    with pytest.raises(FitError, match="the polish must stay finite; its loss was nan at step 0"):
+        polish(given, settings=PolishSettings(views_at_once=6))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", -1), ("smoothness", -1.0), ("views_at_once", 0), ("learning_rate", 0.0), ("color_rate", float("nan"))],
+)
+def test_settings_that_cannot_be_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"`{name}` must"):
+        PolishSettings(**{name: value})
+
+
+def test_it_polishes_where_the_views_are() -> None:
+    given = extracted(ball(0.3, subdivisions=2), n_views=2)
+    settings = PolishSettings(steps=2)
+    here = polish(given, settings=settings, generator=generator()).surface.mesh
+    with second_device() as device:
+        there = extracted(ball(0.3, subdivisions=2), n_views=2, device=device)
+        after = polish(there, settings=settings, generator=generator()).surface.mesh
+        torch.testing.assert_close(after.vertices, here.vertices, atol=1e-5, rtol=0)
+
+
+# The change of variables --------------------------------------------------------------------------------------------
+
+
+def path(n: int) -> torch.Tensor:
+    return torch.stack([torch.arange(n - 1), torch.arange(1, n)], dim=1)
+
+
+def test_spread_and_gather_undo_each_other() -> None:
+    made = ball(0.3, subdivisions=2)
+    steps = LargeSteps(Topology.of(made.faces).ends, len(made.vertices), smoothness=7.0)
+    torch.testing.assert_close(steps.gather(steps.spread(made.vertices)), made.vertices, atol=1e-5, rtol=0)
+
+
+def test_the_matrix_is_one_and_smoothness_times_the_laplacian() -> None:
+    """Of three vertices in a row: degrees 1, 2, 1."""
+    steps = LargeSteps(path(3), 3, smoothness=2.0)
+    matrix = torch.tensor([[3.0, -2, 0], [-2, 5, -2], [0, -2, 3]])
+    values = torch.tensor([[1.0, 0, 2], [0, 1, -1], [3, 0, 0]])
+    torch.testing.assert_close(steps.spread(values), matrix @ values)
+    torch.testing.assert_close(steps.gather(values), torch.linalg.solve(matrix, values))
+
+
+def test_the_gradient_is_spread_by_the_same_solve() -> None:
+    steps, weight = LargeSteps(path(5), 5, smoothness=3.0), torch.arange(15.0).reshape(5, 3)
+    values = torch.zeros(5, 3, requires_grad=True)
+    (steps.gather(values) * weight).sum().backward()
+    torch.testing.assert_close(values.grad, steps.gather(weight))
+
+
+def test_one_pull_moves_the_surroundings_too_and_what_is_moved_as_a_whole_stays_whole() -> None:
+    steps = LargeSteps(path(21), 21, smoothness=10.0)
+    pull = torch.zeros(21, 3)
+    pull[10] = 1
+    moved = steps.gather(pull)[:, 0]
+    assert (
+        float(moved[10]) < 0.2 and float(moved[8]) > 0.4 * float(moved[10]) and float(moved.sum()) == pytest.approx(1)
+    )
+    torch.testing.assert_close(steps.gather(torch.ones(21, 3)), torch.ones(21, 3))
+
+
+def test_uniform_adam_keeps_the_direction_of_the_gradient() -> None:
+    """By hand: the first step is rate g / max |g|; Adam's own would move all by the rate."""
+    place = torch.zeros(2, 3, requires_grad=True)
+    place.grad = torch.tensor([[4.0, 2, 0], [-1, 0, 0]])
+    made = UniformAdam(place)
+    made.step(0.1)
+    torch.testing.assert_close(place.detach(), -0.1 * torch.tensor([[1.0, 0.5, 0], [-0.25, 0, 0]]))
+    place.grad = torch.zeros(2, 3)
+    made.step(0.1)  # momentum 0.09 g / (1 - 0.81) over sqrt(0.000999 16 / (1 - 0.998001))
+    moment, largest = 0.09 * 4 / 0.19, (0.000999 * 16 / 0.001999) ** 0.5
+    assert float(place[0, 0].detach()) == pytest.approx(-0.1 - 0.1 * moment / largest, rel=1e-4)
