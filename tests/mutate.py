@@ -73,6 +73,16 @@ ALSO = {
     "lifting.lens": ("foreground",),
     "lifting.observation": ("foreground", "lift"),
     "lifting.photometric": ("alpha", "lift"),
+    "lifting.score": ("scores", "lift_settings"),
+    "lifting.score.prediction": ("scores", "score"),
+    "lifting.score.reconstruction": ("scores", "score"),
+    "lifting.score.sds": ("scores", "score"),
+    "lifting.score.inversion": ("scores",),
+    "lifting.score.sdi": ("scores",),
+    "lifting.score.ism": ("scores",),
+    "lifting.score.asd": ("scores",),
+    "lifting.score.variational": ("scores", "learner"),
+    "model.lowrank": ("learner",),
 }
 """Further files of tests (without `test_`) that a module answers to."""
 

@@ -32,9 +32,6 @@ from viewfold.lifting.score.sdi import SDI, sdi_loss
 from viewfold.lifting.score.sds import SDS, sds_loss
 from viewfold.lifting.score.variational import VSD, Variational
 
-__all__ = ["ASD", "ISM", "SCORES", "SDI", "SDS", "VSD", "Reconstruction", "Score", "StepLoss"]
-__all__ += ["begin", "check_score", "reconstruction_loss", "sds_loss"]
-
 Score = Reconstruction | SDS | SDI | ISM | ASD | VSD
 
 SCORES: tuple[Score, ...] = (Reconstruction(), SDS(), SDI(), ISM(), ASD(), VSD())
