@@ -50,6 +50,7 @@ SAID: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "lit": True,
             "roughness": 0.8,
             "metallic": 0.0,
+            "normal_texture": None,
         },
     ),
     (material.Texture, {"wrap": ("repeat", "repeat"), "nearest": False}),

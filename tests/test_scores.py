@@ -8,29 +8,15 @@ from typing import Any
 import pytest
 import torch
 from gaussian_prior import GaussianPrior
+from score_cases import B_V, BAD, GUIDANCE, GUIDED, MEANS, MUG, SHAPE, A, climb, latents
 from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.lifting.prior import Learnable, Learner, Prior
 from viewfold.lifting.score import ASD, ISM, SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
-from viewfold.lifting.score.inversion import invert, levels_up_to
 from viewfold.lifting.score.sdi import find_noise
 from viewfold.lifting.score.variational import Variational
-
-A = GaussianPrior.alphas_cumprod.tolist()
-MEANS: dict[str, Tensor | float] = {"mug": 0.7, "bad": -0.4, "": 0.1}
-SHAPE = (2, 4, 3, 2, 2)
-B_V = 8
-GUIDANCE = 3.0
-MUG, BAD = 0.7, -0.4
-GUIDED = BAD + GUIDANCE * (MUG - BAD)
-"""What guidance makes of the two means, for a prior with one deviation."""
-
-
-def latents(seed: int = 0) -> Tensor:
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return x.requires_grad_()
 
 
 def gradient(
@@ -54,75 +40,9 @@ def drawn(seed: int = 5) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def climb(prior: GaussianPrior, x: Tensor, levels: list[int], mean: float) -> tuple[Tensor, Tensor]:
-    """Follow DDIM's equation from level to level, written out; return where it ends and the last noise."""
-    noise = x
-    for s, t in zip(levels, levels[1:], strict=False):
-        noise = prior.noise(x, s, mean)
-        x = math.sqrt(A[t] / A[s]) * (x - math.sqrt(1 - A[s]) * noise) + math.sqrt(1 - A[t]) * noise
-    return x, noise
-
-
 def test_the_fakes_keep_to_the_protocols() -> None:
     prior = GaussianPrior(MEANS)
     assert isinstance(prior, Prior) and isinstance(prior, Learnable) and isinstance(prior.learner(rank=1), Learner)
-
-
-# Inversion ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_step_of_an_inversion_by_hand() -> None:
-    """x = 2 at alpha_bar 0.64 holds noise 1: clean (2 - 0.6) / 0.8 = 1.75; at 0.36 that is 0.6 x 1.75 + 0.8 = 1.85."""
-    x = torch.full((1, 1, 1, 1, 1), 2.0, dtype=torch.float64)
-    levels = [torch.tensor([0]), torch.tensor([1])]
-    asked = []
-
-    def one(x: Tensor, t: Tensor) -> Tensor:
-        asked.append((x.item(), t.tolist()))
-        return torch.ones_like(x)
-
-    schedule = torch.tensor([0.64, 0.36], dtype=torch.float64)
-    found = invert(x, levels, predict=one, alphas_cumprod=schedule)
-    assert found.noisy.item() == pytest.approx(1.85) and found.noise.item() == 1 and asked == [(2.0, [0])]
-    # eta 0.5: variance (1 - 0.64) / (1 - 0.36) (1 - 0.36 / 0.64) = 0.5625 x 0.4375
-    fresh = invert(x, levels, predict=one, alphas_cumprod=schedule, eta=0.5, generator=torch.Generator().manual_seed(3))
-    z = torch.randn(1, generator=torch.Generator().manual_seed(3)).item()
-    assert fresh.noisy.item() == pytest.approx(1.85 + 0.5 * math.sqrt(0.5625 * 0.4375) * z)
-
-
-def test_levels_rise_evenly_and_each_object_stops_at_its_own() -> None:
-    assert [each.tolist() for each in levels_up_to(torch.tensor([250, 90]), stride=100)] == [
-        [0, 0], [100, 90], [200, 90], [250, 90],
-    ]  # fmt: skip
-    assert [each.tolist() for each in levels_up_to(torch.tensor([200]), stride=100)] == [[0], [100], [200]]
-    assert [each.tolist() for each in levels_up_to(torch.tensor([0]), stride=100)] == [[0], [0]]
-    with pytest.raises(InputError, match="stride"):
-        levels_up_to(torch.tensor([10]), stride=0)
-
-
-def test_an_object_that_has_arrived_waits_for_the_others() -> None:
-    prior, x = GaussianPrior(MEANS), latents().detach()
-    levels = levels_up_to(torch.tensor([430, 90]), stride=100)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        return prior.noise(x, t, MUG)
-
-    both = invert(x, levels, predict=predict, alphas_cumprod=prior.alphas_cumprod).noisy
-    torch.testing.assert_close(both[0], climb(prior, x, [0, 100, 200, 300, 400, 430], MUG)[0][0])
-    torch.testing.assert_close(both[1], climb(prior, x, [0, 90], MUG)[0][1])
-
-
-def test_an_inversion_follows_the_exact_path_the_closer_the_finer() -> None:
-    """On a Gaussian the flow keeps each number's place in it: (x_t - sqrt(a_t) m) / deviation_t never changes."""
-    prior, x, t = GaussianPrior(MEANS, std=0.5), latents().detach(), 600
-    spread = [math.sqrt(a * 0.25 + 1 - a) for a in A]
-    exact = math.sqrt(A[t]) * MUG + spread[t] / spread[0] * (x - math.sqrt(A[0]) * MUG)
-    errors = []
-    for stride in (100, 10, 1):
-        levels = levels_up_to(torch.full((2,), t), stride=stride)
-        found = invert(x, levels, predict=lambda x, t: prior.noise(x, t, MUG), alphas_cumprod=prior.alphas_cumprod)
-        errors.append(float((found.noisy - exact).abs().max()))
-    assert errors[2] < 0.03 and errors[0] > 5 * errors[1] > 25 * errors[2], "first order"
 
 
 # One closed form each -------------------------------------------------------------------------------------------------

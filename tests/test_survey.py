@@ -12,6 +12,7 @@ from lift_fakes import ball
 
 from viewfold import make
 from viewfold.camera import Cameras
+from viewfold.cli import main
 from viewfold.errors import InputError, PromptError
 from viewfold.label import UNLABELLED
 from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
@@ -172,3 +173,20 @@ def test_the_best_of_several_tries_is_lifted(lifted: Any) -> None:
 def test_what_cannot_be_tried_is_refused(lifted: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((InputError, PromptError), match=message):
         lifted(Asked(), origin=Signer(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--from", "somewhere", "--views", "4"], "`--views` must be left out with `--from`"),
+        (["--from", "somewhere", "--tries", "2"], "`--tries` must be left out with `--from`"),
+        (["--quality", "mvdream", "--from", "somewhere"], "`--quality` mvdream begins with a blob"),
+        (["--quality", "mvdream-reduced", "--views", "4"], "`--quality` mvdream-reduced begins with a blob"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_before_a_model_is_read(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: pytest.fail("a model was read"))
+    assert main(["lift", "a mug", *options]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")

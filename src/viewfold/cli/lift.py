@@ -33,8 +33,8 @@ class Lift:
     """File to write: .glb, .obj, .ply, .stl or .usdz; by default out/ and the prompt's words, .glb."""
     seed: int = 0
     """The same seed makes the same object."""
-    quality: Literal["draft", "standard", "high"] = "standard"
-    """How much is done: draft fits few views, standard many, high distils as well; other options override it."""
+    quality: Literal["draft", "standard", "high", "mvdream", "mvdream-reduced"] = "standard"
+    """How much: draft fits few views, standard many, high distils too; mvdream distils alone. Options override it."""
     views: Annotated[int | None, unset("INT")] = None
     """Views to generate and fit; by default as many as the model turns plausibly (toybox 16, draft 8)."""
     tries: int = 1
@@ -45,8 +45,8 @@ class Lift:
     """Of the distillation: how closely to follow the prompt; by default 3."""
     score: Annotated[Literal["reconstruction", "sds", "sdi", "ism", "asd", "vsd"] | None, unset("NAME")] = None
     """Of the distillation: the loss that is minimised, by default reconstruction."""
-    negative: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = ""
-    """What to keep away from, in the distillation; by default nothing."""
+    negative: Annotated[str | None, unset("TEXT")] = None
+    """What to keep away from, in the distillation; by default nothing, and MVDream's list with mvdream."""
     faces: Annotated[int | None, unset("INT")] = None
     """Largest number of faces; by default 4000."""
     texture: Annotated[int | None, unset("INT")] = None
@@ -70,10 +70,12 @@ class Lift:
         if self.source is not None and (self.views is not None or self.tries != 1):
             name = "tries" if self.views is None else "views"
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
+        if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
+            raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
         check_source(self.source)
         from viewfold.evaluation.consistency import measure_consistency
         from viewfold.lifting.asset import check_place
-        from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
+        from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD
         from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.scene.standing import Standing
@@ -84,7 +86,17 @@ class Lift:
         check_place(out)
         if out.suffix.lower() == ".usdz":
             check_usd()
-        base = {"draft": DRAFT, "standard": STANDARD, "high": HIGH}[self.quality]
+        match self.quality:
+            case "draft":
+                base = DRAFT
+            case "standard":
+                base = STANDARD
+            case "high":
+                base = HIGH
+            case "mvdream":
+                base = MVDREAM
+            case "mvdream-reduced":
+                base = MVDREAM_REDUCED
         score = next((each for each in SCORES if each.kind == self.score), None)
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}

@@ -45,7 +45,7 @@ class PolishSettings:
     """Largest change of a spread vertex in the first step, in world units; vertices themselves move less."""
 
     color_rate: float = 0.05
-    """Adam's, for logits of the vertices' colours."""
+    """Adam's, for the vertices' colours before they are squashed into [0, 1]."""
 
     smoothness: float = 10.0
     """How far a step spreads over the mesh; see `scene.large_steps`."""
@@ -89,14 +89,14 @@ def polish(
     progress = progress or (lambda stage, step, total: None)
     pictures = Photometric.of(extracted.observed)
     statue = _Statue.of(extracted, smoothness=settings.smoothness, device=pictures.rgb.device)
-    shape, paint = UniformAdam(statue.spread), torch.optim.Adam([statue.logit], lr=settings.color_rate)
+    shape, paint = UniformAdam(statue.spread), torch.optim.Adam([statue.tint], lr=settings.color_rate)
     decay = Anneal(start=1.0, end=END_RATE, steps=settings.steps)
     for step in range(settings.steps):
         progress("polish", step, settings.steps)
         loss = pictures.some(settings.views_at_once, generator=generator).loss(statue, generator=generator)
         if not float(loss.detach()) < float("inf"):
             raise FitError(f"the polish must stay finite; its loss was {float(loss.detach())} at step {step}.")
-        statue.spread.grad = statue.logit.grad = None
+        statue.spread.grad = statue.tint.grad = None
         loss.backward()
         paint.param_groups[0]["lr"] = settings.color_rate * decay.at(step)
         shape.step(settings.learning_rate * decay.at(step))
@@ -114,7 +114,7 @@ class _Statue:
         self.topology = Topology.of(mesh.faces)
         self.steps = LargeSteps(self.topology.ends, len(mesh.vertices), smoothness=smoothness)
         self.spread = self.steps.spread(mesh.vertices).requires_grad_()
-        self.logit = colors.clamp(0.02, 0.98).logit().requires_grad_()
+        self.tint = torch.special.logit(colors, eps=0.02).requires_grad_()
 
     @classmethod
     @torch.no_grad()
@@ -139,7 +139,7 @@ class _Statue:
         normals: bool = False,
     ) -> Rendering:
         """Draw it; nothing is random and `quality` changes nothing."""
-        return draw(self._vertices(), self.logit.sigmoid(), self.topology, cameras, size=size, normals=normals)
+        return draw(self._vertices(), self.tint.sigmoid(), self.topology, cameras, size=size, normals=normals)
 
     def _vertices(self) -> Float[Tensor, "k 3"]:
         """Return the vertices, none too far from where it was and all in the box."""

@@ -20,6 +20,7 @@ from viewfold.lifting.start import FromBlob
 from viewfold.lifting.survey import Survey
 from viewfold.lifting.viewpoint import DrawnLens
 from viewfold.scene.grid import GridSettings
+from viewfold.scene.hashfield import RELEASED
 
 STANDARD = LiftSettings()
 """As many views as the model turns plausibly, fitted; the mesh refined; no distillation.  The default of `lift`."""
@@ -44,7 +45,7 @@ MVDREAM_NEGATIVE = (
 # scene is half as large.  One configuration for all prompts (the paper, section 4.3).
 MVDREAM = LiftSettings(
     start=FromBlob(radius=0.25),  # density_blob_std 0.5
-    representation=GridSettings(resolution=128, samples=325, area_weight=0.0, color_weight=0.0),
+    representation=RELEASED,  # the hash grid
     distil=DistilSettings(
         steps=10_000,  # trainer.max_steps
         score=Reconstruction(rescale=0.5),  # recon_loss, recon_std_rescale
