@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from gaussian_prior import GaussianPrior
+from gaussian_prior import A, GaussianPrior, climb
 from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.lifting.prior import Learnable, Learner, Prior
 from viewfold.lifting.score import ASD, ISM, SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
-from viewfold.lifting.score.inversion import invert, levels_up_to
 from viewfold.lifting.score.sdi import find_noise
-from viewfold.lifting.score.variational import Variational
 
-A = GaussianPrior.alphas_cumprod.tolist()
 MEANS: dict[str, Tensor | float] = {"mug": 0.7, "bad": -0.4, "": 0.1}
 SHAPE = (2, 4, 3, 2, 2)
 B_V = 8
@@ -54,75 +51,9 @@ def drawn(seed: int = 5) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def climb(prior: GaussianPrior, x: Tensor, levels: list[int], mean: float) -> tuple[Tensor, Tensor]:
-    """Follow DDIM's equation from level to level, written out; return where it ends and the last noise."""
-    noise = x
-    for s, t in zip(levels, levels[1:], strict=False):
-        noise = prior.noise(x, s, mean)
-        x = math.sqrt(A[t] / A[s]) * (x - math.sqrt(1 - A[s]) * noise) + math.sqrt(1 - A[t]) * noise
-    return x, noise
-
-
 def test_the_fakes_keep_to_the_protocols() -> None:
     prior = GaussianPrior(MEANS)
     assert isinstance(prior, Prior) and isinstance(prior, Learnable) and isinstance(prior.learner(rank=1), Learner)
-
-
-# Inversion ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_step_of_an_inversion_by_hand() -> None:
-    """x = 2 at alpha_bar 0.64 holds noise 1: clean (2 - 0.6) / 0.8 = 1.75; at 0.36 that is 0.6 x 1.75 + 0.8 = 1.85."""
-    x = torch.full((1, 1, 1, 1, 1), 2.0, dtype=torch.float64)
-    levels = [torch.tensor([0]), torch.tensor([1])]
-    asked = []
-
-    def one(x: Tensor, t: Tensor) -> Tensor:
-        asked.append((x.item(), t.tolist()))
-        return torch.ones_like(x)
-
-    schedule = torch.tensor([0.64, 0.36], dtype=torch.float64)
-    found = invert(x, levels, predict=one, alphas_cumprod=schedule)
-    assert found.noisy.item() == pytest.approx(1.85) and found.noise.item() == 1 and asked == [(2.0, [0])]
-    # eta 0.5: variance (1 - 0.64) / (1 - 0.36) (1 - 0.36 / 0.64) = 0.5625 x 0.4375
-    fresh = invert(x, levels, predict=one, alphas_cumprod=schedule, eta=0.5, generator=torch.Generator().manual_seed(3))
-    z = torch.randn(1, generator=torch.Generator().manual_seed(3)).item()
-    assert fresh.noisy.item() == pytest.approx(1.85 + 0.5 * math.sqrt(0.5625 * 0.4375) * z)
-
-
-def test_levels_rise_evenly_and_each_object_stops_at_its_own() -> None:
-    assert [each.tolist() for each in levels_up_to(torch.tensor([250, 90]), stride=100)] == [
-        [0, 0], [100, 90], [200, 90], [250, 90],
-    ]  # fmt: skip
-    assert [each.tolist() for each in levels_up_to(torch.tensor([200]), stride=100)] == [[0], [100], [200]]
-    assert [each.tolist() for each in levels_up_to(torch.tensor([0]), stride=100)] == [[0], [0]]
-    with pytest.raises(InputError, match="stride"):
-        levels_up_to(torch.tensor([10]), stride=0)
-
-
-def test_an_object_that_has_arrived_waits_for_the_others() -> None:
-    prior, x = GaussianPrior(MEANS), latents().detach()
-    levels = levels_up_to(torch.tensor([430, 90]), stride=100)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        return prior.noise(x, t, MUG)
-
-    both = invert(x, levels, predict=predict, alphas_cumprod=prior.alphas_cumprod).noisy
-    torch.testing.assert_close(both[0], climb(prior, x, [0, 100, 200, 300, 400, 430], MUG)[0][0])
-    torch.testing.assert_close(both[1], climb(prior, x, [0, 90], MUG)[0][1])
-
-
-def test_an_inversion_follows_the_exact_path_the_closer_the_finer() -> None:
-    """On a Gaussian the flow keeps each number's place in it: (x_t - sqrt(a_t) m) / deviation_t never changes."""
-    prior, x, t = GaussianPrior(MEANS, std=0.5), latents().detach(), 600
-    spread = [math.sqrt(a * 0.25 + 1 - a) for a in A]
-    exact = math.sqrt(A[t]) * MUG + spread[t] / spread[0] * (x - math.sqrt(A[0]) * MUG)
-    errors = []
-    for stride in (100, 10, 1):
-        levels = levels_up_to(torch.full((2,), t), stride=stride)
-        found = invert(x, levels, predict=lambda x, t: prior.noise(x, t, MUG), alphas_cumprod=prior.alphas_cumprod)
-        errors.append(float((found.noisy - exact).abs().max()))
-    assert errors[2] < 0.03 and errors[0] > 5 * errors[1] > 25 * errors[2], "first order"
 
 
 # One closed form each -------------------------------------------------------------------------------------------------
@@ -216,80 +147,11 @@ def test_asd_without_shift_is_what_guidance_adds() -> None:
     assert ASD(shift=0.5, lowest=0.4).later(torch.tensor([500, 300]), n_levels=1000).tolist() == [550, 300]
 
 
-# VSD ------------------------------------------------------------------------------------------------------------------
-
-
-def begin_vsd(prior: GaussianPrior, **settings: Any) -> Variational:
-    return Variational(
-        VSD(**settings),
-        prior=prior,
-        prompts=["mug"] * 2,
-        negatives=["bad"] * 2,
-        guidance=GUIDANCE,
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
 def test_vsd_begins_with_what_guidance_adds() -> None:
     """The copy has learnt nothing yet, so it is the prior with the text alone."""
     x = latents()
     begun, same = gradient(VSD(), GaussianPrior(MEANS), x, 500), gradient(ASD(shift=0.0), GaussianPrior(MEANS), x, 500)
     torch.testing.assert_close(begun, same)
-
-
-def test_a_copy_that_has_learnt_the_renders_leaves_the_way_to_the_mean() -> None:
-    """Of renders that are all x it learns the mean x; then VSD is (1 - a) sqrt(a (1 - a)) (x - m) / variance."""
-    prior, t = GaussianPrior(MEANS), 500
-    x = torch.full(SHAPE, -1.3, dtype=torch.float64).requires_grad_()
-    run = begin_vsd(prior, learning_rate=0.02)
-    losses = [run.train(x.detach(), cameras=None) for _ in range(400)]
-    shift = prior.learners[0].shift
-    assert float(shift.detach()) == pytest.approx(-1.3 - MUG, abs=0.03) and sum(losses[-50:]) < 0.5 * sum(losses[:50])
-    loss = run.loss(x, cameras=None, t=torch.full((2,), t), noise=drawn())
-    (found,) = torch.autograd.grad(loss, x)
-    variance = A[t] * 0.25 + 1 - A[t]
-    wanted = (1 - A[t]) * math.sqrt(A[t] * (1 - A[t])) * (x.detach() - GUIDED) / variance / B_V
-    torch.testing.assert_close(found, wanted, rtol=0.03, atol=0)
-
-
-def test_a_step_of_the_copys_training_by_hand() -> None:
-    """The loss is the mean squared error of its noise, t uniform over all levels; AdamW's first step is its rate."""
-    prior, x = GaussianPrior(MEANS), torch.full(SHAPE, 2.0, dtype=torch.float64)
-    run = begin_vsd(prior, learning_rate=0.125, rank=3)
-    (learner,) = prior.learners
-    found = run.train(x, cameras=Cameras.orbit(4))
-    generator = torch.Generator().manual_seed(0)
-    t = torch.randint(1000, (2,), generator=generator)
-    noise = torch.randn(SHAPE, generator=generator).double()
-    a = prior.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
-    wanted = (prior.noise(a.sqrt() * x + (1 - a).sqrt() * noise, t, MUG) - noise).square().mean()
-    assert found == pytest.approx(float(wanted))
-    assert float(learner.shift.detach()) == pytest.approx(0.125) and learner.rank == 3, "towards 2 - 0.7"
-    ((texts, levels, cameras),) = learner.calls
-    assert texts == ["mug", "mug"] and levels == t.tolist() and cameras is not None and len(cameras) == 4
-    assert prior.calls == [], "the prior itself is not asked, nor changed"
-
-
-def test_the_copy_is_asked_first_and_then_trained_on_the_same_latents() -> None:
-    prior, x, cameras = GaussianPrior(MEANS), latents(), Cameras.orbit(4)
-    run = begin_vsd(prior, updates=3)
-    run.loss(x, cameras=cameras, t=torch.tensor([300, 300]), noise=drawn())
-    (learner,) = prior.learners
-    assert len(learner.calls) == 4 and learner.calls[0][1] == [300, 300]
-    assert all(told is cameras for *_, told in learner.calls) and x.grad is None
-    spread = begin_vsd(GaussianPrior(MEANS))
-    for _ in range(100):
-        spread.train(x.detach(), cameras=None)
-    (learner,) = spread.prior.learners  # type: ignore[attr-defined]
-    levels = [t for _, drawn, _ in learner.calls for t in drawn]
-    assert min(levels) < 50 and max(levels) > 950
-
-
-def test_latents_that_are_not_finite_teach_nothing() -> None:
-    prior = GaussianPrior(MEANS)
-    run = begin_vsd(prior)
-    loss = run.loss(latents() * float("nan"), cameras=None, t=torch.tensor([300, 300]), noise=drawn())
-    assert not bool(loss.isfinite()) and float(prior.learners[0].shift.detach()) == 0
 
 
 # All of them ----------------------------------------------------------------------------------------------------------
