@@ -7,6 +7,7 @@ prior.noise(x, t, mean)                              what it predicts for one me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -70,3 +71,15 @@ class GaussianLearner:
         self.calls.append((condition, t.tolist(), cameras))
         means = torch.stack([self.prior.means[text].expand(x.shape[1:]) for text in condition])
         return self.prior.noise(x, t, means + self.shift)
+
+
+A = GaussianPrior.alphas_cumprod.tolist()
+
+
+def climb(prior: GaussianPrior, x: Tensor, levels: list[int], mean: float) -> tuple[Tensor, Tensor]:
+    """Follow DDIM's equation from level to level, written out; return where it ends and the last noise."""
+    noise = x
+    for s, t in zip(levels, levels[1:], strict=False):
+        noise = prior.noise(x, s, mean)
+        x = math.sqrt(A[t] / A[s]) * (x - math.sqrt(1 - A[s]) * noise) + math.sqrt(1 - A[t]) * noise
+    return x, noise

@@ -1,4 +1,4 @@
-"""DDIM inversion of a prior of which all is known: steps by hand, levels, and the exact path."""
+"""DDIM inversion on a prior of which all is known: a step, the levels and the exact path by hand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import math
 
 import pytest
 import torch
-from gaussian_prior import GaussianPrior
-from score_cases import MEANS, MUG, A, climb, latents
+from gaussian_prior import A, GaussianPrior, climb
 from torch import Tensor
 
 from viewfold.errors import InputError
 from viewfold.lifting.score.inversion import invert, levels_up_to
+
+MUG = 0.7
+MEANS: dict[str, Tensor | float] = {"mug": MUG}
+
+
+def latents() -> Tensor:
+    return torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def test_a_step_of_an_inversion_by_hand() -> None:
@@ -44,7 +50,7 @@ def test_levels_rise_evenly_and_each_object_stops_at_its_own() -> None:
 
 
 def test_an_object_that_has_arrived_waits_for_the_others() -> None:
-    prior, x = GaussianPrior(MEANS), latents().detach()
+    prior, x = GaussianPrior(MEANS), latents()
     levels = levels_up_to(torch.tensor([430, 90]), stride=100)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ def test_an_object_that_has_arrived_waits_for_the_others() -> None:
 
 def test_an_inversion_follows_the_exact_path_the_closer_the_finer() -> None:
     """On a Gaussian the flow keeps each number's place in it: (x_t - sqrt(a_t) m) / deviation_t never changes."""
-    prior, x, t = GaussianPrior(MEANS, std=0.5), latents().detach(), 600
+    prior, x, t = GaussianPrior(MEANS, std=0.5), latents(), 600
     spread = [math.sqrt(a * 0.25 + 1 - a) for a in A]
     exact = math.sqrt(A[t]) * MUG + spread[t] / spread[0] * (x - math.sqrt(A[0]) * MUG)
     errors = []
