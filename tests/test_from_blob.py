@@ -28,6 +28,8 @@ from viewfold.scene.background import Background
 from viewfold.scene.blob import Blob
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridField, GridSettings
+from viewfold.scene.hashfield import HashGridSettings
+from viewfold.scene.hashgrid import HashSettings
 
 GRID = GridSettings(resolution=24, samples=24)
 SMALL = LiftSettings(
@@ -143,6 +145,17 @@ def test_every_part_of_the_paper_runs_together_and_the_seed_decides_it() -> None
     assert torch.equal(first.representation.snapshot(), again.representation.snapshot())
     assert not torch.equal(first.representation.snapshot(), other.representation.snapshot())
     assert not torch.equal(first.observed.views.rgb, blob().observed.views.rgb), "it shows what it became"
+
+
+def test_it_runs_on_the_papers_representation_too() -> None:
+    small = HashGridSettings(encoding=HashSettings(levels=4, log2_rows=10, base=4), samples=24, density_scale=2.0)
+    began = begin_blob(FromBlob(radius=0.25), representation=small, device="cpu")
+    before = began.representation.render(Cameras.orbit(2), size=12).rgb.detach()
+    settings = replace(WHOLE, learning_rate=1.0)
+    refined = distil(began, RedBall(), "a", settings=settings, generator=torch.Generator().manual_seed(0))
+    assert refined.rollbacks == 0 and refined.representation.is_finite()
+    after = refined.representation.render(Cameras.orbit(2), size=12).rgb.detach()
+    assert float((after - before).abs().max()) > 0.01
 
 
 def test_regularisers_are_descended_beside_the_score() -> None:
