@@ -6,6 +6,7 @@ Lengths there are of a scene of radius 1, ours has 0.5.  How each part behaves i
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_the_optimiser_is_adamw_without_a_schedule() -> None:
     """AdamW, betas [0.9, 0.99], eps 1e-15; weight decay is PyTorch's own 0.01; the rates are constant."""
     adam = DISTIL.optimizer
     assert (adam.betas, adam.eps, adam.weight_decay, adam.last_rate) == ((0.9, 0.99), 1e-15, 0.01, 1.0)
-    assert torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).defaults["weight_decay"] == adam.weight_decay
+    assert inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default == adam.weight_decay
 
 
 def test_rates_are_a_hundredth_for_the_encoding_and_a_thousandth_for_the_networks_and_the_background() -> None:
