@@ -77,7 +77,7 @@ MVDREAM = LiftSettings(
         regularizer=Regularizer(  # lambda_orient [0, 10, 1000, 5000]; lambda_opaque, _sparsity, _z_variance 0
             orientation=Anneal(start=10.0, end=1000.0, steps=5000), opacity=0.0, sparsity=0.0, z_variance=0.0
         ),
-        learning_rate=0.1,  # of numbers of order one; the hash tables take a tenth, 0.01, their networks a hundredth, 0.001
+        learning_rate=0.1,  # the hash tables take a tenth of it, 0.01, and the networks a hundredth, 0.001
         # AdamW with its own decay, and no schedule of the rate
         optimizer=OptimizerSettings(betas=(0.9, 0.99), eps=1e-15, weight_decay=0.01, last_rate=1.0),
         photometric_weight=0.0,  # no views
