@@ -28,6 +28,8 @@ from viewfold.scene.background import Background
 from viewfold.scene.blob import Blob
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridField, GridSettings
+from viewfold.scene.hashfield import HashGridSettings
+from viewfold.scene.hashgrid import HashSettings
 
 GRID = GridSettings(resolution=24, samples=24)
 SMALL = LiftSettings(
@@ -135,6 +137,7 @@ def test_presets_from_a_blob_are_json(settings: LiftSettings) -> None:
     assert json.loads(json.dumps(asdict(settings)))["start"]["kind"] == "blob"
 
 
+@pytest.mark.slow
 def test_every_part_of_the_paper_runs_together_and_the_seed_decides_it() -> None:
     first, again, other = (
         distil(blob(), RedBall(), "a", settings=WHOLE, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
@@ -143,6 +146,18 @@ def test_every_part_of_the_paper_runs_together_and_the_seed_decides_it() -> None
     assert torch.equal(first.representation.snapshot(), again.representation.snapshot())
     assert not torch.equal(first.representation.snapshot(), other.representation.snapshot())
     assert not torch.equal(first.observed.views.rgb, blob().observed.views.rgb), "it shows what it became"
+
+
+@pytest.mark.slow
+def test_it_runs_on_the_papers_representation_too() -> None:
+    small = HashGridSettings(encoding=HashSettings(levels=4, log2_rows=10, base=4), samples=24, density_scale=2.0)
+    began = begin_blob(FromBlob(radius=0.25), representation=small, device="cpu")
+    before = began.representation.render(Cameras.orbit(2), size=12).rgb.detach()
+    settings = replace(WHOLE, learning_rate=1.0)
+    refined = distil(began, RedBall(), "a", settings=settings, generator=torch.Generator().manual_seed(0))
+    assert refined.rollbacks == 0 and refined.representation.is_finite()
+    after = refined.representation.render(Cameras.orbit(2), size=12).rgb.detach()
+    assert float((after - before).abs().max()) > 0.01
 
 
 def test_regularisers_are_descended_beside_the_score() -> None:
@@ -154,6 +169,7 @@ def test_regularisers_are_descended_beside_the_score() -> None:
     assert coverage(Regularizer(sparsity=1e3)) < 0.5 * coverage(Regularizer())
 
 
+@pytest.mark.slow
 def test_on_a_second_device_it_is_the_same() -> None:
     def run(device: torch.device) -> torch.Tensor:
         refined = distil(blob(device), RedBall(device), "a", settings=WHOLE, generator=torch.Generator().manual_seed(0))

@@ -6,6 +6,7 @@ Lengths there are of a scene of radius 1, ours has 0.5.  How each part behaves i
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ from viewfold.lifting.viewpoint import draw_cameras
 from viewfold.model.presets import MVDREAM_SD21
 from viewfold.scene.background import HIDDEN, N_HARMONICS, WIDTH, Background
 from viewfold.scene.blob import Blob
+from viewfold.scene.hashfield import HashField, HashGridSettings
+from viewfold.scene.volume import SCENE_RADIUS
 from viewfold.training.objective import ObjectiveSettings
 
 ROOT = Path(__file__).parents[1]
@@ -124,12 +127,16 @@ def test_the_optimiser_is_adamw_without_a_schedule() -> None:
     """AdamW, betas [0.9, 0.99], eps 1e-15; weight decay is PyTorch's own 0.01; the rates are constant."""
     adam = DISTIL.optimizer
     assert (adam.betas, adam.eps, adam.weight_decay, adam.last_rate) == ((0.9, 0.99), 1e-15, 0.01, 1.0)
-    assert torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).defaults["weight_decay"] == adam.weight_decay
+    assert inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default == adam.weight_decay
 
 
-def test_rates_are_a_hundredth_for_the_encoding_and_a_thousandth_for_the_background() -> None:
-    """geometry.encoding: 0.01; background: 0.001."""
-    assert DISTIL.learning_rate == 0.01 and DISTIL.backdrop is not None
+def test_rates_are_a_hundredth_for_the_encoding_and_a_thousandth_for_the_networks_and_the_background() -> None:
+    """geometry.encoding: 0.01; geometry.density_network, geometry.feature_network, background: 0.001."""
+    made = MVDREAM.representation.begin(Blob(radius=0.25), detail=0.2)
+    table, networks = made.groups(DISTIL.learning_rate)
+    assert (table["lr"], networks["lr"]) == (pytest.approx(0.01), pytest.approx(0.001))
+    assert len(table["params"]) == 1 and len(networks["params"]) == 4, "two layers each"
+    assert DISTIL.backdrop is not None
     assert DISTIL.backdrop.rate * DISTIL.learning_rate == pytest.approx(0.001)
 
 
@@ -143,6 +150,48 @@ def test_it_begins_as_magic3ds_blob() -> None:
     theirs = 10 * (1 - (points / HALF).norm(dim=-1) / 0.5)
     torch.testing.assert_close(Blob(radius=0.25).logit(points), theirs)
     assert DISTIL.photometric_weight == 0
+
+
+def test_the_scene_is_a_hash_grid_of_16_levels() -> None:
+    """HashGrid: 16 levels of 2 features, 2^19 rows, 16 to 4096 cells, growing 1.4473 times."""
+    assert isinstance(MVDREAM.representation, HashGridSettings)
+    hashed = MVDREAM.representation.encoding
+    assert (hashed.levels, hashed.features, hashed.log2_rows, hashed.base) == (16, 2, 19, 16)
+    assert hashed.growth == pytest.approx(1.447269237440378, abs=5e-5) and MVDREAM.representation.level_growth is None
+    assert hashed.resolution(0) == 16 and hashed.resolution(15) == pytest.approx(4096, abs=2)
+
+
+def test_density_and_colour_are_networks_of_one_hidden_layer_of_64_without_biases() -> None:
+    """VanillaMLP: n_neurons 64, n_hidden_layers 1, ReLU."""
+    made = MVDREAM.representation.begin(Blob(radius=0.25), detail=0.2)
+    shapes = [tuple(p.shape) for p in made.groups(0.1)[1]["params"]]
+    assert shapes == [(64, 32), (1, 64), (64, 32), (3, 64)]
+
+
+def test_density_is_softplus_of_their_unit_of_length() -> None:
+    """density_activation: softplus; 1 per unit of theirs is 2 per unit of ours; in the middle softplus(10)."""
+    made = MVDREAM.representation.begin(Blob(radius=0.25), detail=0.2)
+    assert isinstance(made, HashField)
+    middle = float(made.density(torch.zeros(1, 3)).detach())
+    assert middle == pytest.approx(2 * math.log1p(math.exp(10)), rel=0.01)
+
+
+def test_normals_are_analytic() -> None:
+    """normal_type: analytic."""
+    assert isinstance(MVDREAM.representation, HashGridSettings) and MVDREAM.representation.normals == "analytic"
+
+
+def test_a_ray_takes_steps_of_512_along_the_diagonal_of_their_cube() -> None:
+    """num_samples_per_ray: 512 over 1.732 x 2 radii; ours counts the same step across its sphere of radius 0.55."""
+    assert isinstance(MVDREAM.representation, HashGridSettings)
+    theirs = 1.732 * 2 / 512 * HALF
+    assert 2 * SCENE_RADIUS / MVDREAM.representation.samples == pytest.approx(theirs, rel=2e-3)
+
+
+def test_empty_space_is_skipped_by_a_grid_of_32_cells() -> None:
+    """OccGridEstimator(resolution=32), decaying by 0.95."""
+    assert isinstance(MVDREAM.representation, HashGridSettings)
+    assert (MVDREAM.representation.cells, MVDREAM.representation.decay) == (32, 0.95)
 
 
 def test_the_background_is_a_small_network_of_the_direction() -> None:

@@ -34,9 +34,9 @@ class Backdrop:
     learned: bool = True
     """Whether a background is learned along for the other steps; without, they show the ground."""
 
-    rate: float = 0.1
-    """Learning rate of the learned background, as a share of the representation's (MVDream-threestudio: 0.001 of
-    0.01)."""
+    rate: float = 0.01
+    """Learning rate of the learned background, as a share of `DistilSettings.learning_rate`; that of a hash grid's
+    networks, as released."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.solid_share <= 1:

@@ -45,7 +45,7 @@ MVDREAM_NEGATIVE = (
 # scene is half as large.  One configuration for all prompts (the paper, section 4.3).
 MVDREAM = LiftSettings(
     start=FromBlob(radius=0.25),  # density_blob_std 0.5
-    representation=RELEASED,  # the hash grid
+    representation=RELEASED,  # scene/hashfield.py
     distil=DistilSettings(
         steps=10_000,  # trainer.max_steps
         score=Reconstruction(rescale=0.5),  # recon_loss, recon_std_rescale
@@ -65,7 +65,7 @@ MVDREAM = LiftSettings(
             Phase(from_step=5000, size=256, objects=1),
         ),
         # random_aug with its own share, share_aug_bg; neural-environment-map-background at lr 0.001
-        backdrop=Backdrop(solid_share=0.5, shared="batch", learned=True, rate=0.1),
+        backdrop=Backdrop(solid_share=0.5, shared="batch", learned=True, rate=0.01),
         shading=Shading(
             albedo_steps=5000,  # ambient_only_steps
             shaded_share=0.75,  # diffuse_prob, threestudio's own
@@ -77,7 +77,7 @@ MVDREAM = LiftSettings(
         regularizer=Regularizer(  # lambda_orient [0, 10, 1000, 5000]; lambda_opaque, _sparsity, _z_variance 0
             orientation=Anneal(start=10.0, end=1000.0, steps=5000), opacity=0.0, sparsity=0.0, z_variance=0.0
         ),
-        learning_rate=0.01,  # of the encoding
+        learning_rate=0.1,  # the hash tables take a tenth of it, 0.01, and the networks a hundredth, 0.001
         # AdamW with its own decay, and no schedule of the rate
         optimizer=OptimizerSettings(betas=(0.9, 0.99), eps=1e-15, weight_decay=0.01, last_rate=1.0),
         photometric_weight=0.0,  # no views
