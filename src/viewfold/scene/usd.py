@@ -42,7 +42,7 @@ def write_usdz(mesh: Mesh, normals: Float[Tensor, "k 3"], path: Path, *, name: s
 
     Kept are textures with alpha and wrap mode (the colour that multiplies one is in its pixels), colours and alpha of
     vertices (which not every program shows), alpha modes, emission, roughness and metal.  What is unlit shines in its
-    colours: UsdPreviewSurface knows nothing closer.
+    colours: UsdPreviewSurface knows nothing closer.  Normal maps are left out.
 
     Args:
         mesh: on the CPU.
