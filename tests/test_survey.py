@@ -69,7 +69,8 @@ def test_a_survey_that_cannot_be_is_refused(name: str, value: Any) -> None:
 
 
 def test_the_qualities_differ_in_what_they_say() -> None:
-    assert (DRAFT.survey.most, DRAFT.distil.steps) == (8, 0)
+    assert (DRAFT.survey.most, DRAFT.polish.steps, DRAFT.distil.steps) == (8, 0, 0)
+    assert STANDARD.polish.steps == 100
     assert STANDARD.survey == Survey() and STANDARD.distil.steps == 0 and STANDARD == LiftSettings()
     assert HIGH.survey == Survey() and HIGH.distil.steps == 60
 

@@ -11,6 +11,7 @@ from viewfold.diffusion.schedule import Anneal, NoiseRange
 from viewfold.lifting.backdrop import Backdrop
 from viewfold.lifting.descent import OptimizerSettings
 from viewfold.lifting.phase import Phase
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.regularizer import Regularizer
 from viewfold.lifting.score import Reconstruction
 from viewfold.lifting.settings import DistilSettings
@@ -25,7 +26,7 @@ from viewfold.scene.hashfield import RELEASED
 STANDARD = LiftSettings()
 """As many views as the model turns plausibly, fitted; the mesh refined; no distillation.  The default of `lift`."""
 
-DRAFT = replace(STANDARD, survey=Survey(most=8))
+DRAFT = replace(STANDARD, survey=Survey(most=8), polish=PolishSettings(steps=0))
 """Eight views at most, fitted, and no more."""
 
 HIGH = replace(STANDARD, distil=replace(STANDARD.distil, steps=60))
