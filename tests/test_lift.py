@@ -160,7 +160,7 @@ def test_the_report_measures_the_exported_file(asset: Asset3D) -> None:
     assert report["rerender_psnr_db"] > 18 and report["silhouette_iou"] > 0.9
     assert report["watertight"] and report["components"] == 1
     assert 100 < report["faces"] <= 400
-    assert set(report["seconds"]) == {"fit", "distil", "mesh", "texture", "check"}
+    assert set(report["seconds"]) == {"fit", "distil", "mesh", "polish", "texture", "check"}
     json.dumps(report)
 
 

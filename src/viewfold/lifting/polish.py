@@ -114,7 +114,7 @@ class _Statue:
         self.topology = Topology.of(mesh.faces)
         self.steps = LargeSteps(self.topology.ends, len(mesh.vertices), smoothness=smoothness)
         self.spread = self.steps.spread(mesh.vertices).requires_grad_()
-        self.tint = torch.special.logit(colors, eps=0.02).requires_grad_()
+        self.tint = (2 * torch.atanh(2 * colors.clamp(0.02, 0.98) - 1)).requires_grad_()  # sigmoid(tint) = colors
 
     @classmethod
     @torch.no_grad()
