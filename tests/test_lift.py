@@ -221,7 +221,7 @@ def test_samples_without_an_object_are_sampled_again_with_the_next_seed() -> Non
     stages = []
     made = lift(prior(), "a", sample=sample, seed=7, settings=settings, progress=lambda *p: stages.append(p))
     assert asked == [7, 8] and made.report["seed"] == 8
-    assert {stage for stage, _, _ in stages} == {"fit", "mesh", "texture", "check"}
+    assert {stage for stage, _, _ in stages} == {"fit", "mesh", "polish", "texture", "check"}
     assert all(0 <= step <= total for _, step, total in stages)
 
 
