@@ -144,6 +144,25 @@ def test_views_without_light_are_left_alone() -> None:
     assert estimate_light(paints(normals) + noise, normals, torch.ones(2000)) is None
 
 
+def test_a_light_that_is_nearly_the_same_from_all_sides_is_none() -> None:
+    normals = directions(2000)
+    faint = Light(sky=0.72, ground=0.69, key=0.02)
+    color = torch.tensor([0.8, 0.6, 0.4]) * faint.shade(normals.clone())
+    assert estimate_light(color, normals, torch.ones(2000)) is None, "it explains all of what little there is"
+
+
+def test_paints_of_one_hue_come_apart_though_the_lighter_one_is_rather_on_top() -> None:
+    """White above and grey below, for the most part: one paint at first, whose light would come from the sky."""
+    normals = directions(4000)
+    random = torch.Generator().manual_seed(4)
+    top = normals[:, 2:] + 0.5 * torch.randn(4000, 1, generator=random) > 0
+    color = torch.where(top, 0.9, 0.5) * torch.ones(3) * OTHER.shade(normals.clone())
+    found = estimate_light(color, normals, torch.ones(4000))
+    assert found is not None
+    ratio = found.shade(normals) / OTHER.shade(normals.clone())
+    assert float((ratio / ratio.mean() - 1).square().mean().sqrt()) < 0.06
+
+
 def test_a_colour_for_each_direction_tells_nothing() -> None:
     """A die of six hues: each face has one normal, so that its paint may be anything."""
     face = torch.randint(6, (2000,), generator=torch.Generator().manual_seed(2))

@@ -175,6 +175,15 @@ def test_colours_without_light_are_taken_as_they_are_and_lit() -> None:
     assert made.found.how == "known" and made.found.light is None and made.mesh.materials[0].lit
 
 
+def test_the_representations_colour_behind_the_views_is_without_the_light_too() -> None:
+    """Green in a light that is 1.25 everywhere is a green of 0.8."""
+    bright = Light(sky=1.25, ground=1.25, key=0.0)
+    made = painted(two_tone(), None, cameras=AROUND[:1], settings=PaintSettings(light=bright), distilled=True)
+    drawn = rasterize(made.mesh, Cameras.at(elevation_deg=0.0, azimuth_deg=180.0), size=32, light=None)
+    green = (0.8 * torch.tensor(GREEN))[:, None, None].expand(3, 8, 8)
+    torch.testing.assert_close(drawn.rgb[0, :, 12:20, 12:20], green, atol=0.02, rtol=0)
+
+
 def test_the_finish_of_the_prompt_becomes_the_materials() -> None:
     shiny = painted(two_tone(), None, prompt="a red metal ball").mesh.materials[0]
     plain = painted(two_tone(), None, prompt="a red ball").mesh.materials[0]

@@ -205,6 +205,12 @@ def test_a_view_that_disagrees_is_outvoted() -> None:
     torch.testing.assert_close(mean[0], RED, atol=0.01, rtol=0)
 
 
+def test_more_than_half_is_believed_though_the_others_lie_nearer_to_the_mean() -> None:
+    color = torch.tensor([0.9, 0.9, 0.3, 0.1]).reshape(4, 1, 1).expand(4, 1, 3)
+    mean = agree(color, torch.tensor([1.1, 1.1, 1.0, 1.0])[:, None])
+    assert mean[0].tolist() == pytest.approx([0.9] * 3, abs=0.02)
+
+
 def test_two_views_that_nearly_agree_are_averaged_by_their_weight() -> None:
     """At the fixed point of m = sum u c / sum u; worked here by iterating it in floats from the heavier colour."""
     a, b, m = 0.5, 0.53, 0.5

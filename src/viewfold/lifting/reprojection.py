@@ -104,7 +104,7 @@ class Lookout:
         slope = (1 - cosine.square()).clamp_min(0).sqrt() / cosine.clamp_min(GRAZING)
         nearest = _read(self.depth, grid, mode="nearest")
         hidden = depth > nearest + BIAS + slope * length / self.depth.shape[-1]
-        seen = ~hidden & (nearest > 0) & (cosine > GRAZING) & (depth > 0) & (at.abs().amax(-1) < 1)
+        seen = ~hidden & (nearest > 0) & (cosine > GRAZING) & (depth > 0)
         sure = _read(self.steadiness, grid) * _read(self.worth, grid)
         weight = seen * cosine.clamp_min(0).pow(FACING) * length.clamp_min(1e-6).pow(-2) * (FAINT + (1 - FAINT) * sure)
         color = grid_sample(self.pictures, grid, align_corners=False, padding_mode="border")[:, :, 0].transpose(1, 2)
@@ -151,11 +151,10 @@ def _own_color(
 def _steadiness(depth: Float[Tensor, "v 1 r r"], *, pixel: float) -> Float[Tensor, "v 1 r r"]:
     """Return 1 where no jump of the depth is near, and less within `MARGINS` of one.
 
-    A jump is a second difference of more than `JUMP`, across or down; what is not there is infinitely far away.
+    A jump is a second difference of more than `JUMP`, across or down; where the mesh is not, depth is 0.
     """
-    far = torch.where(depth > 0, depth, 1e3)
     across, down = (
-        torch.nn.functional.pad((far.diff(n=2, dim=axis)).abs(), pad, value=0.0)
+        torch.nn.functional.pad(depth.diff(n=2, dim=axis).abs(), pad, value=0.0)
         for axis, pad in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1)))
     )
     edge = (torch.maximum(across, down) > JUMP).float()
