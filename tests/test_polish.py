@@ -16,10 +16,13 @@ from viewfold.errors import FitError, InputError
 from viewfold.evaluation.likeness import compare_surfaces
 from viewfold.lifting.extraction import Extracted
 from viewfold.lifting.observation import observe
+from viewfold.lifting.photometric import Photometric
 from viewfold.lifting.polish import FARTHEST, PolishSettings, polish
 from viewfold.scene.large_steps import LargeSteps, UniformAdam
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
+from viewfold.scene.regularize import unevenness
+from viewfold.scene.rendering import Rendering
 from viewfold.scene.soft import Topology
 from viewfold.scene.surface import SurfaceResult, is_watertight
 
@@ -56,6 +59,66 @@ def test_a_ball_of_the_wrong_size_becomes_the_one_in_the_views(radius: float) ->
         overlap(drawn["after"], drawn["true"]) > 0.96 > overlap(rasterize(before, beside, size=64).alpha, drawn["true"])
     )
     assert compare_surfaces(after, true).chamfer < 0.6 * compare_surfaces(before, true).chamfer
+
+
+class Constant:
+    """Draws the same red, half covering, from everywhere."""
+
+    def render(self, cameras: Cameras, *, size: int, **_: object) -> Rendering:
+        alpha = torch.full((len(cameras), 1, size, size), 0.5)
+        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+        return Rendering(rgb=alpha * red, alpha=alpha, depth=alpha, normal=alpha.expand(-1, 3, -1, -1))
+
+
+def test_what_is_opaque_is_compared_over_the_views_own_ground_and_with_coverage_that_is_known() -> None:
+    """By hand: (0.5, 0, 0) + 0.5 (0.2, 0.4, 0.6) is (0.6, 0.2, 0.3); certainty 1 in one half and 0.5 in the other."""
+    cameras = Cameras.orbit(1)
+    sure = torch.ones(1, 1, 8, 8)
+    sure[..., 4:] = 0.5
+    pictures = Photometric(
+        rgb=torch.tensor([0.5, 0.2, 0.0])[None, :, None, None].expand(1, 3, 8, 8),
+        alpha=torch.full((1, 1, 8, 8), 0.1),
+        certainty=sure,
+        background=torch.tensor([[0.2, 0.4, 0.6]]),
+        cameras=cameras,
+        alpha_weight=3.0,
+    )
+    color = 0.75 * (0.1**2 + 0 + 0.3**2) / 3
+    assert float(pictures.opaque_loss(Constant())) == pytest.approx(color)
+    known = replace(pictures, alpha_known=True)
+    assert float(known.opaque_loss(Constant())) == pytest.approx(color + 3.0 * 0.75 * 0.4**2)
+    views = ball_views(size=16)
+    assert not Photometric.of(observe(views)).alpha_known
+    assert Photometric.of(observe(replace(views, alpha=views.rgb[:, :1] * 0 + 0.5))).shrunk(8).some(1).alpha_known
+
+
+def test_a_part_in_the_grounds_colour_that_silhouettes_miss_is_kept() -> None:
+    """A ball with a band of the ground's colour, which silhouettes leave out: against them a mesh is carved in two."""
+    true, given = ball(RADIUS, subdivisions=4), extracted(ball(RADIUS), n_views=6)
+    views = given.observed.views
+    band = (true.vertices[:, 2:].abs() < 0.06).float()
+    painted = replace(true, vertex_color=torch.lerp(true.vertices.new_tensor([0.9, 0.1, 0.1]), torch.tensor(0.5), band))
+    rgb = rasterize(painted, views.cameras, size=48, light=None).over(0.5)
+    observed = observe(replace(views, rgb=rgb))
+    missed = rasterize(true, views.cameras, size=48).alpha - observed.foreground.alpha
+    assert float(missed.clamp_min(0).mean()) > 0.02, "silhouettes miss it"
+    after = polish(replace(given, observed=observed), generator=generator()).surface.mesh
+    assert compare_surfaces(after, true).chamfer < 0.01
+    side = Cameras.at(elevation_deg=[15.0] * 3, azimuth_deg=[20.0, 140.0, 260.0])
+    assert overlap(*(rasterize(mesh, side, size=64).alpha for mesh in (after, true))) > 0.97
+
+
+def test_evenness_spreads_the_vertices_evenly() -> None:
+    rough = [
+        float(
+            unevenness(
+                polish(extracted(ball(0.3)), settings=PolishSettings(steps=15, evenness=weight)).surface.mesh.vertices,
+                Topology.of(ball(0.3).faces).ends,
+            )
+        )
+        for weight in (0.0, 100.0)
+    ]
+    assert rough[1] < 0.8 * rough[0]
 
 
 def test_without_steps_or_of_an_open_mesh_nothing_changes() -> None:
@@ -99,7 +162,14 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", -1), ("smoothness", -1.0), ("views_at_once", 0), ("learning_rate", 0.0), ("color_rate", float("nan"))],
+    [
+        ("steps", -1),
+        ("smoothness", -1.0),
+        ("evenness", float("nan")),
+        ("views_at_once", 0),
+        ("learning_rate", 0.0),
+        ("color_rate", float("nan")),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"`{name}` must"):

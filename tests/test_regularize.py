@@ -9,7 +9,7 @@ import torch
 
 from viewfold.camera import Cameras
 from viewfold.scene.grid import GridField
-from viewfold.scene.regularize import binary_entropy, orientation, sparsity, total_variation, z_variance
+from viewfold.scene.regularize import binary_entropy, orientation, sparsity, total_variation, unevenness, z_variance
 from viewfold.scene.rendering import RaySamples
 
 
@@ -18,6 +18,16 @@ def test_total_variation_of_a_step_is_its_height_over_the_pairs_of_cells() -> No
     assert float(total_variation(grid)) == 0
     grid[..., 2:] = 3.0  # one of three pairs along x
     assert float(total_variation(grid)) == pytest.approx(3.0 / 3 / 3)
+
+
+def test_unevenness_of_three_vertices_in_a_row() -> None:
+    """0, 1 and 5 are off the mean of their neighbours by 1, 1.5 and 4; the second column is even."""
+    values = torch.tensor([[0.0, 2.0], [1.0, 2.0], [5.0, 2.0]], requires_grad=True)
+    loss = unevenness(values, torch.tensor([[0, 1], [2, 1]]))
+    assert float(loss.detach()) == pytest.approx((1 + 1.5**2 + 16) / 3)
+    (slope,) = torch.autograd.grad(loss, values)
+    assert slope[:, 0].tolist() == pytest.approx([(-2 + 1.5) / 3, (2 - 3 - 8) / 3, (8 + 1.5) / 3])
+    assert not bool(slope[:, 1].any())
 
 
 def test_entropy_and_sparsity_prefer_clear_and_empty_pictures() -> None:

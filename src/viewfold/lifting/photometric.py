@@ -1,7 +1,8 @@
 """The photometric loss: the squared difference between a representation's renders and the views.
 
 Pictures are compared over random grounds, which makes a fog in the ground's colour useless; coverage is compared with
-the silhouettes.  Asks a representation for renders, and for nothing else.
+the silhouettes.  What makes no fog is compared over the views' own grounds.  Asks a representation for renders, and for
+nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Photometric:
     alpha_weight: float = 1.0
     """Weight of the squared difference between coverage and silhouette, beside 1 for colour."""
 
+    alpha_known: bool = False
+    """Whether coverage came with the pictures, and so is exact, or was guessed from their colours."""
+
     @classmethod
     def of(cls, observed: Observed, *, alpha_weight: float = 1.0) -> Photometric:
         """Take the views as they are."""
@@ -43,6 +47,7 @@ class Photometric:
             background=observed.foreground.background,
             cameras=observed.views.cameras,
             alpha_weight=alpha_weight,
+            alpha_known=observed.views.alpha is not None,
         )
 
     @property
@@ -83,3 +88,18 @@ class Photometric:
         color = (self.certainty * (rendered.over(ground) - expected).square()).mean()
         coverage = (self.certainty * (rendered.alpha - self.alpha).square()).mean()
         return color + self.alpha_weight * coverage
+
+    def opaque_loss(self, opaque: Drawable) -> Float[Tensor, ""]:
+        """Return the mean squared error of colour over the views' own grounds: for what is opaque, and makes no fog.
+
+            loss = mean c |rendered over background - rgb|^2,   and, where coverage is known,
+                   + alpha_weight mean c (rendered alpha - alpha)^2
+
+        A guessed coverage is not asked: it misses the parts of an object that have the ground's colour.
+        """
+        rendered = opaque.render(self.cameras, size=self.size)
+        seen = rendered.over(self.background[:, :, None, None])
+        loss = (self.certainty * (seen - self.rgb).square()).mean()
+        if not self.alpha_known:
+            return loss
+        return loss + self.alpha_weight * (self.certainty * (rendered.alpha - self.alpha).square()).mean()

@@ -3,7 +3,10 @@
 A field is fitted through a grid and its surface is smoothed and thinned out, which rounds what the views show sharply;
 the mesh itself is differentiated here (scene/soft.py), with large steps that stay smooth (scene/large_steps.py).
 Colours of the vertices are optimised beside them, so that colour pulls at the shape too, and are thrown away: colours
-are painted afterwards.  The loss is the fit's own (lifting/photometric.py).
+are painted afterwards.
+
+A mesh is opaque, so it is compared with the views over their own grounds, and guessed silhouettes play no part: what
+the fit carved away because it has the ground's colour comes back here.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from viewfold.lifting.photometric import Photometric
 from viewfold.scene.field import BOX_RADIUS
 from viewfold.scene.large_steps import LargeSteps, UniformAdam
 from viewfold.scene.mesh import Mesh
+from viewfold.scene.regularize import unevenness
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.soft import Topology, draw
 
@@ -38,23 +42,31 @@ FARTHEST = 0.1
 class PolishSettings:
     """How the mesh is refined against the views."""
 
-    steps: int = 100
+    steps: int = 80
     """Steps of the optimiser; 0 leaves the mesh as it was extracted."""
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     """Largest change of a spread vertex in the first step, in world units; vertices themselves move less."""
 
     color_rate: float = 0.05
     """Adam's, for the vertices' colours before they are squashed into [0, 1]."""
 
-    smoothness: float = 10.0
+    smoothness: float = 3.0
     """How far a step spreads over the mesh; see `scene.large_steps`."""
+
+    evenness: float = 10.0
+    """Weight of `regularize.unevenness` of the vertices, which keeps faces from turning over."""
 
     views_at_once: int = 8
     """Views that a step is compared with, drawn at random where there are more."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("steps", 0, 100_000), ("smoothness", 0, 1e6), ("views_at_once", 1, 256)):
+        for name, low, high in (
+            ("steps", 0, 100_000),
+            ("smoothness", 0, 1e6),
+            ("evenness", 0, 1e6),
+            ("views_at_once", 1, 256),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"`{name}` must lie between {low} and {high:g}; got {getattr(self, name)}.")
         for name in ("learning_rate", "color_rate"):
@@ -93,7 +105,8 @@ def polish(
     decay = Anneal(start=1.0, end=END_RATE, steps=settings.steps)
     for step in range(settings.steps):
         progress("polish", step, settings.steps)
-        loss = pictures.some(settings.views_at_once, generator=generator).loss(statue, generator=generator)
+        loss = pictures.some(settings.views_at_once, generator=generator).opaque_loss(statue)
+        loss = loss + settings.evenness * unevenness(statue.vertices(), statue.topology.ends)
         if not float(loss.detach()) < float("inf"):
             raise FitError(f"the polish must stay finite; its loss was {float(loss.detach())} at step {step}.")
         statue.spread.grad = statue.tint.grad = None
@@ -107,14 +120,15 @@ def polish(
 
 
 class _Statue:
-    """A mesh that is drawn with gradient: what `Photometric.loss` asks of a representation, and no more."""
+    """A mesh that is drawn with gradient: what `Photometric.opaque_loss` asks of a representation, and no more."""
 
     def __init__(self, mesh: Mesh, colors: Float[Tensor, "k 3"], *, smoothness: float) -> None:
         self.first = mesh.vertices
         self.topology = Topology.of(mesh.faces)
         self.steps = LargeSteps(self.topology.ends, len(mesh.vertices), smoothness=smoothness)
         self.spread = self.steps.spread(mesh.vertices).requires_grad_()
-        self.tint = (2 * torch.atanh(2 * colors.clamp(0.02, 0.98) - 1)).requires_grad_()  # sigmoid(tint) = colors
+        shown = colors.clamp(0.02, 0.98)
+        self.tint = (shown / (1 - shown)).log().requires_grad_()
 
     @classmethod
     @torch.no_grad()
@@ -139,9 +153,9 @@ class _Statue:
         normals: bool = False,
     ) -> Rendering:
         """Draw it; nothing is random and `quality` changes nothing."""
-        return draw(self._vertices(), self.tint.sigmoid(), self.topology, cameras, size=size, normals=normals)
+        return draw(self.vertices(), self.tint.sigmoid(), self.topology, cameras, size=size, normals=normals)
 
-    def _vertices(self) -> Float[Tensor, "k 3"]:
+    def vertices(self) -> Float[Tensor, "k 3"]:
         """Return the vertices, none too far from where it was and all in the box."""
         moved = self.steps.gather(self.spread) - self.first
         length = moved.norm(dim=-1, keepdim=True)
@@ -151,7 +165,7 @@ class _Statue:
     @torch.no_grad()
     def finished(self) -> Float[Tensor, "k 3"]:
         """Return the vertices, those of faces that turned over put back to where they were."""
-        vertices, faces = self._vertices(), self.topology.faces
+        vertices, faces = self.vertices(), self.topology.faces
         before = _normals(self.first, faces)
         for _ in range(len(faces)):
             turned = (before * _normals(vertices, faces)).sum(dim=-1) < 0

@@ -1,12 +1,12 @@
-"""Regularisers of fields and renders, one formula each; all are means, so that weights do not depend on sizes.
+"""Regularisers of fields, meshes and renders, one formula each; all are means: weights do not depend on sizes.
 
-Knows tensors only: a density grid, or what a renderer returned, pictures and samples.
+Knows tensors only: a density grid, what stands at a mesh's vertices, or what a renderer returned.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from viewfold.scene.rendering import RaySamples
@@ -18,6 +18,18 @@ def total_variation(grid: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
     Source: Rudin, Osher and Fatemi 1992, anisotropic; on radiance grids as in Plenoxels, equation 3.
     """
     return sum((grid.diff(dim=axis).abs().mean() for axis in (-3, -2, -1)), grid.new_zeros(())) / 3
+
+
+def unevenness(values: Float[Tensor, "k d"], edges: Int[Tensor, "e 2"]) -> Float[Tensor, ""]:
+    """Return how far vertices are from the mean of their neighbours, mean over i of |x_i - mean_{j ~ i} x_j|^2.
+
+    Of positions, it is least where a mesh is flat and its vertices are spread evenly; of colours, where they are plain.
+    `edges` holds each edge once; every vertex has one.  Source: the umbrella operator, Kobbelt et al. 1998.
+    """
+    start, end = edges.unbind(1)
+    total = torch.zeros_like(values).index_add(0, start, values[end]).index_add(0, end, values[start])
+    degree = torch.bincount(edges.flatten(), minlength=len(values))
+    return (values - total / degree[:, None]).square().sum(dim=-1).mean()
 
 
 def binary_entropy(alpha: Float[Tensor, "v 1 h w"]) -> Float[Tensor, ""]:
