@@ -1,6 +1,6 @@
 """How good is a lift, part by part?  From true renders of toys, with no network in the way, and from generated views.
 
-    python benchmarks/lift_quality.py --out out/lift [--true 20] [--prompts 40]     # two processes: --true 0 / --prompts 0
+    python benchmarks/lift_quality.py --out out/lift                 # a second process may do --true 0 or --prompts 0
 
 Every figure is of the exported GLB, read back and drawn in the renderer's light at eight sides that no view shows.
 
