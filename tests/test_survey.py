@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from fakes import tiny_model
-from lift_fakes import ball
+from lift_fakes import ball, ball_views
 
 from viewfold import make
 from viewfold.camera import Cameras
@@ -18,9 +19,11 @@ from viewfold.label import UNLABELLED
 from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
 from viewfold.lifting.stages import FitSettings, GridSettings, LiftSettings, MeshSettings
 from viewfold.lifting.survey import Survey
+from viewfold.model.weights_hash import weights_hash
 from viewfold.views import Views
 
 ANCHORS = Cameras.orbit(4, elevation_deg=15, fov_deg=30, distance=2.0)
+BALL = ball_views(n_views=4)
 GIVEN = Views(rgb=torch.zeros(4, 3, 8, 8), cameras=ANCHORS)
 SMALL = {
     "fit": FitSettings(steps=8),
@@ -70,7 +73,7 @@ def test_a_survey_that_cannot_be_is_refused(name: str, value: Any) -> None:
 
 def test_the_qualities_differ_in_what_they_say() -> None:
     assert (DRAFT.survey.most, DRAFT.polish.steps, DRAFT.distil.steps) == (8, 0, 0)
-    assert STANDARD.polish.steps == 100
+    assert STANDARD.polish.steps == 80
     assert STANDARD.survey == Survey() and STANDARD.distil.steps == 0 and STANDARD == LiftSettings()
     assert HIGH.survey == Survey() and HIGH.distil.steps == 60
 
@@ -191,3 +194,26 @@ def test_options_that_contradict_each_other_are_refused_before_a_model_is_read(
     monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: pytest.fail("a model was read"))
     assert main(["lift", "a mug", *options]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_tries_of_a_model_that_draws_all_at_once_are_whole_sets(lifted: Any) -> None:
+    asked = Asked(lift_views=6, lift_around=False)
+    asset = lifted(asked, seed=0, tries=2, scorer=lambda views: float(len(views) + views.run["seed"]), origin=None)
+    assert [len(call["cameras"]) for call in asked.calls] == [6, 6]
+    assert asset.views.run["tries"] == {"seeds": [0, 3], "scores": [6.0, 9.0], "chosen": 3}
+
+
+def test_the_record_says_what_is_known_of_the_light(lifted: Any) -> None:
+    """Of the model's own views, as its index says; of others, or of a model that says nothing, it is estimated."""
+    for known, views, kind in ((True, None, "Light"), (False, None, "Estimate"), (True, BALL, "Estimate")):
+        options = {} if views is None else {"views": views}
+        asset = lifted(Asked(lift_views=4, known_light=known), origin=None, **options)
+        told = asset.report["settings"]["paint"]["light"]
+        assert set(told) == {"Light": {"sky", "ground", "key", "direction"}}.get(kind, set(told)), kind
+        assert (told.get("kind") == "estimate") == (kind == "Estimate")
+
+
+def test_views_that_the_model_drew_before_are_lit_as_its_own(lifted: Any) -> None:
+    asked = Asked(lift_views=4, known_light=True)
+    mine = replace(BALL, run={"weights_sha256": weights_hash(asked.model)})
+    assert "sky" in lifted(asked, origin=None, views=mine).report["settings"]["paint"]["light"]

@@ -45,7 +45,7 @@ def lift(
         views: pictures to start from, with their cameras; None generates those of `settings.survey`, or none if
             `settings.start` is a blob.
         seed: of everything random, the views included.
-        tries: sets of anchors that are generated, from seeds of their own, of which the best is lifted.
+        tries: sets of first views that are generated, from seeds of their own, of which the best is lifted.
         scorer: says which is best; needed for more than one try.
         settings: None is `presets.STANDARD`.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
@@ -102,18 +102,16 @@ class _Draw:
         self.model, self.prompt, self.survey, self.report = model, prompt, survey, report
         first = orbit(model.defaults)
         self.anchors = first[: survey.views] if (survey.views or len(first)) < len(first) else first
+        self.others = survey.others(self.anchors)
 
     def all(self, seed: int) -> Views:
         """Draw the anchors and the others around them, or all at once."""
-        others = self.survey.others(self.anchors)
-        if others is not None and not self.survey.around:
-            return self._draw(seed, cameras=Cameras.cat([self.anchors, others]))
-        return self._surround(self._draw(seed, cameras=self.anchors), seed)
+        return self._surround(self._first(seed), seed)
 
     def best(self, seed: int, tries: int, scorer: Scorer) -> Views:
-        """Draw anchors from several seeds, and the others around the best; of equals the first."""
+        """Draw from several seeds, and the others around the best; of equals the first."""
         seeds = [seed + MAX_SEEDS * number for number in range(tries)]
-        drawn = [self._draw(each, cameras=self.anchors) for each in seeds]
+        drawn = [self._first(each) for each in seeds]
         scores = [float(scorer(views)) for views in drawn]
         if not all(score == score for score in scores):
             raise InputError(f"`scorer` must return numbers; got {scores}.")
@@ -121,9 +119,16 @@ class _Draw:
         chosen = self._surround(drawn[place], seeds[place])
         return replace(chosen, run=chosen.run | {"tries": {"seeds": seeds, "scores": scores, "chosen": seeds[place]}})
 
-    def _surround(self, anchors: Views, seed: int) -> Views:
-        others = self.survey.others(self.anchors)
-        return anchors if others is None else self._draw(seed, cameras=others, given=anchors)
+    def _first(self, seed: int) -> Views:
+        """Draw the anchors, or all views where the survey wants them at once."""
+        if self.others is None or self.survey.around:
+            return self._draw(seed, cameras=self.anchors)
+        return self._draw(seed, cameras=Cameras.cat([self.anchors, self.others]))
+
+    def _surround(self, first: Views, seed: int) -> Views:
+        """Draw what is missing around the views that are there."""
+        missing = self.others is not None and len(first) == len(self.anchors)
+        return self._draw(seed, cameras=self.others, given=first) if missing else first
 
     def _draw(self, seed: int, **settings: Any) -> Views:
         def drawn(done: int, total: int) -> None:

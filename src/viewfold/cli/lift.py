@@ -86,17 +86,8 @@ class Lift:
         check_place(out)
         if out.suffix.lower() == ".usdz":
             check_usd()
-        match self.quality:
-            case "draft":
-                base = DRAFT
-            case "standard":
-                base = STANDARD
-            case "high":
-                base = HIGH
-            case "mvdream":
-                base = MVDREAM
-            case "mvdream-reduced":
-                base = MVDREAM_REDUCED
+        presets = {"draft": DRAFT, "high": HIGH, "mvdream": MVDREAM, "mvdream-reduced": MVDREAM_REDUCED}
+        base = presets.get(self.quality, STANDARD)
         score = next((each for each in SCORES if each.kind == self.score), None)
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}

@@ -1,6 +1,6 @@
 """Named settings of a lift.  Where a number comes from is said beside it, or at the field that has it by default.
 
-What each costs and reaches: `benchmarks/lift.py` and `benchmarks/lift_quality.py`.
+What each costs: `benchmarks/speed.py`; what it reaches: `benchmarks/lift_quality.py`.
 """
 
 from __future__ import annotations

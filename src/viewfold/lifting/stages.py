@@ -119,6 +119,7 @@ def lift(
     if not prompt.strip():
         raise PromptError("`prompt` must say what to make; it is empty.")
     settings = settings or LiftSettings()
+    settings = replace(settings, paint=settings.paint.resolved(known=False, bare=settings.bare))
     from_blob = isinstance(settings.start, FromBlob)
     if views is None and sample is None and not from_blob:
         raise InputError("`views` must be given, or `sample` to make them; got neither.")
@@ -146,7 +147,7 @@ def lift(
         painted = paint(
             extracted,
             size=settings.mesh.texture_size,
-            settings=settings.paint.resolved(known=False, bare=settings.bare),
+            settings=settings.paint,
             prompt=prompt,
             distilled=settings.distil.steps > 0,
             from_views=not from_blob,

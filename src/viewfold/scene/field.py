@@ -6,6 +6,7 @@ Anything that satisfies `Field` can be rendered (scene/volume.py), meshed (scene
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -47,6 +48,20 @@ class Oriented(Protocol):
     ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
         """Return density and colour, as a call does, and unit normals, towards where density falls."""
         ...
+
+
+def differences(
+    values: Callable[[Float[Tensor, "q 3"]], Float[Tensor, "q"]], points: Float[Tensor, "p 3"], *, step: float
+) -> Float[Tensor, "p 3"]:
+    """Return the gradient of a function of position, by differences at the corners k_i of a tetrahedron.
+
+        grad f = sum_i k_i f(p + step k_i) / (4 step) + O(step^2)
+
+    Four evaluations instead of the six of central differences; differentiable in the function.
+    """
+    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
+    found = values((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
+    return found.T @ corners / (4 * step)
 
 
 def lattice(resolution: int, *, radius: float = BOX_RADIUS, device: torch.device | str = "cpu") -> Float[Tensor, "p 3"]:

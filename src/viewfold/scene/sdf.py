@@ -19,12 +19,12 @@ from torch.nn import functional
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.scene.distance import curvature, distance_to_border, eikonal
-from viewfold.scene.field import BOX_RADIUS, lattice
+from viewfold.scene.field import BOX_RADIUS, differences, lattice
 from viewfold.scene.level import extract_zero_level
 from viewfold.scene.regularize import total_variation
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Solid
-from viewfold.scene.section import distance_gradient, render_sections
+from viewfold.scene.section import render_sections
 from viewfold.scene.surface import SurfaceResult, check_extraction, eight_sides
 from viewfold.scene.volume import SCENE_RADIUS, OccupancyGrid
 from viewfold.scene.voxel import MAX_RESOLUTION, cell_peaks, checked_detail, interpolate, resample
@@ -258,6 +258,6 @@ class SignedDistanceGrid(nn.Module):
     @torch.no_grad()
     def surface_color(self, points: Float[Tensor, "p 3"], normals: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
         """Return the colour of the surface under each point, a Newton step away: p - f grad f / |grad f|^2."""
-        gradient = distance_gradient(self, points, step=self.voxel / 2)
+        gradient = differences(self.distance, points, step=self.voxel / 2)
         shift = self.distance(points)[:, None] * gradient / gradient.square().sum(dim=-1, keepdim=True).clamp(min=1e-4)
         return self.color(points - shift.clamp(-2 * self.voxel, 2 * self.voxel))

@@ -24,8 +24,9 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.scene.field import differences
 from viewfold.scene.rendering import RaySamples, Rendering
-from viewfold.scene.volume import MIN_TRANSMITTANCE, SCENE_RADIUS, OccupancyGrid, composite, intersect_sphere
+from viewfold.scene.volume import MIN_TRANSMITTANCE, SCENE_RADIUS, OccupancyGrid, composite_packed, intersect_sphere
 
 MIN_DEPTH = 1e-4
 """Sections of a smaller optical depth are dropped: a ray of 50 of them loses less than 1 % of its light."""
@@ -54,16 +55,6 @@ def section_depth(
         sharpness: s, per unit length: the surface is a layer of opacity about 1 / s thick.
     """
     return (functional.softplus(-sharpness * after) - functional.softplus(-sharpness * before)).clamp(min=0)
-
-
-def distance_gradient(field: DistanceField, points: Float[Tensor, "p 3"], *, step: float) -> Float[Tensor, "p 3"]:
-    """Return the gradient of the distance, by differences at the corners k_i of a tetrahedron.
-
-    grad f = sum_i k_i f(p + step k_i) / (4 step) + O(step^2)
-    """
-    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
-    distance = field.distance((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
-    return distance.T @ corners / (4 * step)
 
 
 def render_sections(
@@ -184,8 +175,7 @@ def _cut(
         start = start - early * rays.delta
     keep = start < far[:, None]
     if occupancy is not None:
-        middle = start[..., None] + rays.delta / 2
-        keep &= occupancy.at(torch.addcmul(rays.origins[:, None], rays.directions[:, None], middle))
+        keep &= occupancy.along(rays.origins, rays.directions, start + rays.delta / 2)
     ray, place = keep.nonzero(as_tuple=True)
     return _Sections(ray=ray, place=place, start=start[ray, place])
 
@@ -209,8 +199,8 @@ def _depth(
 def _visible(field: DistanceField, rays: _Rays, sections: _Sections, sharpness: float | Float[Tensor, ""]) -> _Sections:
     """Drop the sections that no light reaches, and those that take none."""
     depth, _ = _depth(field, rays, sections, sharpness)
-    transmittance = composite(_padded(depth, sections.ray, sections.slot(), len(rays.origins)), 1.0)[1]
-    return sections[(transmittance[sections.ray, sections.slot()] > MIN_TRANSMITTANCE) & (depth > MIN_DEPTH)]
+    transmittance = composite_packed(depth, sections.ray, sections.slot(), len(rays.origins), 1.0)[1]
+    return sections[(transmittance > MIN_TRANSMITTANCE) & (depth > MIN_DEPTH)]
 
 
 def _shade(
@@ -230,12 +220,12 @@ def _shade(
     ray, rank = torch.unique_consecutive(sections.ray, return_inverse=True)
     depth, crossing = _depth(field, rays, sections, sharpness)
     slot = sections.slot()
-    weight = composite(_padded(depth, rank, slot, len(ray)), 1.0)[0][rank, slot][:, None]
+    weight = composite_packed(depth, rank, slot, len(ray), 1.0)[0][:, None]
     distance = sections.start + crossing * rays.delta
     points = rays.at(sections.ray, distance)
     normal = points.new_zeros(points.shape)
     if step is not None:
-        normal = functional.normalize(distance_gradient(field, points, step=step), dim=-1, eps=1e-8)
+        normal = functional.normalize(differences(field.distance, points, step=step), dim=-1, eps=1e-8)
     along, rgb = (distance * cosine[sections.ray])[:, None], field.color(points)
     channels = weight * torch.cat([rgb, torch.ones_like(along), along, normal], dim=-1)
     total = channels.new_zeros(len(ray), 8).index_add(0, rank, channels)
@@ -253,11 +243,3 @@ def _shade(
             n_rays=len(ray),
         )
     return ray, torch.cat([total[:, :4], mean_depth, total[:, 5:]], dim=-1), kept
-
-
-def _padded(
-    values: Float[Tensor, "p"], row: Int[Tensor, "p"], slot: Int[Tensor, "p"], n_rows: int
-) -> Float[Tensor, "r s"]:
-    """Lay packed values out as one row a ray, with zeros behind the last."""
-    n_slots = int(slot.max()) + 1 if slot.numel() else 1
-    return values.new_zeros(n_rows, n_slots).index_put((row, slot), values)

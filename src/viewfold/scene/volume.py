@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
-from viewfold.scene.field import Bounded, Field, Oriented, lattice
+from viewfold.scene.field import Bounded, Field, Oriented, differences, lattice
 from viewfold.scene.rendering import RaySamples, Rendering
 
 SCENE_RADIUS = 0.55
@@ -123,15 +123,8 @@ def intersect_sphere(
 
 
 def density_normal(field: Field, points: Float[Tensor, "p 3"], *, step: float = 0.01) -> Float[Tensor, "p 3"]:
-    """Return unit normals, against the gradient of density, by differences at the corners k_i of a tetrahedron.
-
-        n = -g / |g|,   g = sum_i k_i density(p + step k_i) = 4 step grad density + O(step^2)
-
-    Four evaluations of density instead of the six of central differences; differentiable in the field.
-    """
-    corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=points.device)
-    density = field.density((points[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
-    return functional.normalize(-(density.T @ corners), dim=-1, eps=1e-8)
+    """Return unit normals -grad density / |grad density|, by `differences`."""
+    return functional.normalize(-differences(field.density, points, step=step), dim=-1, eps=1e-8)
 
 
 def render_volume(
@@ -234,7 +227,7 @@ def _march(
     points = torch.addcmul(origins.index_select(0, ray), directions.index_select(0, ray), distance[:, None])
     slot = keep.cumsum(dim=1).reshape(-1).index_select(0, index) - 1
     samples = _Samples(ray=ray, slot=slot, distance=distance, points=points)
-    transmittance = _composite_packed(field.density(points), ray, slot, near.shape[0], delta)[1]
+    transmittance = composite_packed(field.density(points), ray, slot, near.shape[0], delta)[1]
     return samples.chosen((transmittance > MIN_TRANSMITTANCE).nonzero()[:, 0])
 
 
@@ -254,7 +247,7 @@ def _shade(
     """
     ray, rank = torch.unique_consecutive(samples.ray, return_inverse=True)
     density, rgb, normal = _evaluate(field, samples.points, normals=normals)
-    weight = _composite_packed(density, rank, samples.slot, ray.shape[0], delta)[0]
+    weight = composite_packed(density, rank, samples.slot, ray.shape[0], delta)[0]
     depth = samples.distance * cosine.index_select(0, samples.ray)
     seen = [rgb, torch.ones_like(depth)[:, None], depth[:, None]] + ([] if normal is None else [normal])
     channels = weight[:, None] * torch.cat(seen, dim=-1)
@@ -285,7 +278,7 @@ def _evaluate(
     return density, rgb, density_normal(field, points) if normals else None
 
 
-def _composite_packed(
+def composite_packed(
     density: Float[Tensor, "p"], row: Int[Tensor, "p"], slot: Int[Tensor, "p"], n_rows: int, delta: float
 ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
     """Return what `composite` does of packed samples, laid out as one row a ray, with zeros behind the last."""
