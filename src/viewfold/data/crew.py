@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -59,7 +59,7 @@ class Limits:
 
 def work_through(
     items: Iterable[T], make: Callable[[], Work[T]], *, workers: int, limits: Limits
-) -> Iterator[tuple[T, str | None]]:
+) -> Generator[tuple[T, str | None]]:
     """Yield each item with the reason for its failure, or None, as they are finished.
 
     Args:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -31,7 +31,7 @@ class Pool(Protocol):
         ...
 
 
-def work_in_pool(items: Iterable[T], make: Callable[[], Work[T]], pool: Pool) -> Iterator[tuple[T, str | None]]:
+def work_in_pool(items: Iterable[T], make: Callable[[], Work[T]], pool: Pool) -> Generator[tuple[T, str | None]]:
     """Yield each item with the reason for its failure, or None, as they are finished.
 
     Args:

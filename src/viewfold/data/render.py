@@ -7,6 +7,7 @@ Knows no network, and not how an engine draws.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -126,16 +127,16 @@ def render_assets(
                 results = work_through(queue, make, workers=min(workers, len(queue.left)), limits=limits)
             else:
                 results = work_in_pool(queue, make, pool)
-            for asset, reason in results:
-                claims.release(asset.uid)
-                rendered.note(asset, reason)
-                if reason is None:
-                    n_done += 1
-                else:
-                    sweep(out / asset.uid)  # of what a process that was killed left
-                    failed.append((asset.name, reason))
-                if progress is not None:
-                    progress(finished + n_done + len(failed) + queue.elsewhere, len(assets))
+            with queue.swept(out), contextlib.closing(results):
+                for asset, reason in results:
+                    if reason is not None:
+                        sweep(out / asset.uid)  # of what a process that was killed left
+                        failed.append((asset.name, reason))
+                    queue.release(asset)
+                    rendered.note(asset, reason)
+                    n_done += reason is None
+                    if progress is not None:
+                        progress(finished + n_done + len(failed) + queue.elsewhere, len(assets))
             if queue.left:
                 time.sleep(_LOOK_S)
     if progress is not None and queue.elsewhere:
@@ -294,6 +295,7 @@ class _Queue:
     def __init__(self, assets: Sequence[AssetFile], is_finished: Callable[[AssetFile], bool], claims: Claims) -> None:
         self.left, self.elsewhere = list(assets), 0
         self._is_finished, self._claims = is_finished, claims
+        self._in_hand: set[str] = set()
 
     def __iter__(self) -> Iterator[AssetFile]:
         assets, self.left = self.left, []
@@ -304,4 +306,22 @@ class _Queue:
                 self._claims.release(asset.uid)
                 self.elsewhere += 1
             else:
+                self._in_hand.add(asset.uid)
                 yield asset
+
+    def release(self, asset: AssetFile) -> None:
+        """Let go of an asset that was dealt with."""
+        self._in_hand.discard(asset.uid)
+        self._claims.release(asset.uid)
+
+    @contextlib.contextmanager
+    def swept(self, out: Path) -> Iterator[None]:
+        """Clear up, after a block that was ended early, what those were at that are still in hand.
+
+        A process that is told to stop clears up after itself, but may be told while it does just that.
+        """
+        try:
+            yield
+        finally:
+            for uid in self._in_hand:
+                sweep(out / uid)
