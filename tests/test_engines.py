@@ -12,10 +12,11 @@ from typing import get_args
 import pytest
 import torch
 
-from viewfold.data.engines import PAPER, Cycles, Engine, Framing, Pictures, RenderSettings, Subject, open_engine
+from viewfold.data.engines import PAPER, Cycles, Engine, Pictures, RenderSettings, Subject, open_engine
 from viewfold.data.engines.settings import LightKind
 from viewfold.data.toybox import sample_toy
 from viewfold.errors import AssetError, InputError, MissingExtraError
+from viewfold.scene.framing import Framing
 from viewfold.scene.light import Light
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh

@@ -7,8 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from viewfold.camera import Cameras
+from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError
 from viewfold.lifting.presets import STANDARD
+from viewfold.lifting.retexture import RetextureSettings
+from viewfold.lifting.retexture import retexture as retexture_mesh
 from viewfold.lifting.stages import MAX_SEEDS, Asset3D, LiftSettings
 from viewfold.lifting.stages import lift as lift_views
 from viewfold.lifting.start import FromViews
@@ -17,6 +20,8 @@ from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.generation import made_by, orbit
 from viewfold.pipeline.hook import OriginHook
+from viewfold.pipeline.redraw import redraw
+from viewfold.scene.mesh import Mesh
 from viewfold.views import Views
 
 Scorer = Callable[[Views], float]
@@ -76,6 +81,64 @@ def lift(
     # Without distillation the views alone decide: renders and photographs stay what they are.
     label = origin.label(asset.views, made_by(model, prompt, seed=seed) if settings.distil.steps else None)
     return replace(asset, label=label, report=asset.report | label.report())
+
+
+def retexture(
+    model: MultiViewPipeline,
+    prompt: str,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    settings: RetextureSettings | None = None,
+    origin: OriginHook | None = ORIGIN,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Asset3D:
+    """Texture a mesh that somebody made, as a prompt says: `viewfold lift --mesh`.  Its shape and its place stay.
+
+    Args:
+        model: what `load` returned.
+        prompt: what the mesh is to be.
+        mesh: see `lifting.retexture`; `scene.meshfile.load_mesh` reads one.
+        seed: of everything random.
+        settings: see `RetextureSettings`; views and light are the model's own where they say nothing.
+        origin: as for `lift`.
+        progress: called with (stage, steps done, steps in all); stages are generate and texture.
+
+    Raises:
+        InputError, PromptError: the prompt or the mesh cannot be used, or `origin` refuses.
+        FitError: the model returned something that is not finite.
+    """
+    if origin is not None:
+        origin.check_prompt(prompt)
+    settings, defaults = settings or RetextureSettings(), model.defaults
+    report = progress or (lambda stage, done, total: None)
+    survey = settings.survey.resolved(views=defaults.lift_views, around=False)
+    settings = replace(settings, survey=survey, paint=settings.paint.resolved(known=defaults.known_light))
+    first = orbit(defaults)[: survey.views]
+    others = survey.others(first)
+
+    def draw(views: Views, *, strength: float) -> Views:
+        def drawn(done: int, total: int) -> None:
+            report("generate", done, total)
+
+        return redraw(model, prompt, views, strength=strength, seed=seed, progress=drawn)
+
+    asset = retexture_mesh(
+        mesh,
+        prompt,
+        redraw=draw,
+        cameras=first if others is None else Cameras.cat([first, others]),
+        size=model.image_size,
+        settings=settings,
+        progress=report,
+    )
+    asset = replace(asset, report=asset.report | {"seed": seed, "peak_memory_mib": peak_memory_mib(model.device)})
+    if origin is None:
+        return asset
+    made = made_by(model, prompt, seed=seed)
+    views = origin.sign(asset.views, made)
+    label = origin.label(views, made)
+    return replace(asset, views=views, label=label, report=asset.report | label.report())
 
 
 def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:

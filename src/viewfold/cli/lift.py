@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -18,6 +18,9 @@ from viewfold.cli.progress import progress_bars
 from viewfold.errors import InputError
 from viewfold.formats import MESHES
 
+if TYPE_CHECKING:
+    from viewfold.lifting.asset import Asset3D
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lift:
@@ -27,6 +30,8 @@ class Lift:
     """What to make."""
     source: Annotated[Path | None, unset("FOLDER", name="from")] = None
     """Folder of saved views to start from; by default they are generated."""
+    mesh: Annotated[Path | None, unset("FILE")] = None
+    """A mesh of your own to texture: .glb, .gltf, .obj or .ply; its shape and place stay, its colours go."""
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
     out: Annotated[Path | None, unset("FILE")] = None
@@ -67,6 +72,13 @@ class Lift:
         out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
         if out.suffix.lower() not in MESHES:
             raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
+        if out.suffix.lower() == ".usdz":
+            from viewfold.scene.usd import check_usd
+
+            check_usd()
+        if self.mesh is not None:
+            self._retexture(self.mesh, out)
+            return
         if self.source is not None and (self.views is not None or self.tries != 1):
             name = "tries" if self.views is None else "views"
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
@@ -79,13 +91,10 @@ class Lift:
         from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.scene.standing import Standing
-        from viewfold.scene.usd import check_usd
         from viewfold.views import Views
 
         started = time.perf_counter()
         check_place(out)
-        if out.suffix.lower() == ".usdz":
-            check_usd()
         presets = {"draft": DRAFT, "high": HIGH, "mvdream": MVDREAM, "mvdream-reduced": MVDREAM_REDUCED}
         base = presets.get(self.quality, STANDARD)
         score = next((each for each in SCORES if each.kind == self.score), None)
@@ -118,7 +127,55 @@ class Lift:
                 **self.origin.arguments(),
             )
             asset.save(out)
-        seconds = time.perf_counter() - started
-        print(
-            f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
+        _say(asset, out, started)
+
+    def _retexture(self, mesh: Path, out: Path) -> None:
+        """Texture a mesh that exists, and say where it is."""
+        unused = {"from": self.source, "score": self.score, "steps": self.steps, "guidance": self.guidance}
+        for name, value in {
+            **unused,
+            "negative": self.negative,
+            "tries": self.tries if self.tries != 1 else None,
+        }.items():
+            if value is not None:
+                raise InputError(f"`{name}` must be left out with `mesh`: nothing is fitted or distilled; got {value}.")
+        if self.quality not in ("draft", "standard"):
+            raise InputError(f"`quality` must be draft or standard with `mesh`; got {self.quality}.")
+        from viewfold.lifting.asset import check_place
+        from viewfold.lifting.retexture import RetextureSettings
+        from viewfold.lifting.survey import Survey
+        from viewfold.make import retexture
+        from viewfold.scene.meshfile import load_mesh
+        from viewfold.scene.standing import Standing
+
+        started = time.perf_counter()
+        check_place(out)
+        draft = {"strengths": RetextureSettings.strengths[:1], "survey": Survey(most=8)}
+        settings = RetextureSettings(
+            **(draft if self.quality == "draft" else {}),
+            faces=self.faces,
+            **given({"texture_size": self.texture}),
+            standing=Standing(height=self.height, origin=self.origin_at),
         )
+        settings = replace(settings, survey=replace(settings.survey, **given({"views": self.views})))
+        shape = load_mesh(mesh)
+        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
+        say_notes(model.text.check(self.prompt))
+        model.release_text([model.defaults.worded(self.prompt), model.defaults.negative])
+        with progress_bars() as report:
+            asset = retexture(
+                model,
+                self.prompt,
+                shape,
+                seed=self.seed,
+                settings=settings,
+                progress=report,
+                **self.origin.arguments(),
+            )
+            asset.save(out)
+        _say(asset, out, started)
+
+
+def _say(asset: Asset3D, out: Path, started: float) -> None:
+    files = f"turntable {out.stem}.webp, report {out.stem}.json"
+    print(f"{out}: {len(asset.mesh.faces)} faces, {files} ({time.perf_counter() - started:.1f} s)")

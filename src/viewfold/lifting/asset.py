@@ -32,10 +32,10 @@ class Asset3D:
     """A 3D object made from a prompt."""
 
     mesh: Mesh
-    """Closed, coloured, z up, front towards -y."""
+    """Coloured, z up, front towards -y; closed, unless it was given."""
 
-    representation: Representation
-    """What the mesh was extracted from; can be distilled further."""
+    representation: Representation | None
+    """What the mesh was extracted from; can be distilled further.  None of a mesh that was given."""
 
     views: Views
     """The pictures that it was fitted to; of one that began as a blob, pictures of its own."""

@@ -35,6 +35,9 @@ BEHIND = 0.001
 """Weight of the representation's colour, beside about 0.6 of a view that looks at a texel squarely from the usual
 distance: it counts where views see next to nothing."""
 
+UNSEEN = 0.5
+"""Grey of a given mesh that no view sees anything of."""
+
 LEAST = 0.01
 """Texels that views see with less weight than this, all together, are not seen."""
 
@@ -98,10 +101,8 @@ def paint(
     Raises:
         InputError: `size` out of range.
     """
-    if not 16 <= size <= 8192:
-        raise InputError(f"`size` must lie between 16 and 8192; got {size}.")
     representation, finish = extracted.representation.to("cpu"), read_finish(prompt)
-    texels = Texels.of(unwrap(extracted.surface.mesh.to("cpu"), size=size), size=size)
+    texels = _unwrapped(extracted.surface.mesh, size)
     lighting, own = (settings or PaintSettings()).light or Estimate(), representation.surface_color(*texels.shape)
     if from_views:
         lookout = Lookout.of(extracted.observed, texels.mesh)
@@ -112,6 +113,35 @@ def paint(
         color = found.albedo(own, texels.normals)[0]
     fine = extracted.surface.fine
     relief = None if fine is None or settings is None or not settings.relief else bake_relief(texels, fine.to("cpu"))
+    mesh = _colored(texels, color, found, finish, relief=relief)
+    return Painted(mesh=mesh, representation=representation, observed=extracted.observed, found=found)
+
+
+def paint_given(
+    mesh: Mesh, observed: Observed, *, size: int = 512, settings: PaintSettings | None = None, prompt: str = ""
+) -> tuple[Mesh, Found]:
+    """Unwrap a mesh that somebody gave, and colour it by the views alone; arguments and errors as those of `paint`.
+
+    Returns:
+        The mesh with one material, its vertices doubled where charts meet; and the light that was divided out.
+    """
+    texels, finish = _unwrapped(mesh, size), read_finish(prompt)
+    lookout = Lookout.of(observed, texels.mesh)
+    found = _find_light((settings or PaintSettings()).light or Estimate(), lookout, texels)
+    own = torch.full_like(texels.points, UNSEEN)
+    return _colored(texels, _from_views(lookout, texels, found, finish, own=own, ask=False), found, finish), found
+
+
+def _unwrapped(mesh: Mesh, size: int) -> Texels:
+    if not 16 <= size <= 8192:
+        raise InputError(f"`size` must lie between 16 and 8192; got {size}.")
+    return Texels.of(unwrap(mesh.to("cpu"), size=size), size=size)
+
+
+def _colored(
+    texels: Texels, color: Float[Tensor, "p 3"], found: Found, finish: Finish, *, relief: Texture | None = None
+) -> Mesh:
+    """Return the mesh with its one material."""
     material = Material(
         texture=Texture(image=texels.picture(color.clamp(0, 1))),
         normal_texture=relief,
@@ -119,8 +149,7 @@ def paint(
         roughness=finish.roughness,
         metallic=finish.metallic,
     )
-    mesh = replace(texels.mesh, materials=(material,))
-    return Painted(mesh=mesh, representation=representation, observed=extracted.observed, found=found)
+    return replace(texels.mesh, materials=(material,))
 
 
 def _from_views(

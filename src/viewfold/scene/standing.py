@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import InputError
+from viewfold.scene.framing import Framing
 from viewfold.scene.mesh import Mesh
 
 Origin = Literal["base", "centre"]
@@ -31,6 +32,9 @@ class Standing:
     origin: Origin | None = None
     """None: where it is, the centre of the sphere that the thing was fitted into."""
 
+    framing: Framing | None = None
+    """What brought a given mesh to where it was worked on; it is undone before anything else."""
+
     def __post_init__(self) -> None:
         if self.height is not None and not (0 < self.height < math.inf):
             raise InputError(f"`height` must be a positive number of metres; got {self.height}.")
@@ -42,7 +46,8 @@ class Standing:
 
             x' = s (x - c)          s = height / (z_max - z_min), c the new origin
 
-        Without an origin the old one stays where it is in the mesh: c = 0.
+        of x in the coordinates of its file, if it was framed.  Without an origin the old one stays where it is in the
+        mesh: c = 0.
 
         Raises:
             InputError: a height for a mesh that has none, being flat or empty.
@@ -50,6 +55,8 @@ class Standing:
         used = mesh.vertices[mesh.faces.flatten().unique()].cpu().double()
         if not len(used):
             raise InputError("`mesh` must have at least one face to stand; it is empty.")
+        back = torch.eye(4, dtype=torch.float64) if self.framing is None else self.framing.inverse()
+        used = used @ back[:3, :3].T + back[:3, 3]
         low, high = used.amin(0), used.amax(0)
         extent = float(high[2] - low[2])
         if self.height is not None and extent == 0:
@@ -63,7 +70,7 @@ class Standing:
         matrix = torch.eye(4, dtype=torch.float64)
         matrix[:3] *= scale
         matrix[:3, 3] = -scale * center
-        return matrix
+        return matrix @ back
 
     def apply(self, mesh: Mesh) -> Mesh:
         """Return the mesh as it stands; the same object if nothing changes."""

@@ -14,14 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from viewfold.data.engines.settings import PAPER, Cycles, RenderSettings
-from viewfold.data.engines.subject import Engine, EngineLost, Framing, Pictures, Subject
+from viewfold.data.engines.subject import Engine, EngineLost, Pictures, Subject
 
 __all__ = [
     "PAPER",
     "Cycles",
     "Engine",
     "EngineLost",
-    "Framing",
     "Pictures",
     "RenderSettings",
     "Subject",

@@ -16,10 +16,8 @@ import numpy as np
 
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.errors import InputError
+from viewfold.scene.framing import Frame
 from viewfold.scene.light import Light
-
-Frame = Literal["sphere", "cube"]
-"""What an object just fits into, about the origin: a sphere of radius 0.5, or a cube of side 1."""
 
 LightKind = Literal["fixed", "random", "none"]
 """The same for all, drawn for each asset from the seed and its name, or the albedo as it is."""
