@@ -18,12 +18,12 @@ import trimesh
 from viewfold.data.engines import Cycles, Engine, Pictures, RenderSettings, Subject, open_engine
 from viewfold.data.engines.blender import HOW_TO_GET, PROGRAM, find_surroundings
 from viewfold.data.engines.exr import read_exr
-from viewfold.scene.framing import Frame
 from viewfold.data.render import Limits, render_assets
 from viewfold.data.toybox import sample_toy
 from viewfold.errors import AssetError, InputError, MissingExtraError
 from viewfold.picture import read_image
 from viewfold.scene.export import save_mesh
+from viewfold.scene.framing import Frame
 from viewfold.scene.interchange import to_trimesh
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh

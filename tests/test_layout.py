@@ -46,7 +46,7 @@ ARROWS = {
     "evaluation": {"scene"},
     "cluster": {"data"},
     "select": {"pipeline", "lifting", "evaluation"},
-    "make": {"pipeline", "lifting", "origin"},
+    "make": {"pipeline", "lifting", "origin", "scene"},
     "server": {"pipeline", "lifting", "select", "make", "origin"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.

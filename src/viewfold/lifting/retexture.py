@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -49,6 +49,7 @@ MOST_FACES = 100_000
 """Unwrapping takes a second for 5,000 faces, and more than in proportion for many."""
 
 
+@runtime_checkable
 class Redraw(Protocol):
     """Draws the object of some views anew."""
 
