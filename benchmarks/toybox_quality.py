@@ -50,8 +50,8 @@ from viewfold.views import Views
 Sampler = Callable[[str, Cameras, int], Views]
 """(prompt, cameras, seed) -> views."""
 
-Lifter = Callable[[str, Views, int, Path], None]
-"""(prompt, views, seed, path) writes a GLB."""
+Lifter = Callable[[str, int, Path], None]
+"""(prompt, seed, path) writes a GLB, from views of its own."""
 
 
 class Progress:
@@ -91,7 +91,7 @@ def sample_all(
 def lift_all(
     lift: Lifter, judge: Judge, toys: Sequence[Asset], out: Path, *, seed: int
 ) -> tuple[list[Outcome], dict[str, str]]:
-    """Lift the views of each toy, read the file back and look at it from eight new sides; failures by prompt."""
+    """Lift each toy's prompt, read the file back and look at it, lit, from eight new sides; failures by prompt."""
     progress, outcomes, failed = Progress("lift", len(toys)), [], {}
     for index, toy in enumerate(toys):
         expected = expect(toy)
@@ -100,8 +100,8 @@ def lift_all(
         fresh = outcome is None
         if outcome is None:
             try:
-                lift(expected.prompt, Views.load(folder), seed * SEEDS_PER_RUN + index, folder / "lifted.glb")
-                drawn = rasterize(load_mesh(folder / "lifted.glb"), UNSEEN, size=SIZE, light=None).over(BACKGROUND)
+                lift(expected.prompt, seed * SEEDS_PER_RUN + index, folder / "lifted.glb")
+                drawn = rasterize(load_mesh(folder / "lifted.glb"), UNSEEN, size=SIZE).over(BACKGROUND)
                 Views(rgb=drawn, cameras=UNSEEN, prompt=expected.prompt).save(folder / "lifted", turntable=False)
                 two_sided = shows_two_sides(drawn, true_views(toy, UNSEEN).rgb)
                 outcome = replace(assess(judge, drawn, UNSEEN, expected=expected), two_sided=two_sided)
@@ -274,8 +274,8 @@ def model_sampler(
 def model_lifter(model: Any) -> Lifter:
     """Return the callable that lifts with a model's defaults."""
 
-    def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
-        make.lift(model, prompt, views=views, seed=seed).save(path, turntable=False)
+    def lift(prompt: str, seed: int, path: Path) -> None:
+        make.lift(model, prompt, seed=seed).save(path, turntable=False)
 
     return lift
 

@@ -235,7 +235,7 @@ def test_true_renders_pass_the_benchmark_and_wrong_ones_fail(benchmark: ModuleTy
     def sample_wrong(prompt: str, cameras: Cameras, seed: int) -> Views:
         return benchmark.true_views(wrong.get(prompt, Asset.of("hat", "red", "blue")))
 
-    def lift(prompt: str, views: Views, seed: int, path: Path) -> None:
+    def lift(prompt: str, seed: int, path: Path) -> None:
         to_trimesh(right[prompt].mesh()).export(path)
 
     results = benchmark.run(sample, settings, tmp_path, lift=lift, against=sample_wrong)
