@@ -47,7 +47,7 @@ class Splats:
     log_opacity: Float[Tensor, "g"]
 
     features: Float[Tensor, "v g d"]
-    """What is composited: colour (3), depth (1) and, if it was asked for, the normal (3)."""
+    """What is composited; see `features`."""
 
     reach: Float[Tensor, "v g 2"]
     """Half width and height in pixels of the box in which it absorbs `LEAST_ALPHA` or more."""
@@ -57,10 +57,7 @@ class Splats:
 
 
 def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool = False) -> Splats:
-    """Project a cloud into square pictures; differentiable in all of its numbers.
-
-    Normals are the shortest axes, in the world, turned towards the camera.
-    """
+    """Project a cloud into square pictures; differentiable in all of its numbers."""
     mean = gaussians.mean
     world_from_camera = cameras.world_from_camera.to(mean.dtype)
     picture_from_world = world_from_camera[:, :3, :3].mT * mean.new_tensor([1.0, -1.0, -1.0])[:, None]  # looks along +z
@@ -90,18 +87,27 @@ def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool 
     finite = (center.sum(-1) + conic.sum(-1) + reach.sum(-1)).isfinite()
     visible = (depth > NEAR) & (log_ratio > 0) & finite
 
-    directions = functional.normalize(relative, dim=-1)
-    features = [gaussians.color(directions), depth[..., None]]
-    if normals:
-        shortest = gaussians.log_scale.argmin(dim=-1)
-        normal = axes.gather(2, shortest[:, None, None].expand(-1, 3, 1))[None, :, :, 0]
-        away = (normal * directions).sum(dim=-1, keepdim=True) > 0
-        features.append(torch.where(away, -normal, normal))
     return Splats(
         center=center,
         conic=conic,
         log_opacity=log_opacity,
-        features=torch.cat(features, dim=-1),
+        features=features(gaussians, cameras, normals=normals),
         reach=reach,
         visible=visible.detach(),
     )
+
+
+def features(gaussians: Gaussians, cameras: Cameras, *, normals: bool = False) -> Float[Tensor, "v g d"]:
+    """Return what each camera sees of each Gaussian: its colour (3), its depth along the camera's axis (1) and, if it is
+    asked for, its normal (3): the shortest of its axes, in the world, turned towards the camera.
+    """
+    pose = cameras.world_from_camera.to(gaussians.mean)
+    relative = gaussians.mean - pose[:, None, :3, 3]
+    directions = functional.normalize(relative, dim=-1)
+    seen = [gaussians.color(directions), -(relative @ pose[:, :3, 2, None])]
+    if normals:
+        shortest = gaussians.log_scale.argmin(dim=-1)
+        normal = gaussians.axes().gather(2, shortest[:, None, None].expand(-1, 3, 1))[None, :, :, 0]
+        away = (normal * directions).sum(dim=-1, keepdim=True) > 0
+        seen.append(torch.where(away, -normal, normal))
+    return torch.cat(seen, dim=-1)

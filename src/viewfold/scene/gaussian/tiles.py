@@ -32,6 +32,10 @@ TILE = 8
 AT_ONCE = 2**21
 """Pairs of a Gaussian and a pixel that are in memory at once, about 20 bytes each; one tile's at least."""
 
+LOWEST = -40.0
+"""Logarithms of alpha and of transmittance go no lower, for numbers below float32's normal ones take ten times as long.
+"""
+
 MAX_SIZE = 4096
 """Pixels along each side of a picture."""
 
@@ -63,7 +67,7 @@ def draw_gaussians(gaussians: Gaussians, cameras: Cameras, *, size: int, normals
     ).flatten(0, 1)
     n_channels = table.shape[-1] - 6
     row, tile, first, count = _pairs(splats, n_tiles)
-    places, drawn = [tile.new_zeros(0)], [table.new_zeros(0, n_channels, TILE * TILE)]
+    places, drawn = [tile.new_zeros(0)], [table.new_zeros(0, TILE * TILE, n_channels)]
     basis = _basis(table)
     for chosen in _portions(count):
         slot = torch.arange(int(count[chosen.start]), device=row.device)
@@ -74,9 +78,9 @@ def draw_gaussians(gaussians: Gaussians, cameras: Cameras, *, size: int, normals
         exponent = torch.where(unused, _nothing(exponent), exponent)
         places.append(tile[chosen])
         drawn.append(_Composite.apply(exponent, some[..., 6:], basis))
-    canvas = table.new_zeros(len(cameras) * n_tiles**2, n_channels, TILE * TILE)
+    canvas = table.new_zeros(len(cameras) * n_tiles**2, TILE * TILE, n_channels)
     canvas = canvas.index_copy(0, torch.cat(places), torch.cat(drawn))
-    canvas = canvas.reshape(len(cameras), n_tiles, n_tiles, n_channels, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
+    canvas = canvas.reshape(len(cameras), n_tiles, n_tiles, TILE, TILE, n_channels).permute(0, 5, 1, 3, 2, 4)
     return as_rendering(canvas.reshape(len(cameras), n_channels, n_tiles * TILE, n_tiles * TILE)[..., :size, :size])
 
 
@@ -132,11 +136,11 @@ def _portions(count: Int[Tensor, "t"]) -> Iterator[slice]:
         yield slice(start, start := start + max(1, AT_ONCE // (counts[start] * TILE * TILE)))
 
 
-def _basis(like: Tensor) -> Float[Tensor, "6 p"]:
+def _basis(like: Tensor) -> Float[Tensor, "p 6"]:
     """Return (1, x, y, x^2, x y, y^2) at a tile's pixels, from its middle."""
     axis = torch.arange(TILE, dtype=like.dtype, device=like.device) + 0.5 - TILE / 2
     y, x = (a.flatten() for a in torch.meshgrid(axis, axis, indexing="ij"))
-    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
+    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
 
 
 def _exponent(rows: Float[Tensor, "t k c"], tile: Int[Tensor, "t"], n_tiles: int) -> Float[Tensor, "t k 6"]:
@@ -165,10 +169,10 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, exponent: Tensor, features: Tensor, basis: Tensor) -> Tensor:
-        """Return "t d p" from "t k 6", "t k d" and "6 p"."""
+        """Return "t p d" from "t k 6", "t k d" and "p 6"."""
         ctx.save_for_backward(exponent, features, basis)
         alpha, _ = _alphas(exponent, basis)
-        return features.mT @ _weights(alpha)
+        return _weights(1 - alpha) @ features
 
     @staticmethod
     @once_differentiable
@@ -176,23 +180,24 @@ class _Composite(torch.autograd.Function):
         """Return the gradients of exponent and features."""
         exponent, features, basis = ctx.saved_tensors
         alpha, free = _alphas(exponent, basis)
-        weight = _weights(alpha)
-        of_features = weight @ gradient.mT
-        pulled = (features @ gradient).mul_(weight)
-        behind = pulled.sum(dim=1, keepdim=True) - pulled.cumsum(dim=1)
-        of_log_alpha = pulled.sub_(behind.mul_(alpha).div_(1 - alpha)).mul_(free)
-        return of_log_alpha @ basis.T, of_features, None
+        passed = 1 - alpha
+        weight = _weights(passed)
+        of_features = weight.mT @ gradient
+        pulled = (gradient @ features.mT).mul_(weight)
+        behind = pulled.sum(dim=-1, keepdim=True) - pulled.cumsum(dim=-1)
+        of_log_alpha = pulled.sub_(behind.mul_(alpha).div_(passed)).mul_(free)
+        return of_log_alpha.mT @ basis, of_features, None
 
 
 def _alphas(exponent: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Return alphas "t k p", and where they are free to change: neither left out nor at most."""
-    log_alpha = exponent @ basis
+    """Return alphas "t p k", and where they are free to change: neither left out nor at most."""
+    log_alpha = basis @ exponent.mT
     seen = log_alpha >= math.log(LEAST_ALPHA)
-    alpha = log_alpha.exp_().mul_(seen)
-    return alpha.clamp_(max=MOST_ALPHA), seen & (alpha < MOST_ALPHA)
+    alpha = log_alpha.clamp_(min=LOWEST).exp_().mul_(seen).clamp_(max=MOST_ALPHA)
+    return alpha, seen & (alpha < MOST_ALPHA)
 
 
-def _weights(alpha: Tensor) -> Tensor:
-    """Return alpha_k prod_{j<k} (1 - alpha_j)."""
-    passed = torch.log1p(-alpha)
-    return (passed.cumsum(dim=1) - passed).exp_().mul_(alpha)
+def _weights(passed: Tensor) -> Tensor:
+    """Return alpha_k prod_{j<k} (1 - alpha_j), of 1 - alpha along the last axis."""
+    left = passed.cumprod(dim=-1)
+    return torch.cat([1 - left[..., :1], left[..., :-1] - left[..., 1:]], dim=-1)
