@@ -20,8 +20,8 @@ from viewfold.errors import FitError, InputError
 from viewfold.scene.field import BOX_RADIUS, lattice
 from viewfold.scene.gaussian.cloud import C0, Gaussians
 from viewfold.scene.gaussian.cuda import draw_fast
-from viewfold.scene.gaussian.projection import LEAST_ALPHA
 from viewfold.scene.gaussian.field import CloudField
+from viewfold.scene.gaussian.projection import LEAST_ALPHA
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Solid
 from viewfold.scene.surface import SurfaceResult, check_extraction, eight_sides, extract_surface
@@ -120,6 +120,7 @@ class GaussianCloud(nn.Module):
     rotation: nn.Parameter
     opacity_logit: nn.Parameter
     color_logit: nn.Parameter
+    pulled: Tensor
 
     def __init__(
         self,
@@ -219,7 +220,7 @@ class GaussianCloud(nn.Module):
         seen = self.pulled > 0
         if share <= before or not bool(seen.any()):
             return
-        values, pulled = [getattr(self, name).detach() for name in PARAMETERS], self.pulled
+        values, pulled = self.snapshot(), self.pulled
         keep = values[3].sigmoid() >= LEAST_OPACITY
         if bool(keep.any()):
             values, pulled = [value[keep] for value in values], pulled[keep]
@@ -231,6 +232,7 @@ class GaussianCloud(nn.Module):
                 value[chosen] = one
             values = [torch.cat([value, other]) for value, other in zip(values, second, strict=True)]
             pulled = torch.cat([pulled, pulled[chosen]])
+        self.spacing *= before / share
         self._put(*values)
 
     def snapshot(self) -> list[Tensor]:

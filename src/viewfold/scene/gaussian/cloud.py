@@ -40,7 +40,7 @@ class Gaussians:
     """Its opacity in the middle is 1 / (1 + e^-logit)."""
 
     sh: Float[Tensor, "g k 3"]
-    """Coefficients of the sRGB colour in real spherical harmonics; k is 1 (the same from everywhere) or 4 (degree 1)."""
+    """Of the sRGB colour in real spherical harmonics; k is 1 (the same from everywhere) or 4 (degree 1)."""
 
     def __post_init__(self) -> None:
         if self.sh.shape[1] not in COEFFICIENTS:

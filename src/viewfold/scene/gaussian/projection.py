@@ -10,6 +10,7 @@ pictures' sizes, and nothing of how Gaussians are composited.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,7 @@ def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool 
     conic = torch.stack([yy / area, -xy / area, xx / area], dim=-1)
 
     log_opacity = functional.logsigmoid(gaussians.opacity_logit)
-    log_ratio = log_opacity.detach() - torch.tensor(LEAST_ALPHA, dtype=mean.dtype).log()
+    log_ratio = log_opacity.detach() - math.log(LEAST_ALPHA)
     reach = (2 * log_ratio.clamp_min(0)[None, :, None] * torch.stack([xx, yy], dim=-1).detach()).sqrt()
     finite = (center.sum(-1) + conic.sum(-1) + reach.sum(-1)).isfinite()
     visible = (depth > NEAR) & (log_ratio > 0) & finite
@@ -98,8 +99,9 @@ def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool 
 
 
 def features(gaussians: Gaussians, cameras: Cameras, *, normals: bool = False) -> Float[Tensor, "v g d"]:
-    """Return what each camera sees of each Gaussian: its colour (3), its depth along the camera's axis (1) and, if it is
-    asked for, its normal (3): the shortest of its axes, in the world, turned towards the camera.
+    """Return what each camera sees of each Gaussian: colour (3), depth along the camera's axis (1), perhaps normal (3).
+
+    The normal is the shortest of its axes, in the world, turned towards the camera.
     """
     pose = cameras.world_from_camera.to(gaussians.mean)
     relative = gaussians.mean - pose[:, None, :3, 3]
