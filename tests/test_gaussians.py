@@ -118,7 +118,7 @@ def test_a_round_one_on_the_axis_is_drawn_as_its_formula_says(draw) -> None:
 def test_the_nearer_hides_the_farther_whatever_their_order() -> None:
     near, far = single(mean=[0.0, -0.3, 0], opacity_logit=2.0), single(mean=[0.0, 0.3, 0], opacity_logit=2.0)
     white = Gaussians(**{n: getattr(far, n) if n != "sh" else torch.full((1, 1, 3), 0.5 / C0) for n in NUMBERS})
-    camera, share = Cameras.orbit(1), float(torch.tensor(2.0).sigmoid())
+    camera, share = Cameras.orbit(1, elevation_deg=0), float(torch.tensor(2.0).sigmoid())
     for pair in ((near, white), (white, near)):
         both = Gaussians(**{n: torch.cat([getattr(g, n) for g in pair]) for n in NUMBERS})
         middle = draw_gaussians(both, camera, size=65).rgb[0, 0, 32, 32]
@@ -129,7 +129,9 @@ def test_a_colour_depends_on_the_side_as_released_files_have_it() -> None:
     made = single()
     made = Gaussians(**{n: getattr(made, n) for n in NUMBERS if n != "sh"}, sh=torch.zeros(1, 4, 3))
     made.sh[0, 3, 0] = -0.4  # grows with x of the direction of sight
-    from_left, from_right = (draw_gaussians(made, Cameras.orbit(1, azimuth_deg=a), size=9) for a in (270.0, 90.0))
+    from_left, from_right = (
+        draw_gaussians(made, Cameras.orbit(1, elevation_deg=0, azimuth_deg=a), size=9) for a in (270.0, 90.0)
+    )
     for drawn, sign in ((from_left, 1), (from_right, -1)):
         color = drawn.rgb[0, :, 4, 4] / drawn.alpha[0, 0, 4, 4]
         torch.testing.assert_close(color, torch.tensor([0.5 + sign * 0.4 * C1, 0.5, 0.5]), atol=1e-4, rtol=0)
@@ -137,9 +139,10 @@ def test_a_colour_depends_on_the_side_as_released_files_have_it() -> None:
         Gaussians(**{n: getattr(made, n) for n in NUMBERS if n != "sh"}, sh=torch.zeros(1, 9, 3))
 
 
-@pytest.mark.parametrize("made", [cloud(), strange(), cloud(3, size=1.0), cloud(40, size=0.004)], ids=str)
-def test_the_fast_one_draws_what_the_slow_one_does(made: Gaussians, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In values and in the gradient of every number; with pictures of a size that no tile divides, in small portions."""
+@pytest.mark.parametrize("kind", ["usual", "strange", "large", "small"])
+def test_the_fast_one_draws_what_the_slow_one_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In values and in the gradient of every number; at a size that no tile divides, in small portions."""
+    made = {"strange": strange(), "large": cloud(3, size=1.0), "small": cloud(size=0.004)}.get(kind, cloud())
     monkeypatch.setattr(tiles, "AT_ONCE", 2000)
     fast, slow = learned(made), learned(made.double())
     drawn, expected = (
@@ -149,11 +152,11 @@ def test_the_fast_one_draws_what_the_slow_one_does(made: Gaussians, monkeypatch:
         torch.testing.assert_close(getattr(drawn, name).double(), getattr(expected, name), atol=3e-5, rtol=0)
     depths = ((r.depth * r.alpha).double() for r in (drawn, expected))
     torch.testing.assert_close(*depths, atol=1e-4, rtol=0)
-    assert float(expected.alpha.max()) > 0.1
+    assert float(expected.alpha.detach().max()) > 0.1
     truth = gradients(expected, slow)
     for name, found in gradients(drawn, fast).items():
         scale = float(truth[name].abs().max())
-        torch.testing.assert_close(found.double(), truth[name], atol=2e-4 * scale, rtol=2e-3, msg=lambda m: name + m)
+        torch.testing.assert_close(found.double(), truth[name], atol=2e-4 * scale, rtol=2e-3, msg=name)
 
 
 def test_portions_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +164,7 @@ def test_portions_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = draw_gaussians(made, CAMERAS, size=24).rgb
     for name, value in (("AT_ONCE", 1), ("TILE", 16)):
         monkeypatch.setattr(tiles, name, value)
-        torch.testing.assert_close(draw_gaussians(made, CAMERAS, size=24).rgb, whole, atol=1e-6, rtol=0)
+        torch.testing.assert_close(draw_gaussians(made, CAMERAS, size=24).rgb, whole, atol=1e-5, rtol=0)
 
 
 def test_what_touches_no_tile_is_not_asked_there() -> None:
@@ -184,7 +187,7 @@ def test_nothing_in_sight_is_an_empty_picture_and_sizes_are_checked() -> None:
 def test_a_disc_faces_the_camera_with_its_shortest_axis() -> None:
     disc = single(log_scale=[math.log(0.2), math.log(0.01), math.log(0.2)])
     for azimuth, y in ((0.0, -1.0), (180.0, 1.0)):
-        drawn = draw_gaussians(disc, Cameras.orbit(1, azimuth_deg=azimuth), size=9, normals=True)
+        drawn = draw_gaussians(disc, Cameras.orbit(1, elevation_deg=0, azimuth_deg=azimuth), size=9, normals=True)
         normal = drawn.normal[0, :, 4, 4] / drawn.alpha[0, 0, 4, 4]
         torch.testing.assert_close(normal, torch.tensor([0.0, y, 0.0]), atol=1e-4, rtol=0)
 
@@ -287,7 +290,7 @@ def test_two_halves_look_about_like_the_whole() -> None:
     made.detail, made.pulled = 0.5, torch.ones(1)
     made.set_detail(0.7)
     assert len(made.mean) == 2
-    assert float((made.render(CAMERAS, size=32).alpha.detach() - before).abs().max()) < 0.15
+    assert float((made.render(CAMERAS, size=32).alpha.detach() - before).abs().max()) < 0.2
 
 
 def test_sizes_are_kept_and_settings_are_checked() -> None:

@@ -42,6 +42,9 @@ COARSEST = 8
 LEAST_OPACITY = 0.02
 """A change of detail drops Gaussians that are thinner, and an export those that no viewer would draw (1/255)."""
 
+BORDER_SIZE, INNER_SIZE = 0.4, 0.8
+"""Standard deviations at first, in spacings: together they are opaque, and hardly wider than the first guess."""
+
 SPLIT = 1.6
 """The two halves of a Gaussian have its length divided by this (Kerbl et al. 2023, section 5.2)."""
 
@@ -97,7 +100,7 @@ class GaussianSettings:
         chosen = chosen.nonzero()[:, 0]
         chosen = chosen[:: -(-len(chosen) // self.most)]
         spacing = 2 * BOX_RADIUS / (n - 1)
-        size = spacing * torch.where(border[chosen], 0.6, 1.0)
+        size = spacing * torch.where(border[chosen], BORDER_SIZE, INNER_SIZE)
         rotation = points.new_zeros(len(chosen), 4)
         rotation[:, 0] = 1
         made = GaussianCloud(

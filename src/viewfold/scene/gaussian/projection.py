@@ -60,10 +60,10 @@ class Splats:
 def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool = False) -> Splats:
     """Project a cloud into square pictures; differentiable in all of its numbers."""
     mean = gaussians.mean
-    world_from_camera = cameras.world_from_camera.to(mean.dtype)
-    picture_from_world = world_from_camera[:, :3, :3].mT * mean.new_tensor([1.0, -1.0, -1.0])[:, None]  # looks along +z
-    relative = mean - world_from_camera[:, None, :3, 3]
-    x, y, depth = (relative @ picture_from_world.mT).unbind(dim=-1)
+    pose = cameras.world_from_camera.to(mean.dtype)
+    right, up, back = pose[:, :3, :3].unbind(dim=-1)
+    picture_from_world = torch.stack([right, -up, -back], dim=1)  # x to the right, y down, z away
+    x, y, depth = ((mean - pose[:, None, :3, 3]) @ picture_from_world.mT).unbind(dim=-1)
     half = (cameras.fov_deg.to(mean.dtype).deg2rad() / 2).tan()[:, None]
     focal = size / (2 * half)
     z = depth.clamp_min(NEAR)

@@ -39,7 +39,7 @@ def _view(
     for i in depths.argsort(stable=True).tolist():
         x, y, z = (camera_from_world[:3, :3] @ gaussians.mean[i] + camera_from_world[:3, 3]).unbind()
         x, y, z = x, -y, -z  # to the right, down, forward
-        if not float(z) > NEAR:
+        if not float(z.detach()) > NEAR:
             continue
         middle = torch.stack([focal * x / z, focal * y / z]) + size / 2
         x, y = ((axis / z).clamp(-GUARD * half, GUARD * half) * z for axis in (x, y))
@@ -60,7 +60,7 @@ def _view(
         features = [gaussians[torch.tensor([i])].color(direction[None, None])[0, 0], z[None]]
         if normals:
             normal = axes[i][:, int(gaussians.log_scale[i].argmin())]
-            features.append(-normal if float(normal @ direction) > 0 else normal)
+            features.append(-normal if float((normal @ direction).detach()) > 0 else normal)
         channels = torch.cat([*features, torch.ones_like(z)[None]])
         drawn = drawn + channels[:, None, None] * (passed * alpha)
         passed = passed * (1 - alpha)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
@@ -65,17 +66,19 @@ def draw_gaussians(gaussians: Gaussians, cameras: Cameras, *, size: int, normals
         ],
         dim=-1,
     ).flatten(0, 1)
-    n_channels = table.shape[-1] - 6
+    nobody = functional.pad(
+        table.new_full((1, 1), 2 * LOWEST), (5, table.shape[-1] - 6)
+    )  # for the rest of a tile's list
+    table, n_channels = torch.cat([table, nobody]), table.shape[-1] - 6
     row, tile, first, count = _pairs(splats, n_tiles)
     places, drawn = [tile.new_zeros(0)], [table.new_zeros(0, TILE * TILE, n_channels)]
     basis = _basis(table)
     for chosen in _portions(count):
         slot = torch.arange(int(count[chosen.start]), device=row.device)
-        index = (first[chosen, None] + slot).clamp(max=max(len(row) - 1, 0))
-        some = table.index_select(0, row[index.flatten()]).unflatten(0, index.shape)
+        index = (first[chosen, None] + slot).clamp(max=len(row) - 1)
+        index = torch.where(slot < count[chosen, None], row[index.flatten()].unflatten(0, index.shape), len(table) - 1)
+        some = table.index_select(0, index.flatten()).unflatten(0, index.shape)
         exponent = _exponent(some, tile[chosen], n_tiles)
-        unused = (slot >= count[chosen, None])[..., None]
-        exponent = torch.where(unused, _nothing(exponent), exponent)
         places.append(tile[chosen])
         drawn.append(_Composite.apply(exponent, some[..., 6:], basis))
     canvas = table.new_zeros(len(cameras) * n_tiles**2, TILE * TILE, n_channels)
@@ -152,11 +155,6 @@ def _exponent(rows: Float[Tensor, "t k c"], tile: Int[Tensor, "t"], n_tiles: int
     along_x, along_y = a * x + b * y, b * x + c * y
     constant = log_opacity - (x * along_x + y * along_y) / 2
     return torch.stack([constant, along_x, along_y, -a / 2, -b, -c / 2], dim=-1)
-
-
-def _nothing(exponent: Float[Tensor, "t k 6"]) -> Float[Tensor, "6"]:
-    """Return the coefficients of what absorbs nothing."""
-    return exponent.new_tensor([-1e4, 0, 0, 0, 0, 0])
 
 
 class _Composite(torch.autograd.Function):
