@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 import pytest
 import torch
+from clouds import NUMBERS, cloud
 from lift_fakes import RADIUS, ball, ball_views
 from second_device import on, second_device
 from torch import Tensor
@@ -30,23 +30,6 @@ from viewfold.scene.surface import OPACITY_STEP
 from viewfold.views import Views
 
 CAMERAS = Cameras.orbit(2, elevation_deg=20)
-NUMBERS = [field.name for field in fields(Gaussians)]
-
-
-def cloud(count: int = 40, *, seed: int = 0, degree: int = 1, size: float = 0.06) -> Gaussians:
-    """Some of all kinds: faint and opaque, needles and discs, coloured by side."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return Gaussians(
-        mean=0.2 * drawn(count, 3),
-        log_scale=math.log(size) + 0.7 * drawn(count, 3),
-        rotation=drawn(count, 4),
-        opacity_logit=1 + 2 * drawn(count),
-        sh=0.5 * drawn(count, (degree + 1) ** 2, 3),
-    )
 
 
 def single(**numbers: list[float]) -> Gaussians:

@@ -47,6 +47,10 @@ class Lift:
     """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str | None, unset("TEXT")] = None
     """What to keep away from, in the distillation; by default nothing, and MVDream's list with mvdream."""
+    representation: Annotated[Literal["grid", "hash", "sdf", "gaussians"] | None, unset("NAME")] = None
+    """What is fitted, before it becomes a mesh; by default grid, and hash with mvdream."""
+    splats: bool = False
+    """Write the gaussians themselves too, as .splats.ply beside the file; with --representation gaussians only."""
     faces: Annotated[int | None, unset("INT")] = None
     """Largest number of faces; by default 4000."""
     texture: Annotated[int | None, unset("INT")] = None
@@ -72,10 +76,14 @@ class Lift:
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
             raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
+        if self.splats and self.representation != "gaussians":
+            raise InputError("`splats` must come with `representation` gaussians; of nothing else are there any.")
+        if self.quality == "mvdream" and self.representation == "gaussians":
+            raise InputError("`representation` must not be gaussians with quality mvdream, whose lamps light a volume.")
         check_source(self.source)
         from viewfold.evaluation.consistency import measure_consistency
         from viewfold.lifting.asset import check_place
-        from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD
+        from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD, represented
         from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.scene.standing import Standing
@@ -83,11 +91,11 @@ class Lift:
         from viewfold.views import Views
 
         started = time.perf_counter()
-        check_place(out)
+        check_place(out, splats=self.splats)
         if out.suffix.lower() == ".usdz":
             check_usd()
         presets = {"draft": DRAFT, "high": HIGH, "mvdream": MVDREAM, "mvdream-reduced": MVDREAM_REDUCED}
-        base = presets.get(self.quality, STANDARD)
+        base = represented(presets.get(self.quality, STANDARD), self.representation)
         score = next((each for each in SCORES if each.kind == self.score), None)
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}
@@ -117,8 +125,7 @@ class Lift:
                 progress=report,
                 **self.origin.arguments(),
             )
-            asset.save(out)
+            asset.save(out, splats=self.splats)
         seconds = time.perf_counter() - started
-        print(
-            f"{out}: {len(asset.mesh.faces)} faces, turntable {out.stem}.webp, report {out.stem}.json ({seconds:.1f} s)"
-        )
+        beside = f"turntable {out.stem}.webp, " + f"splats {out.stem}.splats.ply, " * self.splats
+        print(f"{out}: {len(asset.mesh.faces)} faces, {beside}report {out.stem}.json ({seconds:.1f} s)")
