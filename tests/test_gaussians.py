@@ -19,7 +19,7 @@ from viewfold.scene.field import lattice
 from viewfold.scene.gaussian import tiles
 from viewfold.scene.gaussian.cloud import C0, C1, Gaussians
 from viewfold.scene.gaussian.cuda import draw_with_gsplat, has_gsplat
-from viewfold.scene.gaussian.field import CloudField
+from viewfold.scene.gaussian.field import THINNEST, CloudField
 from viewfold.scene.gaussian.projection import LOW_PASS, project
 from viewfold.scene.gaussian.reference import draw_slowly
 from viewfold.scene.gaussian.tiles import draw_gaussians
@@ -194,7 +194,7 @@ def test_the_sum_in_space_is_that_of_the_formula_at_the_nodes() -> None:
     spacing = 1.2 / (n - 1)
     density, color = CloudField(made, resolution=n)(lattice(n))
     away = (lattice(n)[:, None] - made.mean).double()
-    inverse = torch.linalg.inv(made.covariance().double() + (0.5 * spacing) ** 2 * torch.eye(3))
+    inverse = torch.linalg.inv(made.covariance().double() + (THINNEST * spacing) ** 2 * torch.eye(3))
     squared = torch.einsum("pgi,gij,pgj->pg", away, inverse, away)
     weight = made.opacity() * torch.exp(-squared / 2)
     torch.testing.assert_close(density * OPACITY_STEP, weight.sum(1).float(), atol=0.012 * 12 / 4, rtol=0)

@@ -19,8 +19,9 @@ from viewfold.scene.voxel import check_resolution, interpolate
 WIDTH = 3.0
 """Standard deviations beyond which a Gaussian is not added."""
 
-THINNEST = 0.5
-"""Of a node's distance to the next: what is thinner is added as if this wide, or it would fall between the nodes."""
+THINNEST = 1.0
+"""Standard deviation, in distances between nodes, that every Gaussian is widened by: what is thinner than a node's
+distance to the next would fall between them, and make a surface lumpy."""
 
 AT_ONCE = 2**21
 """Pairs of a Gaussian and a node that are in memory at once."""
