@@ -1,42 +1,27 @@
-"""3D Gaussians: a closed form, a slow rasteriser that agrees in values and gradients, and a cloud that is fitted."""
+"""3D Gaussians on pictures: a closed form, and a slow rasteriser that agrees in values and gradients."""
 
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from clouds import NUMBERS, cloud
-from lift_fakes import RADIUS, ball, ball_views
-from second_device import on, second_device
+from clouds import NUMBERS, cloud, single
 from torch import Tensor
 
 from viewfold.camera import Cameras
-from viewfold.errors import FitError, InputError
-from viewfold.lifting.fit import FitSettings, fit
-from viewfold.lifting.observation import observe
-from viewfold.scene.field import lattice
+from viewfold.errors import InputError
 from viewfold.scene.gaussian import tiles
 from viewfold.scene.gaussian.cloud import C0, C1, Gaussians
 from viewfold.scene.gaussian.cuda import draw_with_gsplat, has_gsplat
-from viewfold.scene.gaussian.field import THINNEST, CloudField
 from viewfold.scene.gaussian.projection import LOW_PASS, project
 from viewfold.scene.gaussian.reference import draw_slowly
 from viewfold.scene.gaussian.tiles import draw_gaussians
-from viewfold.scene.gaussians import GaussianCloud, GaussianSettings
-from viewfold.scene.grid import GridSettings
 from viewfold.scene.rendering import Rendering
-from viewfold.scene.surface import OPACITY_STEP
-from viewfold.views import Views
 
 CAMERAS = Cameras.orbit(2, elevation_deg=20)
-
-
-def single(**numbers: list[float]) -> Gaussians:
-    """One grey Gaussian at the origin, as wide as 0.1 and quite opaque, but for what is given."""
-    usual = {"mean": [0.0, 0, 0], "log_scale": [math.log(0.1)] * 3, "rotation": [1.0, 0, 0, 0], "opacity_logit": 0.0}
-    made = {name: torch.tensor([value]) for name, value in {**usual, **numbers}.items()}
-    return Gaussians(sh=torch.zeros(1, 1, 3), **made)
 
 
 def strange() -> Gaussians:
@@ -185,138 +170,24 @@ def test_gsplat_draws_the_same() -> None:
         assert float((getattr(drawn, name) - getattr(expected, name)).abs().mean()) < 0.01
 
 
-# In space -------------------------------------------------------------------------------------------------------------
+def test_gsplat_is_asked_in_its_own_conventions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a fake that projects the means as OpenCV does: they come out where ours do, with what ours composites."""
+    made, asked = cloud(), {}
 
+    def rasterization(mean, rotation, scale, opacity, features, camera_from_world, lens, width, height, **options):
+        seen = torch.einsum("vij,gj->vgi", camera_from_world[:, :3, :3], mean) + camera_from_world[:, None, :3, 3]
+        at = torch.einsum("vij,vgj->vgi", lens, seen)
+        asked.update(center=at[..., :2] / at[..., 2:], depth=seen[..., 2], features=features, options=options)
+        torch.testing.assert_close(scale, made.log_scale.exp())
+        torch.testing.assert_close(opacity, made.opacity_logit.sigmoid())
+        assert rotation is made.rotation
+        return torch.ones(2, height, width, 7), torch.full((2, height, width, 1), 0.5), {}
 
-def test_the_sum_in_space_is_that_of_the_formula_at_the_nodes() -> None:
-    made = cloud(12, size=0.08)
-    n = 17
-    spacing = 1.2 / (n - 1)
-    density, color = CloudField(made, resolution=n)(lattice(n))
-    away = (lattice(n)[:, None] - made.mean).double()
-    inverse = torch.linalg.inv(made.covariance().double() + (THINNEST * spacing) ** 2 * torch.eye(3))
-    squared = torch.einsum("pgi,gij,pgj->pg", away, inverse, away)
-    weight = made.opacity() * torch.exp(-squared / 2)
-    torch.testing.assert_close(density * OPACITY_STEP, weight.sum(1).float(), atol=0.012 * 12 / 4, rtol=0)
-    strong = weight.sum(1) > 0.2
-    expected = (weight[..., None] * made.color()[0]).sum(1) / weight.sum(1)[:, None]
-    torch.testing.assert_close(color[strong], expected[strong].float(), atol=0.05, rtol=0)
-
-
-def test_a_filled_ball_becomes_a_closed_mesh_of_its_size() -> None:
-    def solid(points: Tensor) -> tuple[Tensor, Tensor]:
-        return (points.norm(dim=-1) < RADIUS).float(), torch.full_like(points, 0.5)
-
-    surface = GaussianSettings(resolution=24).begin(solid).to_mesh(resolution=40, max_faces=2000)
-    assert surface.watertight and surface.components_kept == 1 and surface.silhouette_iou > 0.95
-    radius = surface.mesh.vertices.norm(dim=1)
-    assert float(radius.mean()) == pytest.approx(RADIUS, abs=0.04) and float(radius.std()) < 0.02
-
-
-# Fitting --------------------------------------------------------------------------------------------------------------
-
-
-def unseen(made) -> float:
-    """PSNR over grey, from sides that no view was taken from."""
-    cameras = Cameras.orbit(6, elevation_deg=[20.0, 50.0] * 3, azimuth_deg=13.0)
-    truth = ball(cameras, size=48)[0]
-    with torch.no_grad():
-        return float(-10 * (made.render(cameras, size=48).over(0.5) - truth).square().mean().log10())
-
-
-@pytest.mark.slow
-def test_a_ball_is_fitted_about_as_well_as_by_a_grid() -> None:
-    """Sixteen views: within 2 dB of the dense grid at unseen sides, and of more Gaussians than it began with."""
-    cameras = Cameras.orbit(16, elevation_deg=[5.0, 30.0] * 8)
-    rgb, alpha = ball(cameras, size=48)
-    observed = observe(Views(rgb=rgb, alpha=alpha, cameras=cameras))
-    found = {}
-    for settings in (GridSettings(resolution=48), GaussianSettings(resolution=32)):
-        made = fit(observed, representation=settings, generator=torch.Generator().manual_seed(0)).representation
-        found[settings.kind] = unseen(made)
-    assert found["gaussians"] > found["grid"] - 2.0 and found["gaussians"] > 24.0
-    assert isinstance(made, GaussianCloud) and made.spacing < 1.2 / 15 and made.is_finite()
-
-
-def test_more_detail_splits_what_was_pulled_at_and_drops_what_is_transparent() -> None:
-    made = GaussianSettings(resolution=16, most=10).begin(
-        lambda p: (torch.ones(len(p)), torch.rand_like(p)), detail=0.5
-    )
-    assert len(made.mean) <= 10
-    few = GaussianCloud(
-        mean=torch.zeros(4, 3),
-        log_scale=torch.tensor([0.1, 0.2, 0.1]).log().expand(4, 3).clone(),
-        rotation=torch.tensor([[1.0, 0, 0, 0]] * 4),
-        opacity_logit=torch.tensor([1.0, 1, -8, 1]),
-        color_logit=torch.zeros(4, 3),
-    )
-    few.detail = 0.5
-    few.mean.grad = torch.tensor([[0.0, 0, 0], [0, 0, 2], [1, 0, 0], [0, 1, 0]])
-    few.refresh()
-    old = few.mean
-    few.set_detail(0.7)  # one round, for (0.7 / 0.5)^2 is 2
-    assert few.mean is not old and len(few.mean) == 5, "one dropped, two split, one left alone"
-    torch.testing.assert_close(few.mean[:3, 1].detach(), torch.tensor([0.0, 0.1, 0.1]))
-    torch.testing.assert_close(few.mean[3:, 1].detach(), torch.tensor([-0.1, -0.1]))
-    assert float(few.log_scale[1, 1].exp().detach()) == pytest.approx(0.2 / 1.6)
-    few.set_detail(1.0)
-    assert len(few.mean) == 5, "nothing has pulled since"
-
-
-def test_two_halves_look_about_like_the_whole() -> None:
-    whole = single(log_scale=[math.log(0.2), math.log(0.05), math.log(0.05)], opacity_logit=2.0)
-    numbers = [whole.mean, whole.log_scale, whole.rotation, whole.opacity_logit, torch.zeros(1, 3)]
-    made = GaussianCloud(
-        mean=numbers[0], log_scale=numbers[1], rotation=numbers[2], opacity_logit=numbers[3], color_logit=numbers[4]
-    )
-    before = made.render(CAMERAS, size=32).alpha.detach()
-    made.detail, made.pulled = 0.5, torch.ones(1)
-    made.set_detail(0.7)
-    assert len(made.mean) == 2
-    assert float((made.render(CAMERAS, size=32).alpha.detach() - before).abs().max()) < 0.2
-
-
-def test_sizes_are_kept_and_settings_are_checked() -> None:
-    made = GaussianSettings(resolution=16).begin(lambda p: (torch.zeros(len(p)), torch.rand_like(p)))
-    assert len(made.mean) == 1, "of nothing at all, the likeliest place"
-    plain = float(made.prior_loss().detach())
-    with torch.no_grad():
-        made.log_scale[0] = torch.tensor([5.0, -20.0, -20.0])
-        made.mean[0, 0], made.opacity_logit[0] = 7.0, 90.0
-    assert plain == 0 and float(made.prior_loss().detach()) > 0.1
-    made.constrain()
-    assert float(made.log_scale.max().detach()) < 0 and float(made.mean.max().detach()) < 0.7
-    assert len(made.export()) == 1 and float(made.export().opacity()) < 1
-    with torch.no_grad():
-        made.opacity_logit.fill_(-6.0)
-    assert len(made.export()) == 0
-    with torch.no_grad():
-        made.mean.fill_(float("nan"))
-    with pytest.raises(FitError, match="must be finite"):
-        made.to_mesh(resolution=16, max_faces=100)
-    for wrong in ({"resolution": 4}, {"most": 0}, {"opacity": 1.0}):
-        with pytest.raises(InputError, match=f"`{next(iter(wrong))}` must lie between"):
-            GaussianSettings(**wrong)
-
-
-def test_it_is_fitted_and_meshed_on_a_second_device_as_here() -> None:
-    settings = GaussianSettings(resolution=16)
-
-    def fitted(views: Views) -> GaussianCloud:
-        made = fit(observe(views), representation=settings, settings=FitSettings(steps=4)).representation
-        assert isinstance(made, GaussianCloud)
-        return made
-
-    torch.manual_seed(0)
-    here = fitted(ball_views(size=16))
-    with second_device() as device:
-        torch.manual_seed(0)
-        there = fitted(ball_views(size=16).to(device))
-        assert on(device, there) and there.device == device
-        drawn = there.render(CAMERAS.to(device), size=12, normals=True)
-        assert on(device, [drawn.rgb, drawn.normal])
-        assert on(device, there.surface_color(torch.ones(2, 3, device=device) / 3, torch.ones(2, 3, device=device)))
-        assert on(torch.device("cpu"), there.to_mesh(resolution=16, max_faces=200).mesh.vertices)
-        pictures = drawn.rgb.to("cpu")
-    assert len(here.mean) == len(there.mean)
-    torch.testing.assert_close(pictures, here.render(CAMERAS, size=12).rgb, atol=0.02, rtol=0)
+    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=rasterization))
+    drawn = draw_with_gsplat(made, CAMERAS, size=20, normals=True)
+    splats = project(made, CAMERAS, size=20, normals=True)
+    torch.testing.assert_close(asked["center"], splats.center, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(asked["depth"], splats.features[..., 3])
+    torch.testing.assert_close(asked["features"], splats.features)
+    assert asked["options"] == {"near_plane": 0.01, "eps2d": LOW_PASS, "packed": False}
+    assert drawn.rgb.shape == (2, 3, 20, 20) and float(drawn.depth.mean()) == 2.0 and float(drawn.normal.mean()) == 1.0

@@ -30,7 +30,7 @@ from viewfold.scene.voxel import MAX_RESOLUTION, checked_detail
 
 PARAMETERS = ("mean", "log_scale", "rotation", "opacity_logit", "color_logit")
 
-SHARES = {"mean": 0.1, "log_scale": 0.3, "rotation": 0.2, "opacity_logit": 1.0, "color_logit": 1.0}
+SHARES = {"mean": 0.3, "log_scale": 0.6, "rotation": 0.2, "opacity_logit": 1.0, "color_logit": 1.0}
 """Of the learning rate, for each parameter; a mean's is in multiples of the spacing at first."""
 
 COLOR_NODES = 128
