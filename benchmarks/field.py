@@ -30,7 +30,7 @@ from viewfold.lifting.fit import FitSettings, fit
 from viewfold.lifting.observation import observe
 from viewfold.scene import trilinear
 from viewfold.scene.field import BOX_RADIUS
-from viewfold.scene.grid import GridField, GridSettings
+from viewfold.scene.grid import DENSITY_SCALE, GridField, GridSettings
 from viewfold.scene.hashgrid import HashEncoding
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.trilinear import PRIMES, Lattice
@@ -79,13 +79,19 @@ def dense(field: Callable[[Tensor], tuple[Tensor, Tensor]], cameras: Cameras, si
     return torch.cat([(weight[..., None] * rgb).sum(1), weight.sum(1, keepdim=True)], dim=1)
 
 
+def values_of(field: GridField) -> Tensor:
+    """Return the parameter that a grid lets be optimised: one density and three colours at each node."""
+    return field.groups(1.0)[0]["params"][0]
+
+
 def by_grid_sample(field: GridField) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return the same field with PyTorch's own interpolation."""
+    """Return the same field with PyTorch's own interpolation; its points lie in the box."""
+    values = values_of(field)
 
     def look(points: Tensor) -> tuple[Tensor, Tensor]:
         where = (points / BOX_RADIUS)[None, :, None, None]
-        values = functional.grid_sample(field.grid, where, padding_mode="border", align_corners=True)[0, :, :, 0, 0].T
-        return field._activate(values[:, 0], points), values[:, 1:].sigmoid()
+        found = functional.grid_sample(values, where, padding_mode="border", align_corners=True)[0, :, :, 0, 0].T
+        return DENSITY_SCALE * functional.softplus(found[:, 0]), found[:, 1:].sigmoid()
 
     return look
 
@@ -166,7 +172,7 @@ def main() -> None:
                 f"renderer, {resolution}^3, {samples} samples, 4 views of {options.size} px, against {word}",
                 packed,
                 lambda plain=plain, samples=samples: dense(plain, cameras, options.size, samples),
-                field.grid,
+                values_of(field),
             )
     encoding = HashEncoding()
     few, rows_of = points[: N_POINTS // 4], encoding.table.detach()

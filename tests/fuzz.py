@@ -4,7 +4,7 @@
     python tests/fuzz.py --read KIND PATH
 
 A case is a file or a folder of a kind (`fuzz_kinds.KINDS`: models, meshes, cameras, shards, pictures, galleries,
-captions, tokenizers, LoRA), one to four mutations of it drawn from the case's number, and a read.  It may succeed or
+captions, tokenizers, LoRA, splats), one to four mutations drawn from the case's number, and a read.  It may succeed or
 raise a `ViewfoldError`.  Anything else is a finding: another exception, a crash, 20 s of CPU time, 3 minutes of
 waiting, 3 GiB of address space beyond the start, a program started, a connection made, or a file opened for writing
 (but for the kinds that keep tables of their own).  A finding's file is kept, and the command that reads it again is

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import trimesh
 import trimesh.exchange.gltf
+from clouds import cloud
 from fakes import LATENT_SIZE, tiny_model
 from fuzz_weights import read_lora_file, read_tokenizer, write_loras, write_tokenizers
 from glb import Glb
@@ -33,6 +34,8 @@ from viewfold.errors import ViewfoldError
 from viewfold.picture import read_image
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.scene.export import save_mesh
+from viewfold.scene.gaussian.splatfile import PLAIN, read_splats, write_splats
+from viewfold.scene.gaussian.tiles import draw_gaussians
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.views import Views
@@ -253,6 +256,28 @@ def read_captions(path: Path) -> str:
     return "loaded"
 
 
+def write_splat_files(folder: Path) -> None:
+    """Our own, of both degrees, and one of degree 3 as others write it, binary and ascii."""
+    for degree, count in ((0, 9), (1, 4)):
+        write_splats(folder / f"ours_{degree}.ply", cloud(count, degree=degree))
+    names = [*PLAIN[:6], *(f"f_rest_{i}" for i in range(45)), *PLAIN[6:], "extra"]
+    header = "".join(f"property float {name}\n" for name in names)
+    numbers = np.random.default_rng(0).normal(size=(3, len(names))).astype("<f4")
+    for order, body in (
+        ("binary_little_endian", numbers.tobytes()),
+        ("ascii", "\n".join(" ".join(map(str, row)) for row in numbers.tolist()).encode()),
+    ):
+        start = f"ply\nformat {order} 1.0\nelement vertex 3\n{header}end_header\n"
+        (folder / f"{order}.ply").write_bytes(start.encode() + body)
+
+
+def read_splat_file(path: Path) -> str:
+    made = read_splats(path)
+    drawn = draw_gaussians(made, CAMERAS, size=8)
+    assert bool(made.is_finite().all()) and bool(drawn.rgb.isfinite().all() & drawn.depth.isfinite().all())
+    return "loaded"
+
+
 KINDS = {
     "models": Kind(write_models, read_model),
     "meshes": Kind(write_meshes, read_mesh),
@@ -263,4 +288,5 @@ KINDS = {
     "captions": Kind(write_tables, read_captions),
     "tokenizers": Kind(write_tokenizers, read_tokenizer),
     "lora": Kind(write_loras, read_lora_file),
+    "splats": Kind(write_splat_files, read_splat_file),
 }

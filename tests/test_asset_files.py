@@ -15,10 +15,12 @@ from test_export import cube, read_glb, read_obj
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
-from viewfold.errors import OutputError
+from viewfold.errors import InputError, OutputError
 from viewfold.lifting import check
 from viewfold.lifting.asset import Asset3D, check_place
 from viewfold.scene.export import part_name, save_mesh
+from viewfold.scene.gaussian.splatfile import read_splats
+from viewfold.scene.gaussians import GaussianSettings
 from viewfold.scene.grid import GridField
 from viewfold.scene.material import Material, Texture
 from viewfold.scene.mesh import Mesh
@@ -202,3 +204,41 @@ def test_the_command_line_refuses_what_cannot_stand_before_anything_is_loaded(
     assert "`--height` must be a positive number of metres; got -1" in capsys.readouterr().err
     assert main(["lift", "a mug", "--model", "nowhere", "--out", str(tmp_path / "a.fbx")]) == 2
     assert ".glb, .obj, .ply, .stl, .usdz; got 'a.fbx'" in capsys.readouterr().err
+
+
+# Splats ---------------------------------------------------------------------------------------------------------------
+
+
+def made_of_gaussians(prompt: str = "a mug") -> Asset3D:
+    def solid(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (points.norm(dim=-1) < 0.3).float(), torch.full_like(points, 0.7)
+
+    return replace(asset(prompt=prompt), representation=GaussianSettings(resolution=12).begin(solid))
+
+
+def test_splats_belong_to_the_set_and_stand_as_the_mesh_does(tmp_path: Path) -> None:
+    path = tmp_path / "mug.glb"
+    made = made_of_gaussians()
+    made.save(path, splats=True)
+    assert contents(tmp_path).keys() == {"mug.glb", "mug.webp", "mug.json", "mug.splats.ply"}
+    assert json.loads((tmp_path / "mug.json").read_text())["splats"] == "mug.splats.ply"
+    before = read_splats(tmp_path / "mug.splats.ply")
+    torch.testing.assert_close(before.mean, made.representation.export().mean)
+    replace(made, standing=Standing(height=2.0, origin="base")).save(path, splats=True)
+    after = read_splats(tmp_path / "mug.splats.ply")
+    matrix = Standing(height=2.0, origin="base").matrix(made.mesh).float()
+    torch.testing.assert_close(after.mean, before.mean @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.log_scale - before.log_scale, torch.full_like(before.mean, matrix[0, 0].log()))
+    made.save(path)
+    assert contents(tmp_path).keys() == {"mug.glb", "mug.webp", "mug.json"}, "those of before go with their set"
+
+
+def test_splats_of_what_has_none_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`splats` must be left out for what is made of none"):
+        asset().save(tmp_path / "mug.glb", splats=True)
+    with pytest.raises(InputError, match="`splats` must come with a mesh"):
+        made_of_gaussians().save(tmp_path / "mug.webp", splats=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mug.splats.ply").mkdir()
+    with pytest.raises(OutputError, match="mug.splats.ply"):
+        check_place(tmp_path / "mug.glb", splats=True)

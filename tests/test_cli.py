@@ -85,6 +85,9 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         (["lift", "a mug", "--guidance", "nan"], "`--guidance` must be a finite number"),
         (["lift", "a mug", "--faces", "0"], "`--faces` must lie between"),
         (["lift", "a mug", "--texture", "0"], "`--texture` must lie between"),
+        (["lift", "a mug", "--splats"], "`--splats` must come with `--representation` gaussians"),
+        (["lift", "a mug", "--splats", "--representation", "sdf"], "`--splats` must come with"),
+        (["lift", "a mug", "--quality", "mvdream", "--representation", "gaussians"], "`--representation` must not be"),
         (["render", "nowhere", "--out", "renders"], "`FOLDER` must be a folder of assets"),
         (["render", ".", "--out", "renders", "--views", "1000"], "`--views` must lie between 1 and 256"),
         (["assets", "0", "--out", "assets"], "`COUNT` must be 1 or more"),
@@ -171,8 +174,9 @@ def test_what_the_model_cannot_read_of_a_prompt_is_said(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grid", "gaussians"])
 def test_lift_writes_a_mesh_a_turntable_and_a_report(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From true renders of a toy: the tiny model's own pictures show nothing."""
     import torch
@@ -198,11 +202,15 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
         "--faces",
         "500",
     ]
+    arguments += [] if kind == "grid" else ["--representation", kind]
+    arguments += ["--splats"] if kind == "gaussians" else []
     assert main(["lift", "a red mug", *arguments, "--out", str(out)]) == 0
-    assert str(out) in capsys.readouterr().out
+    assert str(out) in (said := capsys.readouterr().out)
+    assert out.with_suffix(".splats.ply").is_file() == ("toy.splats.ply" in said) == (kind == "gaussians")
     assert out.read_bytes()[:4] == b"glTF"
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["settings"]["distil"]["steps"] == 1 and report["faces"] <= 500
+    assert report["settings"]["representation"]["kind"] == kind
     assert out.with_suffix(".webp").is_file()
     assert torch.isfinite(torch.tensor(report["rerender_psnr_db"]))
 

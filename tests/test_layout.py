@@ -75,6 +75,7 @@ LAZY = {
     "bpy",
     "pyarrow",
     "pxr",
+    "gsplat",
 }
 """Slow to import or optional: only inside the functions that use them."""
 

@@ -20,6 +20,7 @@ from viewfold.lifting.photometric import Photometric
 from viewfold.lifting.score import ASD, SDI, SDS, Reconstruction, Score
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.field import lattice
+from viewfold.scene.gaussians import GaussianSettings
 from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.hashfield import HashGridSettings
 from viewfold.scene.hashgrid import HashSettings
@@ -33,6 +34,7 @@ KINDS = [
     GridSettings(resolution=24, samples=24),
     SdfSettings(resolution=24, samples=24),
     HashGridSettings(encoding=SMALL, samples=24),
+    GaussianSettings(resolution=24),
     SphereSettings(),
 ]
 CAMERAS = Cameras.orbit(2)

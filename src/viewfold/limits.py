@@ -63,6 +63,9 @@ MESH_FACES = 5_000_000
 MESH_EXTENT = 1e12
 """Of its coordinates: areas and volumes of larger ones leave single precision, and no unit needs them."""
 
+SPLATS = 10_000_000
+"""Of a cloud of 3D Gaussians; released scenes of whole rooms and gardens have 1 to 6 million."""
+
 MESH_NODES = 100_000
 """Of a GLB's scene; each costs trimesh a matrix and a place in its graph."""
 

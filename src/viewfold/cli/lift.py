@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,11 +15,9 @@ from viewfold.cli.option import given, slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars
+from viewfold.cli.result import say_asset
 from viewfold.errors import InputError
 from viewfold.formats import MESHES
-
-if TYPE_CHECKING:
-    from viewfold.lifting.asset import Asset3D
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,10 @@ class Lift:
     """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str | None, unset("TEXT")] = None
     """What to keep away from, in the distillation; by default nothing, and MVDream's list with mvdream."""
+    representation: Annotated[Literal["grid", "hash", "sdf", "gaussians"] | None, unset("NAME")] = None
+    """What is fitted, before it becomes a mesh; by default grid, and hash with mvdream."""
+    splats: bool = False
+    """Write the gaussians themselves too, as .splats.ply beside the file; with --representation gaussians only."""
     faces: Annotated[int | None, unset("INT")] = None
     """Largest number of faces; by default 4000."""
     texture: Annotated[int | None, unset("INT")] = None
@@ -77,26 +79,32 @@ class Lift:
 
             check_usd()
         if self.mesh is not None:
-            self._retexture(self.mesh, out)
+            from viewfold.cli.retexture import retexture_file
+
+            retexture_file(self, self.mesh, out)
             return
         if self.source is not None and (self.views is not None or self.tries != 1):
             name = "tries" if self.views is None else "views"
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
             raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
+        if self.splats and self.representation != "gaussians":
+            raise InputError("`splats` must come with `representation` gaussians; of nothing else are there any.")
+        if self.quality == "mvdream" and self.representation == "gaussians":
+            raise InputError("`representation` must not be gaussians with quality mvdream, whose lamps light a volume.")
         check_source(self.source)
         from viewfold.evaluation.consistency import measure_consistency
         from viewfold.lifting.asset import check_place
-        from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD
+        from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD, represented
         from viewfold.lifting.score import SCORES
         from viewfold.make import lift
         from viewfold.scene.standing import Standing
         from viewfold.views import Views
 
         started = time.perf_counter()
-        check_place(out)
+        check_place(out, splats=self.splats)
         presets = {"draft": DRAFT, "high": HIGH, "mvdream": MVDREAM, "mvdream-reduced": MVDREAM_REDUCED}
-        base = presets.get(self.quality, STANDARD)
+        base = represented(presets.get(self.quality, STANDARD), self.representation)
         score = next((each for each in SCORES if each.kind == self.score), None)
         distil = {"steps": self.steps, "guidance": self.guidance, "negative": self.negative, "score": score}
         mesh = {"faces": self.faces, "texture_size": self.texture}
@@ -126,56 +134,5 @@ class Lift:
                 progress=report,
                 **self.origin.arguments(),
             )
-            asset.save(out)
-        _say(asset, out, started)
-
-    def _retexture(self, mesh: Path, out: Path) -> None:
-        """Texture a mesh that exists, and say where it is."""
-        unused = {"from": self.source, "score": self.score, "steps": self.steps, "guidance": self.guidance}
-        for name, value in {
-            **unused,
-            "negative": self.negative,
-            "tries": self.tries if self.tries != 1 else None,
-        }.items():
-            if value is not None:
-                raise InputError(f"`{name}` must be left out with `mesh`: nothing is fitted or distilled; got {value}.")
-        if self.quality not in ("draft", "standard"):
-            raise InputError(f"`quality` must be draft or standard with `mesh`; got {self.quality}.")
-        from viewfold.lifting.asset import check_place
-        from viewfold.lifting.retexture import RetextureSettings
-        from viewfold.lifting.survey import Survey
-        from viewfold.make import retexture
-        from viewfold.scene.meshfile import load_mesh
-        from viewfold.scene.standing import Standing
-
-        started = time.perf_counter()
-        check_place(out)
-        draft = {"strengths": RetextureSettings.strengths[:1], "survey": Survey(most=8)}
-        settings = RetextureSettings(
-            **(draft if self.quality == "draft" else {}),
-            faces=self.faces,
-            **given({"texture_size": self.texture}),
-            standing=Standing(height=self.height, origin=self.origin_at),
-        )
-        settings = replace(settings, survey=replace(settings.survey, **given({"views": self.views})))
-        shape = load_mesh(mesh)
-        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
-        say_notes(model.text.check(self.prompt))
-        model.release_text([model.defaults.worded(self.prompt), model.defaults.negative])
-        with progress_bars() as report:
-            asset = retexture(
-                model,
-                self.prompt,
-                shape,
-                seed=self.seed,
-                settings=settings,
-                progress=report,
-                **self.origin.arguments(),
-            )
-            asset.save(out)
-        _say(asset, out, started)
-
-
-def _say(asset: Asset3D, out: Path, started: float) -> None:
-    files = f"turntable {out.stem}.webp, report {out.stem}.json"
-    print(f"{out}: {len(asset.mesh.faces)} faces, {files} ({time.perf_counter() - started:.1f} s)")
+            asset.save(out, splats=self.splats)
+        say_asset(asset, out, started, splats=self.splats)

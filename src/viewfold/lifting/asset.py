@@ -13,6 +13,9 @@ from viewfold.formats import ANIMATIONS, MESHES
 from viewfold.label import UNLABELLED, Label
 from viewfold.picture import write_turntable
 from viewfold.scene.export import check_mesh, mesh_files, write_mesh
+from viewfold.scene.gaussian.cloud import Gaussians
+from viewfold.scene.gaussian.splatfile import splat_bytes
+from viewfold.scene.gaussians import GaussianCloud
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
@@ -54,18 +57,26 @@ class Asset3D:
         """Draw the mesh as a viewer shows it: in `Light()`, or as it is where light is painted in."""
         return rasterize(self.mesh, cameras, size=size)
 
-    def save(self, path: str | Path, *, turntable: bool = True) -> Path:
+    def save(self, path: str | Path, *, turntable: bool = True, splats: bool = False) -> Path:
         """Write a mesh (.glb, .obj, .ply, .stl, .usdz) with its report (.json) and turntable (.webp), or that alone.
 
         All files of the set appear, or none, over an older set too (`store.atomic_files`); parts and materials are
         called after the prompt; each file says what `label` does.  Returns `path`.
 
+        Args:
+            path: of the mesh.
+            turntable: also write that.
+            splats: also write the 3D Gaussians that the mesh was taken from, as NAME.splats.ply: z up, whatever the
+                mesh's file has, and standing as it does.
+
         Raises:
-            InputError: another suffix, or what this kind cannot hold.
+            InputError: another suffix, what this kind cannot hold, or splats of what has none.
             MissingExtraError: a .usdz without usd-core.
             OutputError: the place cannot be written.
         """
         path = Path(path)
+        if splats and path.suffix.lower() not in MESHES:
+            raise InputError(f"`splats` must come with a mesh, {', '.join(MESHES)}; got '{path.name}'.")
         if path.suffix.lower() in ANIMATIONS:
             self._save_turntable(path)
             return path
@@ -74,13 +85,24 @@ class Asset3D:
             raise InputError(f"`path` must end in one of {known}; got '{path.name}'.")
         mesh = self.standing.apply(self.mesh)
         check_mesh(mesh, path)
-        with mesh_files(path, stale=_old_turntable) as temporary:
+        cloud = self._splats() if splats else None
+        with mesh_files(path, stale=_old_companions) as temporary:
             write_mesh(mesh, temporary, label=self.label, name=self.prompt)
             shown = temporary.with_suffix(".webp").name if turntable else None
             if turntable:
                 self._save_turntable(temporary.with_suffix(".webp"))
-            write_json(temporary.with_suffix(".json"), {"prompt": self.prompt, "turntable": shown, **self.report})
+            beside = {"turntable": shown}
+            if cloud is not None:
+                beside["splats"] = splats_beside(temporary).name
+                splats_beside(temporary).write_bytes(splat_bytes(cloud, label=self.label))
+            write_json(temporary.with_suffix(".json"), {"prompt": self.prompt, **beside, **self.report})
         return path
+
+    def _splats(self) -> Gaussians:
+        if not isinstance(self.representation, GaussianCloud):
+            raise InputError("`splats` must be left out for what is made of none. Lift with 3D Gaussians for them.")
+        made = self.representation.export()
+        return made if self.standing == Standing() else made.moved(self.standing.matrix(self.mesh))
 
     def _save_turntable(self, path: Path) -> None:
         cameras = Cameras.orbit(TURNTABLE_FRAMES, elevation_deg=15, fov_deg=float(self.views.cameras.fov_deg.mean()))
@@ -88,23 +110,28 @@ class Asset3D:
         write_turntable(self.label.mark(frames), path, label=self.label)
 
 
-def check_place(path: str | Path) -> None:
+def check_place(path: str | Path, *, splats: bool = False) -> None:
     """Fail before the work if an asset could not be saved at `path`; complete one there whose writer was killed.
 
     Raises:
         OutputError: one of its places is taken by something else, or cannot be written.
     """
     path = Path(path)
-    for place in (path, path.with_suffix(".webp"), path.with_suffix(".json")):
+    for place in (path, path.with_suffix(".webp"), path.with_suffix(".json"), *[splats_beside(path)] * splats):
         check_output(place)
     complete_files(path)
 
 
-def _old_turntable(path: Path) -> tuple[str, ...]:
-    """Return the name of the turntable that the report beside `path` names, if it is one of ours."""
+def splats_beside(path: Path) -> Path:
+    """Return where the splats of an asset are: a.glb -> a.splats.ply."""
+    return path.with_suffix(".splats.ply")
+
+
+def _old_companions(path: Path) -> tuple[str, ...]:
+    """Return the names of the turntable and the splats that the report beside `path` names, if they are ours."""
     try:
-        named = read_json(path.with_suffix(".json")).get("turntable")
+        report = read_json(path.with_suffix(".json"))
     except ViewfoldError:
         return ()
-    ours = path.with_suffix(".webp").name
-    return (ours,) if named == ours else ()
+    ours = {"turntable": path.with_suffix(".webp").name, "splats": splats_beside(path).name}
+    return tuple(name for key, name in ours.items() if report.get(key) == name)

@@ -20,8 +20,10 @@ from viewfold.lifting.stages import LiftSettings
 from viewfold.lifting.start import FromBlob
 from viewfold.lifting.survey import Survey
 from viewfold.lifting.viewpoint import DrawnLens
+from viewfold.scene.gaussians import GaussianSettings
 from viewfold.scene.grid import GridSettings
-from viewfold.scene.hashfield import RELEASED
+from viewfold.scene.hashfield import RELEASED, HashGridSettings
+from viewfold.scene.sdf import SdfSettings
 
 STANDARD = LiftSettings()
 """As many views as the model turns plausibly, fitted; the mesh refined; no distillation.  The default of `lift`."""
@@ -107,3 +109,21 @@ MVDREAM_REDUCED = replace(
 )
 """The same in about 90 CPU seconds, for the shipped model: its one lens, size and ground, a dense grid, 400 steps
 (`benchmarks/from_blob.py`; 100 steps reached the right kind for two of four prompts)."""
+
+
+def represented(settings: LiftSettings, kind: str | None) -> LiftSettings:
+    """Return the settings with another representation, as it is made by default.
+
+    Args:
+        settings: returned as they are if they have it already, with numbers of their own.
+        kind: "grid", "hash", "sdf" or "gaussians"; None changes nothing.
+    """
+    made = {
+        "grid": GridSettings(),
+        "hash": HashGridSettings(),
+        "sdf": SdfSettings(),
+        "gaussians": GaussianSettings(),
+    }
+    if kind is None or isinstance(settings.representation, type(made[kind])):
+        return settings
+    return replace(settings, representation=made[kind])

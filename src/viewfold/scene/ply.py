@@ -59,8 +59,7 @@ def read_ply(data: bytes, files: AssetFiles) -> Mesh:
     Raises:
         AssetError: it is damaged or too large, or holds points alone.
     """
-    order, elements, textures, start = _header(data)
-    tables = _read_ascii(data, start, elements) if order == "" else _read_binary(data, start, elements, order)
+    tables, textures = read_tables(data)
     vertex = tables.get("vertex", {})
     if not all(axis in vertex for axis in "xyz"):
         raise AssetError("its vertices have no x, y and z. Export it again.")
@@ -108,6 +107,12 @@ def read_ply(data: bytes, files: AssetFiles) -> Mesh:
         uv=None if uv is None else torch.from_numpy(np.nan_to_num(uv, posinf=0, neginf=0)).float(),
         materials=(material if alpha is None else Material(texture=material.texture, alpha_mode="blend"),),
     )
+
+
+def read_tables(data: bytes) -> tuple[dict[str, Table], list[str]]:
+    """Return a PLY file's elements by name, and the textures that its comments name; raises what `read_ply` does."""
+    order, elements, textures, start = _header(data)
+    return _read_ascii(data, start, elements) if order == "" else _read_binary(data, start, elements, order), textures
 
 
 def _header(data: bytes) -> tuple[str, list[_Element], list[str], int]:
