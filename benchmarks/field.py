@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -30,7 +31,7 @@ from viewfold.lifting.fit import FitSettings, fit
 from viewfold.lifting.observation import observe
 from viewfold.scene import trilinear
 from viewfold.scene.field import BOX_RADIUS
-from viewfold.scene.grid import DENSITY_SCALE, GridField, GridSettings
+from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.hashgrid import HashEncoding
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.trilinear import PRIMES, Lattice
@@ -88,12 +89,13 @@ def by_grid_sample(field: GridField) -> Callable[[Tensor], tuple[Tensor, Tensor]
     """Return the same field with PyTorch's own interpolation; its points lie in the box."""
     values = values_of(field)
 
-    def look(points: Tensor) -> tuple[Tensor, Tensor]:
+    def look(points: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         where = (points / BOX_RADIUS)[None, :, None, None]
         found = functional.grid_sample(values, where, padding_mode="border", align_corners=True)[0, :, :, 0, 0].T
-        return DENSITY_SCALE * functional.softplus(found[:, 0]), found[:, 1:].sigmoid()
+        return scale * functional.softplus(found[:, 0]), found[:, 1:].sigmoid()
 
-    return look
+    middle = torch.zeros(1, 3)
+    return partial(look, scale=float(field.density(middle) / look(middle)[0]))
 
 
 def plain_hash(encoding: HashEncoding, tables: Sequence[Tensor], at: Tensor) -> Tensor:
