@@ -95,7 +95,7 @@ def by_grid_sample(field: GridField) -> Callable[[Tensor], tuple[Tensor, Tensor]
         return scale * functional.softplus(found[:, 0]), found[:, 1:].sigmoid()
 
     middle = torch.zeros(1, 3)
-    return partial(look, scale=float(field.density(middle) / look(middle)[0]))
+    return partial(look, scale=float((field.density(middle) / look(middle)[0]).detach()))
 
 
 def plain_hash(encoding: HashEncoding, tables: Sequence[Tensor], at: Tensor) -> Tensor:
