@@ -13,6 +13,7 @@ from viewfold.errors import FitError
 from viewfold.ground import border_pixels, distance_to, ground_color
 from viewfold.lifting import foreground as fg
 from viewfold.lifting.hull import visual_hull
+from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.scene.field import lattice
 from viewfold.views import Views
@@ -94,5 +95,5 @@ def test_the_shared_field_of_view_is_found_by_the_silhouettes(fov: float) -> Non
     for view in range(4):
         alpha[view, 0, row[view], column[view]] = 1
     views = Views(rgb=alpha.expand(-1, 3, -1, -1), alpha=alpha, cameras=Cameras.orbit(4, azimuth_deg=10))
-    found = observe(views, settings=ObserveSettings(estimate_cameras=True)).views.cameras
+    found = find_lens(observe(views), settings=ObserveSettings(lens="silhouettes")).views.cameras
     assert abs(float(found.fov_deg[0]) - fov) <= 5

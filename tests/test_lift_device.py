@@ -16,6 +16,7 @@ from viewfold.camera import Cameras
 from viewfold.diffusion.sampler import SCHEDULERS, named_scheduler
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import Observed, ObserveSettings, observe
 from viewfold.lifting.stages import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.model import weights_hash
@@ -143,10 +144,10 @@ def test_views_come_from_any_device_and_the_models_decides(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimate", [False, True])
-def test_a_fit_takes_its_device_from_the_views(estimate: bool) -> None:
+@pytest.mark.parametrize("lens", ["cameras", "silhouettes"])
+def test_a_fit_takes_its_device_from_the_views(lens: str) -> None:
     def run(device: torch.device) -> torch.Tensor:
-        observed = observe(ball_views().to(device), settings=ObserveSettings(estimate_cameras=estimate))
+        observed = find_lens(observe(ball_views().to(device)), settings=ObserveSettings(lens=lens))
         fitted = fit_ball(observed)
         assert on(device, [fitted.representation, observed.foreground.alpha, observed.views.cameras.fov_deg])
         return fitted.representation.snapshot().cpu()

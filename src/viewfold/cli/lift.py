@@ -40,6 +40,8 @@ class Lift:
     """How much: draft fits few views, standard many, high distils too; mvdream distils alone. Options override it."""
     views: Annotated[int | None, unset("INT")] = None
     """Views to generate and fit; by default as many as the model turns plausibly (toybox 16, draft 8)."""
+    lens: Literal["cameras", "silhouettes", "pictures"] = "cameras"
+    """Where the field of view is known from; silhouettes and pictures (8 or more, half a minute) search it."""
     tries: int = 1
     """Sets of first views to draw, of which the one that agrees best with itself is lifted."""
     steps: Annotated[int | None, unset("INT")] = None
@@ -88,6 +90,8 @@ class Lift:
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
             raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
+        if self.quality.startswith("mvdream") and self.lens != "cameras":
+            raise InputError(f"`lens` must be left out with `quality` {self.quality}, which has no views to search.")
         if self.splats and self.representation != "gaussians":
             raise InputError("`splats` must come with `representation` gaussians; of nothing else are there any.")
         if self.quality == "mvdream" and self.representation == "gaussians":
@@ -111,6 +115,7 @@ class Lift:
         settings = replace(
             base,
             survey=replace(base.survey, **given({"views": self.views})),
+            observe=replace(base.observe, lens=self.lens),
             distil=replace(base.distil, **given(distil)),
             mesh=replace(base.mesh, **given(mesh)),
             standing=Standing(height=self.height, origin=self.origin_at),

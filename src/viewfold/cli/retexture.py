@@ -68,6 +68,7 @@ def check_options(options: Lift) -> None:
         "tries": None if options.tries == 1 else options.tries,
         "steps": options.steps,
         "guidance": options.guidance,
+        "lens": None if options.lens == "cameras" else options.lens,
         "score": options.score,
         "negative": options.negative,
         "representation": options.representation,

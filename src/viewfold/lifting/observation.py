@@ -1,23 +1,32 @@
-"""The first stage of a lift: find the object in each view and, where asked, estimate the cameras."""
+"""The first stage of a lift: find the object in each view."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
+from viewfold.errors import InputError
 from viewfold.lifting.foreground import Foreground, find_foreground
-from viewfold.lifting.lens import estimate_cameras
 from viewfold.views import Views
+
+LensSource = Literal["cameras", "silhouettes", "pictures"]
+"""Where the field of view is known from: the views' cameras, or a search (lifting/lens.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObserveSettings:
     """What is estimated from the views before the fit."""
 
-    estimate_cameras: bool = False
-    """Search a shared field of view by the silhouettes; for models that were trained at several."""
+    lens: LensSource | str = "cameras"
+    """Where the field of view comes from.  It is searched for views of a model that was trained at several and is told
+    of none: by the silhouettes, or better and more slowly by the pictures, of which that takes eight."""
+
+    def __post_init__(self) -> None:
+        if self.lens not in get_args(LensSource):
+            raise InputError(f"`lens` must be one of {', '.join(get_args(LensSource))}; got {self.lens!r}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,14 +54,10 @@ class Observed:
         return float(cameras.fov_deg.mean()), float(cameras.position.norm(dim=-1).mean())
 
 
-def observe(views: Views, *, settings: ObserveSettings | None = None) -> Observed:
-    """Find the object in each view, and the lens if that is asked for; where the views are.
+def observe(views: Views) -> Observed:
+    """Find the object in each view; where the views are.
 
     Raises:
         FitError: a view shows no object on a plain ground.
     """
-    settings = settings or ObserveSettings()
-    foreground = find_foreground(views)
-    if settings.estimate_cameras:
-        views = replace(views, cameras=estimate_cameras(views, foreground))
-    return Observed(views=views, foreground=foreground)
+    return Observed(views=views, foreground=find_foreground(views))

@@ -1,7 +1,8 @@
 """FLOW 2 from end to end: views -> foreground -> representation -> refined -> mesh -> texture -> asset with a report.
 
     survey    -         -> Views      lifting/survey.py        what is asked for, where no views are given
-    observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
+    observe   Views     -> Observed   lifting/observation.py   which pixels are the object
+    lens      Observed  -> Observed   lifting/lens.py          the field of view, where it is to be searched
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
     extract   Refined   -> Extracted  lifting/extraction.py    its surface as triangles
@@ -31,6 +32,7 @@ from viewfold.lifting.descent import Progress
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.polish import PolishSettings, polish
@@ -108,7 +110,7 @@ def lift(
         sample: makes views from a seed, if none are given; asked again with the next seed if they show no object.
         seed: decides everything random.
         settings: see `LiftSettings`.
-        progress: called with (stage, step, total); stages are generate, fit, distil, mesh, polish, texture, check.
+        progress: called with (stage, step, total); stages are those above.
 
     Raises:
         PromptError: an empty prompt.
@@ -224,7 +226,7 @@ def _fit_first(
         given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
             with watch.timed("fit"):
-                observed = observe(given, settings=settings.observe)
+                observed = find_lens(observe(given), settings=settings.observe, progress=watch.progress)
                 fitted = fit(
                     observed,
                     representation=settings.representation,
