@@ -62,7 +62,7 @@ class CloudField:
         total = mean.new_zeros(resolution**3, 4)
         for gaussian, node in _pairs(low, shape):
             away = node.to(mean) - mean[gaussian]
-            squared = (away[:, None] @ inverse[gaussian] @ away[:, :, None])[:, 0, 0]
+            squared = ((inverse[gaussian] * away[:, None]).sum(dim=2) * away).sum(dim=1)
             weight = opacity[gaussian] * (-squared / 2).exp()
             place = (node[:, 2] * resolution + node[:, 1]) * resolution + node[:, 0]
             total.index_add_(
