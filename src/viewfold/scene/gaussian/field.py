@@ -19,7 +19,7 @@ from viewfold.scene.voxel import check_resolution, interpolate
 WIDTH = 3.0
 """Standard deviations beyond which a Gaussian is not added."""
 
-THINNEST = 1.0
+THINNEST = 1.5
 """Standard deviation, in distances between nodes, that every Gaussian is widened by: what is thinner than a node's
 distance to the next would fall between them, and make a surface lumpy."""
 
