@@ -66,15 +66,15 @@ def unseen(made) -> float:
 
 @pytest.mark.slow
 def test_a_ball_is_fitted_about_as_well_as_by_a_grid() -> None:
-    """Sixteen views: within 2 dB of the dense grid at unseen sides, and of more Gaussians than it began with."""
+    """Sixteen views: within 1.5 dB of the dense grid at unseen sides, and of more Gaussians than it began with."""
     cameras = Cameras.orbit(16, elevation_deg=[5.0, 30.0] * 8)
-    rgb, alpha = ball(cameras, size=48)
+    rgb, alpha = ball(cameras, size=40)
     observed = observe(Views(rgb=rgb, alpha=alpha, cameras=cameras))
     found = {}
     for settings in (GridSettings(resolution=48), GaussianSettings(resolution=32)):
         made = fit(observed, representation=settings, generator=torch.Generator().manual_seed(0)).representation
         found[settings.kind] = unseen(made)
-    assert found["gaussians"] > found["grid"] - 2.0 and found["gaussians"] > 24.0
+    assert found["gaussians"] > found["grid"] - 1.5 and found["gaussians"] > 24.0
     assert isinstance(made, GaussianCloud) and made.spacing < 1.2 / 15 and made.is_finite()
 
 

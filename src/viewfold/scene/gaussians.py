@@ -33,7 +33,7 @@ PARAMETERS = ("mean", "log_scale", "rotation", "opacity_logit", "color_logit")
 SHARES = {"mean": 0.3, "log_scale": 0.6, "rotation": 0.2, "opacity_logit": 1.0, "color_logit": 1.0}
 """Of the learning rate, for each parameter; a mean's is in multiples of the spacing at first."""
 
-COLOR_NODES = 128
+COLOR_NODES = 96
 """Nodes along each axis at which colours are added up for the points of a surface."""
 
 COARSEST = 8

@@ -19,7 +19,7 @@ from viewfold.scene.voxel import check_resolution, interpolate
 WIDTH = 3.0
 """Standard deviations beyond which a Gaussian is not added."""
 
-THINNEST = 1.0
+THINNEST = 1.5
 """Standard deviation, in distances between nodes, that every Gaussian is widened by: what is thinner than a node's
 distance to the next would fall between them, and make a surface lumpy."""
 
@@ -62,7 +62,7 @@ class CloudField:
         total = mean.new_zeros(resolution**3, 4)
         for gaussian, node in _pairs(low, shape):
             away = node.to(mean) - mean[gaussian]
-            squared = (away[:, None] @ inverse[gaussian] @ away[:, :, None])[:, 0, 0]
+            squared = ((inverse[gaussian] * away[:, None]).sum(dim=2) * away).sum(dim=1)
             weight = opacity[gaussian] * (-squared / 2).exp()
             place = (node[:, 2] * resolution + node[:, 1]) * resolution + node[:, 0]
             total.index_add_(
