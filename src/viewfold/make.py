@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.lifting.keeping import Keeper, hash_views, stoppable
 from viewfold.lifting.presets import STANDARD
+from viewfold.lifting.preview import Preview
 from viewfold.lifting.stages import MAX_SEEDS, Asset3D, LiftSettings
 from viewfold.lifting.stages import lift as lift_views
 from viewfold.lifting.start import FromViews
 from viewfold.lifting.survey import Survey
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.pipeline.generation import made_by, orbit
+from viewfold.pipeline.generation import describe_run, made_by, orbit
 from viewfold.pipeline.hook import OriginHook
 from viewfold.views import Views
 
@@ -36,6 +38,10 @@ def lift(
     settings: LiftSettings | None = None,
     origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, int, int], None] | None = None,
+    previews: Callable[[Preview], None] | None = None,
+    preview_every_s: float = 10.0,
+    note: Callable[[str], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Asset3D:
     """Make a 3D asset of a prompt: generate views where none are given, fit them, and extract, refine, paint a mesh.
 
@@ -50,16 +56,21 @@ def lift(
         settings: None is `presets.STANDARD`.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
+        previews, preview_every_s: called with pictures of the object as it stands (lifting/preview.py).
+        note: told that the distillation went back to a good state, and why.
+        keeper: what `lifting.keeping.keeping(folder)` yields; a lift that was stopped or killed goes on from its folder
+            and ends in the same result, if model, prompt, seed, settings and `scorer` are the same.
 
     Raises:
         InputError, PromptError: the prompt, the views or the settings cannot be used, or `origin` refuses.
         FitError: the fit diverged or found no surface.
+        Stopped: by a signal that `keeper` heard.
     """
     if origin is not None:
         origin.check_prompt(prompt)
     settings, defaults = settings or STANDARD, model.defaults
     _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
-    report = progress or (lambda stage, done, total: None)
+    report = stoppable(progress, keeper)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
     drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
     paint = settings.paint.resolved(known=defaults.known_light and drawn, bare=settings.bare)
@@ -67,15 +78,47 @@ def lift(
     draw = _Draw(model, prompt, survey, report)
 
     def sample(seed: int) -> Views:
-        drawn = draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
+        def every() -> Views:
+            return draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
+
+        drawn = every() if keeper is None else keeper.views(seed, every)
         return drawn if origin is None else origin.sign(drawn, made_by(model, prompt, seed=seed))
 
-    asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
+    if keeper is not None:
+        keeper.begin(_decides(model, prompt, views=views, seed=seed, tries=tries, settings=settings))
+    asset = lift_views(
+        model,
+        prompt,
+        views=views,
+        sample=sample,
+        seed=seed,
+        settings=settings,
+        progress=report,
+        previews=previews,
+        preview_every_s=preview_every_s,
+        note=note,
+        keeper=keeper,
+    )
     if origin is None:
         return asset
     # Without distillation the views alone decide: renders and photographs stay what they are.
     label = origin.label(asset.views, made_by(model, prompt, seed=seed) if settings.distil.steps else None)
     return replace(asset, label=label, report=asset.report | label.report())
+
+
+def _decides(
+    model: MultiViewPipeline, prompt: str, *, views: Views | None, seed: int, tries: int, settings: LiftSettings
+) -> dict[str, Any]:
+    """Return what a lift comes out of, for its keeper."""
+    told = {name: value for name, value in describe_run(model).items() if name not in ("versions", "peak_memory_mib")}
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "tries": tries,
+        "views": None if views is None else hash_views(views),
+        "settings": asdict(settings),
+        "model": {**told, "scheduler": type(model.scheduler).__name__, "defaults": asdict(model.defaults)},
+    }
 
 
 def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:

@@ -18,7 +18,7 @@ from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation
 from viewfold.scene.standing import Standing
-from viewfold.store import check_output, complete_files, read_json, write_json
+from viewfold.store import check_output, complete_files, finite, read_json, write_json
 from viewfold.views import Views
 
 TURNTABLE_FRAMES = 36
@@ -79,7 +79,8 @@ class Asset3D:
             shown = temporary.with_suffix(".webp").name if turntable else None
             if turntable:
                 self._save_turntable(temporary.with_suffix(".webp"))
-            write_json(temporary.with_suffix(".json"), {"prompt": self.prompt, "turntable": shown, **self.report})
+            report = finite({"prompt": self.prompt, "turntable": shown, **self.report})
+            write_json(temporary.with_suffix(".json"), report)
         return path
 
     def _save_turntable(self, path: Path) -> None:
