@@ -89,7 +89,8 @@ class Keeper:
     def __init__(
         self, folder: Path, *, every_s: float = 60.0, note: Note | None = None, stop: StopRequest | None = None
     ) -> None:
-        self.folder, self.every_s, self.stop = folder, every_s, stop or StopRequest()
+        self.folder, self.every_s = folder, every_s
+        self.stop = StopRequest() if stop is None else stop
         self.note: Note = note or (lambda line: None)
         self._saved_s = time.monotonic()
         self._newest: dict[str, tuple[int, int]] = {}
