@@ -220,10 +220,12 @@ class Keeper:
         return self.folder / f"{name}.{place}.state"
 
     def _places(self, name: str) -> Iterator[tuple[int, int]]:
-        """Yield the number, as its head says, and the place of each state of a name."""
+        """Yield the number, as its head says, and the place of each state of a name; what has no head comes last."""
         for place in (0, 1):
             with suppress(FileNotFoundError), self._path(name, place).open("rb") as file:
-                yield int.from_bytes(file.read(_HEAD.size)[8:16], "big"), place
+                head = file.read(_HEAD.size)
+                is_whole = len(head) == _HEAD.size and head.startswith(_MAGIC)
+                yield int.from_bytes(head[8:16], "big") if is_whole else 2**64, place
 
 
 def stoppable(progress: Progress | None, keeper: Keeper | None) -> Progress:
