@@ -107,11 +107,11 @@ def test_a_state_runs_no_code(tmp_path: Path) -> None:
 
 def test_views_are_drawn_once_and_come_back_exactly(tmp_path: Path) -> None:
     drawn = replace(ball_views(), run={"seconds": 1.5, "tries": {"seeds": [0, 3]}})
-    kept = Keeper(tmp_path).views(7, lambda: drawn)
-    found = Keeper(tmp_path).views(7, lambda: pytest.fail("drawn again"))
+    kept = Keeper(tmp_path).views("first-7", lambda: drawn)
+    found = Keeper(tmp_path).views("first-7", lambda: pytest.fail("drawn again"))
     assert kept is drawn and hash_views(found) == hash_views(drawn) and torch.equal(found.rgb, drawn.rgb)
     assert (found.prompt, found.run, found.alpha) == (drawn.prompt, drawn.run, None)
-    other = Keeper(tmp_path).views(8, lambda: replace(drawn, rgb=drawn.rgb + 1e-7))
+    other = Keeper(tmp_path).views("first-8", lambda: replace(drawn, rgb=drawn.rgb + 1e-7))
     assert hash_views(other) != hash_views(drawn)
 
 

@@ -22,6 +22,7 @@ from test_lift_resume import SMALL, Killed, kill_at
 from test_stopping import terminal  # noqa: F401
 
 from viewfold import make
+from viewfold.camera import Cameras
 from viewfold.cli import lift as lift_cli
 from viewfold.cli import main
 from viewfold.lifting.keeping import Keeper
@@ -93,18 +94,21 @@ def test_views_are_drawn_once_and_signed_each_time(tmp_path: Path, monkeypatch: 
 
     def generate(model: Any, prompt: str, *, seed: int, cameras: Any, given: Views | None = None, **_: Any) -> Views:
         asked.append(len(cameras))
+        cameras = cameras if given is None else Cameras.cat([given.cameras, cameras])
         return Views(rgb=ball(cameras, size=32)[0], cameras=cameras, prompt=prompt, run={"seconds": 0.1})
 
     monkeypatch.setattr(make, "generate", generate)
     model = tiny_model()
-    settings = replace(SMALL, survey=Survey(views=4), distil=replace(SMALL.distil, steps=1))
+    settings = replace(SMALL, survey=Survey(views=6), distil=replace(SMALL.distil, steps=1))
+    told: dict[str, Any] = {"settings": settings, "tries": 2, "scorer": lambda views: float(views.rgb.mean())}
     with pytest.raises(Killed):
-        make.lift(model, "a red mug", settings=settings, keeper=Keeper(tmp_path), progress=kill_at("mesh", 0))
-    assert asked == [4]
-    found = make.lift(model, "a red mug", settings=settings, keeper=Keeper(tmp_path))
-    whole = make.lift(model, "a red mug", settings=settings)
-    assert asked == [4, 4], "once for each of the two lifts"
-    assert found.views.run == whole.views.run and found.label == whole.label and found.views.label == whole.views.label
+        make.lift(model, "a red mug", **told, keeper=Keeper(tmp_path), progress=kill_at("mesh", 0))
+    assert asked == [4, 4, 2], "two tries, and the others around one"
+    found = make.lift(model, "a red mug", **told, keeper=Keeper(tmp_path))
+    assert len(asked) == 3
+    whole = make.lift(model, "a red mug", **told)
+    assert asked[3:] == [4, 4, 2] and found.views.run == whole.views.run and len(found.views) == 6
+    assert found.label == whole.label and found.views.label == whole.views.label
     assert found.report["faces"] == whole.report["faces"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from viewfold.camera import Cameras
@@ -75,13 +76,10 @@ def lift(
     drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
     paint = settings.paint.resolved(known=defaults.known_light and drawn, bare=settings.bare)
     settings = replace(settings, survey=survey, paint=paint)
-    draw = _Draw(model, prompt, survey, report)
+    draw = _Draw(model, prompt, survey, report, keeper)
 
     def sample(seed: int) -> Views:
-        def every() -> Views:
-            return draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
-
-        drawn = every() if keeper is None else keeper.views(seed, every)
+        drawn = draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
         return drawn if origin is None else origin.sign(drawn, made_by(model, prompt, seed=seed))
 
     if keeper is not None:
@@ -141,8 +139,9 @@ class _Draw:
         prompt: str,
         survey: Survey,
         report: Callable[[str, int, int], None],
+        keeper: Keeper | None,
     ) -> None:
-        self.model, self.prompt, self.survey, self.report = model, prompt, survey, report
+        self.model, self.prompt, self.survey, self.report, self.keeper = model, prompt, survey, report, keeper
         first = orbit(model.defaults)
         self.anchors = first[: survey.views] if (survey.views or len(first)) < len(first) else first
         self.others = survey.others(self.anchors)
@@ -173,8 +172,13 @@ class _Draw:
         missing = self.others is not None and len(first) == len(self.anchors)
         return self._draw(seed, cameras=self.others, given=first) if missing else first
 
-    def _draw(self, seed: int, **settings: Any) -> Views:
+    def _draw(self, seed: int, *, given: Views | None = None, **settings: Any) -> Views:
+        """Draw, or take what the keeper has of these views; the others of a seed depend on its first ones alone."""
+
         def drawn(done: int, total: int) -> None:
             self.report("generate", done, total)
 
-        return generate(self.model, self.prompt, seed=seed, origin=None, progress=drawn, **settings)
+        told = {"seed": seed, "given": given, "origin": None, "progress": drawn, **settings}
+        make = partial(generate, self.model, self.prompt, **told)
+        name = f"{'first' if given is None else 'others'}-{seed}"
+        return make() if self.keeper is None else self.keeper.views(name, make)

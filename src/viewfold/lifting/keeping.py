@@ -1,7 +1,7 @@
 """What a lift keeps in a folder while it runs, so that one that was killed goes on and ends in the same result.
 
     record.json                        all that decides the result; a folder of other settings is refused
-    views-SEED.0.state                 the views that were drawn
+    first-SEED.0.state                 views that were drawn, of each try, and the others around them (others-SEED)
     fit.0.state                        what was fitted to them
     distil.0.state, distil.1.state     the distillation as it stood, in turn: while one is written the other stands
     preview.webp                       the object as it stood, where that was asked for
@@ -191,15 +191,15 @@ class Keeper:
             return state
         return None
 
-    def views(self, seed: int, draw: Callable[[], Views]) -> Views:
-        """Return the views of a seed as they were drawn before, or draw and keep them; without a label."""
-        kept = self.load(f"views-{seed}")
+    def views(self, name: str, draw: Callable[[], Views]) -> Views:
+        """Return the views of a name as they were drawn before, or draw and keep them; without a label."""
+        kept = self.load(name)
         if kept is not None:
             cameras = Cameras(world_from_camera=kept["world_from_camera"], fov_deg=kept["fov_deg"])
             said = {"prompt": kept["prompt"], "run": json.loads(kept["run"])}
             return Views(rgb=kept["rgb"], alpha=kept["alpha"], cameras=cameras, **said)
         drawn = draw()
-        self.save(f"views-{seed}", _tensors(drawn) | {"prompt": drawn.prompt, "run": json.dumps(drawn.run)})
+        self.save(name, _tensors(drawn) | {"prompt": drawn.prompt, "run": json.dumps(drawn.run)})
         return drawn
 
     def show(self, preview: Preview) -> None:
@@ -209,7 +209,7 @@ class Keeper:
 
     def clear(self) -> None:
         """Remove all that is kept."""
-        for entry in self.folder.iterdir():
+        for entry in self.folder.iterdir() if self.folder.is_dir() else ():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry.name != LOCK:
