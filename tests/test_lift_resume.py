@@ -147,22 +147,23 @@ def test_a_finished_distillation_is_not_made_again(tmp_path: Path) -> None:
     assert steps == [STEPS] and equal(found.representation.state(), whole.representation.state())
 
 
-def test_returns_to_a_good_state_are_said_and_outlast_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "collapse_limits", lambda coverage, most: (0.0, 0.2))
+@pytest.mark.parametrize(("most", "returns"), [(0.2, 4), (0.202, 3)], ids=["it ends there", "it goes on"])
+def test_returns_to_a_good_state_are_said_and_outlast_a_kill(
+    most: float, returns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "collapse_limits", lambda coverage, **_: (0.0, most))
     monkeypatch.setattr(guard.Guard, "SAVE_EVERY", 3)
     notes: list[str] = []
     whole = run(GRID, Reconstruction(), note=notes.append)
-    assert whole.rollbacks == len(notes) == 4
-    assert notes[0] == (
-        "distil, step 8: the object covered 20.4% of the pictures, more than 20.0%; back to the last good state "
-        "(return 1 of 3)."
-    )
-    assert notes[-1].endswith("(it ends there).")
+    assert whole.rollbacks == len(notes) == returns
+    assert notes[0].startswith(f"distil, step 8: the object covered 20.4% of the pictures, more than {most:.1%}; back")
+    assert notes[0].endswith("(return 1 of 3).") and notes[3:] == [n for n in notes if n.endswith("(it ends there).")]
     again: list[str] = []
-    with pytest.raises(Killed):
-        run(
-            GRID, Reconstruction(), keeper=Keeper(tmp_path, every_s=0), progress=kill_at("distil", 8), note=again.append
-        )
+    for step, said in ((4, 0), (9, 2)):
+        with pytest.raises(Killed):
+            keeper = Keeper(tmp_path, every_s=0)
+            run(GRID, Reconstruction(), keeper=keeper, progress=kill_at("distil", step), note=again.append)
+        assert len(again) == said
     found = run(GRID, Reconstruction(), keeper=Keeper(tmp_path, every_s=0), note=again.append)
     assert found.rollbacks == whole.rollbacks and again == notes
     assert equal(found.representation.state(), whole.representation.state())
