@@ -120,13 +120,23 @@ def test_other_settings_are_refused_by_name_and_nothing_is_lost(tmp_path: Path) 
     keeper = Keeper(tmp_path)
     keeper.begin(decides)
     keeper.save("fit", {"step": 1})
-    Keeper(tmp_path).begin(decides)
+    notes: list[str] = []
+    Keeper(tmp_path, note=notes.append).begin(decides)
+    assert notes == [f"the lift goes on from what {tmp_path} keeps."]
     other = {"prompt": "a mug", "seed": 2, "settings": {"fit": {"steps": 60}, "range": (0.1, 0.2)}}
     with pytest.raises(InputError) as refusal:
         Keeper(tmp_path).begin(other)
     assert "seed was 1, is 2; settings.fit.steps was 80, is 60." in str(refusal.value)
     assert "remove that folder, or name another `out`" in str(refusal.value) and str(tmp_path) in str(refusal.value)
     assert Keeper(tmp_path).load("fit") == {"step": 1}
+
+
+def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code may make other numbers, and its states may be others."""
+    Keeper(tmp_path).begin({"seed": 1})
+    monkeypatch.setattr("viewfold.__version__", "99.0")
+    with pytest.raises(InputError, match="software was viewfold .*, is viewfold 99.0"):
+        Keeper(tmp_path).begin({"seed": 1})
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"decides": 3}'])
@@ -158,6 +168,7 @@ def test_a_folder_is_one_lifts_at_a_time_and_goes_when_it_is_empty(tmp_path: Pat
     with pytest.raises(ValueError, match="anything"), keeping(folder) as keeper:
         keeper.save("fit", STATE)
         raise ValueError("anything but a failure of the fit")
+    (folder / ".distil.0.state.viewfold-0").mkdir()  # of a writer that was killed
     with keeping(folder) as keeper:
         assert keeper.load("fit") is not None
         keeper.clear()

@@ -84,7 +84,8 @@ def test_the_command_stops_is_held_to_its_settings_and_goes_on(
     assert "`--out` must be resumed with the settings that" in said
     assert "seed was 0, is 3; settings.mesh.texture_size was 32, is 64." in said and "remove that folder" in said
     stages.clear()
-    assert run("ball.glb") == 0 and "fit" not in stages and stages.count("distil") == SMALL.distil.steps - 2 + 1
+    assert run("ball.glb") == 0 and "note: the lift goes on from what" in capsys.readouterr().err
+    assert "fit" not in stages and stages.count("distil") == SMALL.distil.steps - 2 + 1
     assert files(tmp_path / "ball.glb") == files(tmp_path / "whole" / "ball.glb")
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "ball.glb", "ball.json", "ball.webp"}
 

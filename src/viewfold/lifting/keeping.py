@@ -28,6 +28,7 @@ import torch
 from viewfold import limits
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError, Stopped, ViewfoldError
+from viewfold.label import software
 from viewfold.lifting.descent import Progress
 from viewfold.lifting.preview import Preview
 from viewfold.picture import contact_sheet
@@ -107,7 +108,8 @@ class Keeper:
         Raises:
             InputError: the folder's states are of other settings, each of which is named.
         """
-        now = json.loads(json.dumps({"format": FORMAT, **decides}))  # tuples become lists, as in the file
+        made_by = {"format": FORMAT, "software": software(), "torch": str(torch.__version__)}
+        now = json.loads(json.dumps(made_by | dict(decides)))  # tuples become lists, as in the file
         path = self.folder / RECORD
         before = self._record(path)
         if before is None:
@@ -119,6 +121,8 @@ class Keeper:
                 f"`out` must be resumed with the settings that {self.folder} was begun with; {'; '.join(differ)}. "
                 "Give the same ones, remove that folder, or name another `out`."
             )
+        elif self.holds_state:
+            self.note(f"the lift goes on from what {self.folder} keeps.")
 
     def _record(self, path: Path) -> dict[str, Any] | None:
         """Return what was said before, if that can be read."""
