@@ -102,6 +102,12 @@ class Sphere:
         self.radius.fill_(snapshot[0])
         self.color.copy_(self.color.new_tensor(snapshot[1]))
 
+    def state(self) -> dict[str, Any]:
+        return {"radius": self.radius.detach(), "color": self.color.detach()}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.restore((float(state["radius"]), state["color"].tolist()))
+
     def is_finite(self) -> bool:
         return bool(self.radius.isfinite() & self.color.isfinite().all())
 

@@ -21,7 +21,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viewfold"
 MAX_LINES = 350
 
-EVERYWHERE = {"errors", "limits", "formats", "device", "store", "camera", "ground", "picture", "views", "label"}
+EVERYWHERE = {
+    "errors",
+    "limits",
+    "formats",
+    "device",
+    "store",
+    "camera",
+    "ground",
+    "picture",
+    "views",
+    "label",
+    "stopping",
+}
 ARROWS = {
     "errors": set(),
     "limits": set(),
@@ -34,6 +46,7 @@ ARROWS = {
     "picture": set(),
     "views": {"capture"},
     "label": set(),
+    "stopping": set(),
     "origin": set(),
     "diffusion": set(),
     "model": set(),

@@ -26,6 +26,9 @@ LORA_BYTES = 4 * 2**30
 STATE_HEADER_BYTES = 64 * 2**20
 """Of the table of contents of a training state, which holds each weight, its average and the optimiser's moments."""
 
+LIFT_STATE_BYTES = 16 * 2**30
+"""Of a state that a lift keeps; the largest hash grid's has 6 GB, MVDream's 0.4."""
+
 JUDGE_BYTES, JUDGE_LABELS, JUDGE_CHANNELS = 16 * 2**20, 4096, 1024
 """Of a judge: its weights (the shipped one's have 1.0 MB), the names that it can say, the width of its network."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from viewfold.camera import Cameras
 from viewfold.device import peak_memory_mib
 from viewfold.errors import InputError
+from viewfold.lifting.keeping import Keeper, hash_views, stoppable
 from viewfold.lifting.presets import STANDARD
+from viewfold.lifting.preview import Preview
 from viewfold.lifting.retexture import RetextureSettings
 from viewfold.lifting.retexture import retexture as retexture_mesh
 from viewfold.lifting.stages import MAX_SEEDS, Asset3D, LiftSettings
@@ -18,7 +21,7 @@ from viewfold.lifting.start import FromViews
 from viewfold.lifting.survey import Survey
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import MultiViewPipeline, generate
-from viewfold.pipeline.generation import made_by, orbit
+from viewfold.pipeline.generation import describe_run, made_by, orbit
 from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.redraw import redraw
 from viewfold.scene.mesh import Mesh
@@ -41,6 +44,10 @@ def lift(
     settings: LiftSettings | None = None,
     origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, int, int], None] | None = None,
+    previews: Callable[[Preview], None] | None = None,
+    preview_every_s: float = 10.0,
+    note: Callable[[str], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Asset3D:
     """Make a 3D asset of a prompt: generate views where none are given, fit them, and extract, refine, paint a mesh.
 
@@ -55,27 +62,46 @@ def lift(
         settings: None is `presets.STANDARD`.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
+        previews, preview_every_s: called with pictures of the object as it stands (lifting/preview.py).
+        note: told that the distillation went back to a good state, and why.
+        keeper: what `lifting.keeping.keeping(folder)` yields; a lift that was stopped or killed goes on from its folder
+            and ends in the same result, if model, prompt, seed, settings and `scorer` are the same.
 
     Raises:
         InputError, PromptError: the prompt, the views or the settings cannot be used, or `origin` refuses.
         FitError: the fit diverged or found no surface.
+        Stopped: by a signal that `keeper` heard.
     """
     if origin is not None:
         origin.check_prompt(prompt)
     settings, defaults = settings or STANDARD, model.defaults
     _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
-    report = progress or (lambda stage, done, total: None)
+    report = stoppable(progress, keeper)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
     drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
     paint = settings.paint.resolved(known=defaults.known_light and drawn, bare=settings.bare)
     settings = replace(settings, survey=survey, paint=paint)
-    draw = _Draw(model, prompt, survey, report)
+    draw = _Draw(model, prompt, survey, report, keeper)
 
     def sample(seed: int) -> Views:
         drawn = draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
         return drawn if origin is None else origin.sign(drawn, made_by(model, prompt, seed=seed))
 
-    asset = lift_views(model, prompt, views=views, sample=sample, seed=seed, settings=settings, progress=report)
+    if keeper is not None:
+        keeper.begin(_decides(model, prompt, views=views, seed=seed, tries=tries, settings=settings))
+    asset = lift_views(
+        model,
+        prompt,
+        views=views,
+        sample=sample,
+        seed=seed,
+        settings=settings,
+        progress=report,
+        previews=previews,
+        preview_every_s=preview_every_s,
+        note=note,
+        keeper=keeper,
+    )
     if origin is None:
         return asset
     # Without distillation the views alone decide: renders and photographs stay what they are.
@@ -141,6 +167,21 @@ def retexture(
     return replace(asset, views=views, label=label, report=asset.report | label.report())
 
 
+def _decides(
+    model: MultiViewPipeline, prompt: str, *, views: Views | None, seed: int, tries: int, settings: LiftSettings
+) -> dict[str, Any]:
+    """Return what a lift comes out of, for its keeper."""
+    told = {name: value for name, value in describe_run(model).items() if name not in ("versions", "peak_memory_mib")}
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "tries": tries,
+        "views": None if views is None else hash_views(views),
+        "settings": asdict(settings),
+        "model": {**told, "scheduler": type(model.scheduler).__name__, "defaults": asdict(model.defaults)},
+    }
+
+
 def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:
     if not 1 <= tries <= MAX_TRIES:
         raise InputError(f"`tries` must lie between 1 and {MAX_TRIES}; got {tries}.")
@@ -161,8 +202,9 @@ class _Draw:
         prompt: str,
         survey: Survey,
         report: Callable[[str, int, int], None],
+        keeper: Keeper | None,
     ) -> None:
-        self.model, self.prompt, self.survey, self.report = model, prompt, survey, report
+        self.model, self.prompt, self.survey, self.report, self.keeper = model, prompt, survey, report, keeper
         first = orbit(model.defaults)
         self.anchors = first[: survey.views] if (survey.views or len(first)) < len(first) else first
         self.others = survey.others(self.anchors)
@@ -193,8 +235,13 @@ class _Draw:
         missing = self.others is not None and len(first) == len(self.anchors)
         return self._draw(seed, cameras=self.others, given=first) if missing else first
 
-    def _draw(self, seed: int, **settings: Any) -> Views:
+    def _draw(self, seed: int, *, given: Views | None = None, **settings: Any) -> Views:
+        """Draw, or take what the keeper has of these views; the others of a seed depend on its first ones alone."""
+
         def drawn(done: int, total: int) -> None:
             self.report("generate", done, total)
 
-        return generate(self.model, self.prompt, seed=seed, origin=None, progress=drawn, **settings)
+        told = {"seed": seed, "given": given, "origin": None, "progress": drawn, **settings}
+        make = partial(generate, self.model, self.prompt, **told)
+        name = f"{'first' if given is None else 'others'}-{seed}"
+        return make() if self.keeper is None else self.keeper.views(name, make)

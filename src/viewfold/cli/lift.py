@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -18,6 +20,9 @@ from viewfold.cli.progress import progress_bars
 from viewfold.cli.result import say_asset
 from viewfold.errors import InputError
 from viewfold.formats import MESHES
+
+if TYPE_CHECKING:
+    from viewfold.lifting.keeping import Keeper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Lift:
     """Of the object in its file, along z; by default as it was made, 0.6 to 1 (an STL has it in millimetres)."""
     origin_at: Annotated[Literal["base", "centre"] | None, unset("{base,centre}", name="origin")] = None
     """Where the file's origin is: under the object or in its middle; by default where it was made, about the middle."""
+    previews: bool = False
+    """Show the object as it grows: writes preview.webp into the folder that is kept beside OUT, NAME.lift."""
     lora: Loras = ()
     """A .safetensors file that changes the model, and how much (1 if left out); may be given several times."""
     device: Device = "auto"
@@ -127,7 +134,7 @@ class Lift:
         say_notes(model.text.check(self.prompt))
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
-        with progress_bars() as report:
+        with kept_beside(out) as keeper, progress_bars() as report:
             asset = lift(
                 model,
                 self.prompt,
@@ -137,7 +144,31 @@ class Lift:
                 scorer=lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
                 settings=settings,
                 progress=report,
+                previews=keeper.show if self.previews else None,
+                note=say,
+                keeper=keeper,
                 **self.origin.arguments(),
             )
             asset.save(out, splats=self.splats)
+            keeper.clear()
         say_asset(asset, out, started, splats=self.splats)
+
+
+@contextmanager
+def kept_beside(out: Path) -> Iterator[Keeper]:
+    """Yield the keeper of a result, in a folder beside it; stopped, say that the same command goes on."""
+    from viewfold.lifting.keeping import keeping
+
+    folder = out.with_suffix(".lift")
+    with keeping(folder, note=say) as keeper:
+        try:
+            yield keeper
+        except KeyboardInterrupt:
+            if keeper.holds_state:
+                say(f"{folder} keeps the work; the same command goes on from there.")
+            raise
+
+
+def say(line: str) -> None:
+    """Show a line above the progress."""
+    say_notes([line])

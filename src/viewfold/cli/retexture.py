@@ -73,6 +73,7 @@ def check_options(options: Lift) -> None:
         "negative": options.negative,
         "representation": options.representation,
         "splats": options.splats or None,
+        "previews": options.previews or None,
     }
     for name, value in unused.items():
         if value is not None:

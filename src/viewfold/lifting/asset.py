@@ -21,7 +21,7 @@ from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation
 from viewfold.scene.standing import Standing
-from viewfold.store import check_output, complete_files, read_json, write_json
+from viewfold.store import check_output, complete_files, finite, read_json, write_json
 from viewfold.views import Views
 
 TURNTABLE_FRAMES = 36
@@ -95,7 +95,7 @@ class Asset3D:
             if cloud is not None:
                 beside["splats"] = splats_beside(temporary).name
                 splats_beside(temporary).write_bytes(splat_bytes(cloud, label=self.label))
-            write_json(temporary.with_suffix(".json"), {"prompt": self.prompt, **beside, **self.report})
+            write_json(temporary.with_suffix(".json"), finite({"prompt": self.prompt, **beside, **self.report}))
         return path
 
     def _splats(self) -> Gaussians:

@@ -6,6 +6,7 @@ Asks a prior (lifting/prior.py) and a score (lifting/score), and knows no repres
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -72,6 +73,15 @@ class Critic:
         if settings.score_mean == "latents":
             loss = loss / latents[0, 0].numel()
         return Opinion(loss=loss, latents=latents, t=t)
+
+    def state(self) -> dict[int, Any]:
+        """Return what the scores that have begun remember, by the number of objects, for a file."""
+        return {n_objects: score.state() for n_objects, score in self._scores.items()}
+
+    def resume(self, state: dict[int, Any], *, generator: torch.Generator | None = None) -> None:
+        """Begin the scores of a state, which draws from the generator, and go on from what they remembered."""
+        for n_objects, remembered in state.items():
+            self._score(n_objects, generator).resume(remembered)
 
     def _score(self, n_objects: int, generator: torch.Generator | None) -> StepLoss:
         """Return the loss of steps of so many objects, told of the prompt once."""

@@ -13,6 +13,8 @@ decides everything, as in the paper (`presets.MVDREAM`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -21,7 +23,9 @@ from viewfold.lifting.critic import Critic
 from viewfold.lifting.descent import REFRESH_EVERY, Progress
 from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
+from viewfold.lifting.keeping import Keeper, Note
 from viewfold.lifting.observation import Observed
+from viewfold.lifting.preview import Look
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.start import observe_itself
@@ -55,6 +59,9 @@ def distil(
     settings: DistilSettings | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    look: Look | None = None,
+    note: Note | None = None,
+    keeper: Keeper | None = None,
 ) -> Refined:
     """Improve what was fitted, or the blob that nothing was fitted to, in place.
 
@@ -65,6 +72,9 @@ def distil(
         settings: see `DistilSettings`.
         generator: of everything random.
         progress: see `Progress`; the stage is "distil".
+        look: see `Look`.
+        note: told of each return to a good state, and why.
+        keeper: keeps the state every so many seconds and at the end, and is asked for one to go on from.
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
@@ -81,9 +91,16 @@ def distil(
     if fitted.pictures is not None:
         pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
     decay = Anneal(start=1.0, end=settings.optimizer.last_rate, steps=settings.steps)
-    guard = _watch(fitted, studio)
-    for step in range(settings.steps):
+    run = _Run(guard=_watch(fitted, studio), critic=critic, generator=generator)
+    guard = run.guard
+    kept = None if keeper is None else keeper.load("distil")
+    first = 0 if kept is None else run.resume(kept)
+    for step in range(first, settings.steps):
+        if keeper is not None and step > first:
+            keeper.keep("distil", partial(run.state, step))
         progress("distil", step, settings.steps)
+        if look is not None:
+            look(representation, "distil", step, settings.steps)
         if step % REFRESH_EVERY == 0:
             representation.refresh()
         shot = studio.shoot(representation, step=step, image_size=prior.image_size, generator=generator)
@@ -93,14 +110,49 @@ def distil(
             loss = loss + settings.photometric_weight * pictures.loss(representation, generator=generator)
         if not guard.step(loss, coverage=shot.rendered.alpha.detach().mean(), decay=decay.at(step)):
             opinion.blame(shot)
+            _tell(note, guard, step + 1)
             if guard.rollbacks > MAX_ROLLBACKS:
                 break
-    guard.finish()
+    if keeper is not None and first < settings.steps:
+        keeper.keep("distil", partial(run.state, settings.steps), now=True)
+    if not guard.finish():
+        _tell(note, guard, settings.steps)
     representation.refresh()
     progress("distil", settings.steps, settings.steps)
+    if look is not None:
+        look(representation, "distil", settings.steps, settings.steps)
     if pictures is None:
         observed = observe_itself(representation, fov_deg=observed.lens[0])
     return Refined(representation=representation, observed=observed, rollbacks=guard.rollbacks)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """All of a distillation that changes from step to step."""
+
+    guard: Guard
+    critic: Critic
+    generator: torch.Generator | None
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return it, before a step, for a file."""
+        drawn = None if self.generator is None else self.generator.get_state()
+        return {"step": step, "guard": self.guard.state(), "critic": self.critic.state(), "generator": drawn}
+
+    def resume(self, state: dict[str, Any]) -> int:
+        """Go on from a state, and return its step; the generator last, for scores that begin draw from it."""
+        self.guard.resume(state["guard"])
+        self.critic.resume(state["critic"], generator=self.generator)
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+        return state["step"]
+
+
+def _tell(note: Note | None, guard: Guard, step: int) -> None:
+    """Say that the guard went back, and why."""
+    if note is not None:
+        count = f"return {guard.rollbacks} of {MAX_ROLLBACKS}" if guard.rollbacks <= MAX_ROLLBACKS else "it ends there"
+        note(f"distil, step {step}: {guard.reason}; back to the last good state ({count}).")
 
 
 def _watch(fitted: Fitted, studio: Studio) -> Guard:

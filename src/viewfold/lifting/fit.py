@@ -12,6 +12,7 @@ Coarse first, then fine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from viewfold.lifting.descent import REFRESH_EVERY, Progress, make_optimizer
 from viewfold.lifting.hull import facing_color, visual_hull
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.photometric import Photometric
+from viewfold.lifting.preview import Look
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import Representation, RepresentationSettings, Solid
@@ -76,6 +78,10 @@ class Fitted:
     loss: float | None
     """The last step's photometric loss; None without views."""
 
+    def state(self) -> dict[str, Any]:
+        """Return what was fitted, for a file; see `resume_fit`."""
+        return {"representation": self.representation.state(), "loss": self.loss}
+
 
 def fit(
     observed: Observed,
@@ -84,6 +90,7 @@ def fit(
     settings: FitSettings | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> Fitted:
     """Fit a new representation to views of one object on a plain ground, where the views are.
 
@@ -93,6 +100,7 @@ def fit(
         settings: see `FitSettings`.
         generator: of everything random.
         progress: see `Progress`; the stage is "fit".
+        look: see `Look`.
 
     Raises:
         FitError: views that share no volume, or a fit that diverged.
@@ -111,6 +119,8 @@ def fit(
         optimizer = make_optimizer(made, settings.learning_rate)
         for step in range(first, last):
             progress("fit", step, settings.steps)
+            if look is not None:
+                look(made, "fit", step, settings.steps)
             if step % REFRESH_EVERY == 0:
                 made.refresh()
                 _check(total, step)
@@ -122,7 +132,19 @@ def fit(
     _check(total, settings.steps)
     made.refresh()
     progress("fit", settings.steps, settings.steps)
+    if look is not None:
+        look(made, "fit", settings.steps, settings.steps)
     return Fitted(representation=made, observed=observed, pictures=pictures, loss=float(photometric.detach()))
+
+
+def resume_fit(
+    observed: Observed, state: dict[str, Any], *, representation: RepresentationSettings, settings: FitSettings
+) -> Fitted:
+    """Return what `fit` made of the same views with the same settings, from the state that it was kept as."""
+    made = representation.begin(first_guess(observed), device=observed.views.rgb.device)
+    made.resume(state["representation"])
+    pictures = Photometric.of(observed, alpha_weight=settings.alpha_weight)
+    return Fitted(representation=made, observed=observed, pictures=pictures, loss=state["loss"])
 
 
 def first_guess(observed: Observed) -> Solid:

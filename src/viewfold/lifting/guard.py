@@ -88,7 +88,8 @@ class Guard:
         self.representation, self.learning_rate = representation, learning_rate
         self.optimizer, self.background, self.background_rate = optimizer, background, background_rate
         self.limits = collapse_limits(coverage, most=most)
-        self.rollbacks = 0
+        self.rollbacks, self.reason = 0, ""
+        """How often it went back to the last good state, and why it did so last."""
         self._steps = 0
         self._good = self._snapshot()
         self._renew()
@@ -107,7 +108,9 @@ class Guard:
         finite, share = self._look(loss.detach(), coverage)
         lowest, highest = self.limits
         if not (finite and lowest <= share <= highest):
-            self._roll_back()
+            where = f"less than {lowest:.1%}" if share < lowest else f"more than {highest:.1%}"
+            covers = f"the object covered {share:.1%} of the pictures, {where}"
+            self._roll_back(covers if finite else "the loss or its gradients were not finite")
             if not finite and self.rollbacks > MAX_ROLLBACKS:
                 raise FitError(
                     f"the distillation must stay finite; it turned to NaN {self.rollbacks} times. "
@@ -137,13 +140,38 @@ class Guard:
         seen, share = torch.stack([finite.float(), share]).tolist()
         return bool(seen) and bool(gradients), share
 
-    def finish(self) -> None:
-        """Undo the last steps if they left something that is not finite."""
-        if not self.representation.is_finite():
-            self._roll_back()
+    def finish(self) -> bool:
+        """Undo the last steps if they left something that is not finite; return False if they did."""
+        if self.representation.is_finite():
+            return True
+        self._roll_back("the last steps left numbers that are not finite")
+        return False
 
-    def _roll_back(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """Return all that decides how it goes on, the representation and the background too, for a file; no copy."""
+        return {
+            "scene": self.representation.state(),
+            "background": {} if self.background is None else self.background.state_dict(),
+            "good": self._good,
+            "optimizer": self._optimizer.state_dict(),
+            "learning_rate": self.learning_rate,
+            "rollbacks": self.rollbacks,
+            "steps": self._steps,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state, of the same settings."""
+        self.learning_rate, self.rollbacks = state["learning_rate"], state["rollbacks"]
+        self._steps, self._good = state["steps"], state["good"]
+        self.representation.resume(state["scene"])
+        if self.background is not None:
+            self.background.load_state_dict(state["background"])
+        self._renew()
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
+        self.reason = reason
         self.learning_rate /= 2
         scene, behind = self._good
         self.representation.restore(scene)

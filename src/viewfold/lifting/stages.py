@@ -31,11 +31,13 @@ from viewfold.lifting.check import measure_export
 from viewfold.lifting.descent import Progress
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.extraction import MeshSettings, extract
-from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.fit import FitSettings, Fitted, fit, resume_fit
+from viewfold.lifting.keeping import Keeper, Note, hash_views, stoppable
 from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.polish import PolishSettings, polish
+from viewfold.lifting.preview import Look, Preview, Previews
 from viewfold.lifting.prior import Prior
 from viewfold.lifting.score import check_score
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
@@ -44,6 +46,7 @@ from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import RepresentationSettings
 from viewfold.scene.standing import Standing
 from viewfold.scene.surface import SurfaceResult
+from viewfold.store import finite
 from viewfold.views import Views
 
 __all__ = [
@@ -97,6 +100,10 @@ def lift(
     seed: int = 0,
     settings: LiftSettings | None = None,
     progress: Progress | None = None,
+    previews: Callable[[Preview], None] | None = None,
+    preview_every_s: float = 10.0,
+    note: Note | None = None,
+    keeper: Keeper | None = None,
 ) -> Asset3D:
     """Make a 3D object of a prompt, on the model's device.
 
@@ -111,12 +118,18 @@ def lift(
         seed: decides everything random.
         settings: see `LiftSettings`.
         progress: called with (stage, step, total); stages are those above.
+        previews: called with the object as it stands, at the end of fit and distillation, and in the midst of them.
+        preview_every_s: seconds between two previews.
+        note: told what whoever watches should read: that the distillation went back to a good state, and why.
+        keeper: keeps the work, and is asked for what an earlier run left; it was told what decides the result
+            (`Keeper.begin`).  The result is the same either way.
 
     Raises:
         PromptError: an empty prompt.
         InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
             which has no use for them, or a score that the model cannot give.
         FitError: no object in the views, a diverged fit, an empty surface.
+        Stopped: a signal that the keeper heard; what it keeps goes on from there.
     """
     if not prompt.strip():
         raise PromptError("`prompt` must say what to make; it is empty.")
@@ -131,15 +144,28 @@ def lift(
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
     if settings.distil.steps > 0:
         check_score(settings.distil.score, model)
-    watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
+    watch, generator = _Watch(progress, keeper), torch.Generator().manual_seed(seed)
+    look = None if previews is None else Previews(previews, every_s=preview_every_s)
     match settings.start:
         case FromViews():
-            fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+            fitted, used_seed = _fit_first(
+                views, sample, seed, settings, generator, watch, device=model.device, look=look, keeper=keeper
+            )
         case FromBlob() as blob:
             used_seed = seed
             fitted = begin_blob(blob, representation=settings.representation, device=model.device)
     with watch.timed("distil"):
-        refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
+        refined = distil(
+            fitted,
+            model,
+            prompt,
+            settings=settings.distil,
+            generator=generator,
+            progress=watch.progress,
+            look=look,
+            note=note,
+            keeper=keeper,
+        )
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
     if isinstance(settings.start, FromViews):
@@ -169,7 +195,7 @@ def lift(
         "peak_memory_mib": peak_memory_mib(model.device),
         "settings": asdict(settings),
     }
-    return replace(asset, report=report)
+    return replace(asset, report=finite(report))
 
 
 def assemble(painted: Painted, *, prompt: str, standing: Standing) -> Asset3D:
@@ -213,9 +239,12 @@ def _fit_first(
     watch: _Watch,
     *,
     device: torch.device,
+    look: Look | None,
+    keeper: Keeper | None,
 ) -> tuple[Fitted, int]:
     """Fit the views, or views sampled with the first seed that shows an object; return that seed too."""
-    for attempt in range(seed, seed + MAX_SEEDS):
+    kept = None if keeper is None else keeper.load("fit")
+    for attempt in range(seed if kept is None else kept["seed"], seed + MAX_SEEDS):
         given = views
         if given is None:
             assert sample is not None
@@ -227,13 +256,23 @@ def _fit_first(
         try:
             with watch.timed("fit"):
                 observed = find_lens(observe(given), settings=settings.observe, progress=watch.progress)
+                if keeper is not None and kept is not None:
+                    keeper.check_views(given, kept["views"])
+                    generator.set_state(kept["generator"])
+                    return resume_fit(
+                        observed, kept["fit"], representation=settings.representation, settings=settings.fit
+                    ), attempt
                 fitted = fit(
                     observed,
                     representation=settings.representation,
                     settings=settings.fit,
                     generator=generator,
                     progress=watch.progress,
+                    look=look,
                 )
+                if keeper is not None:
+                    drawn = {"seed": attempt, "views": hash_views(given), "generator": generator.get_state()}
+                    keeper.save("fit", {"fit": fitted.state(), **drawn})
                 return fitted, attempt
         except FitError:
             if views is not None or attempt == seed + MAX_SEEDS - 1:
@@ -244,8 +283,8 @@ def _fit_first(
 class _Watch:
     """Adds up the seconds of named stages, and reports the progress of those that have no steps to report."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress: Progress = progress or (lambda stage, step, total: None)
+    def __init__(self, progress: Progress | None, keeper: Keeper | None) -> None:
+        self.progress = stoppable(progress, keeper)
         self.seconds: dict[str, float] = {}
 
     @contextmanager

@@ -253,6 +253,16 @@ class GaussianCloud(nn.Module):
         for name, kept in zip(PARAMETERS, snapshot, strict=True):
             getattr(self, name).copy_(kept)
 
+    def state(self) -> dict[str, Any]:
+        """Return a snapshot, how far they lie apart, and what pulled at them: that decides which are split."""
+        return {"snapshot": self.snapshot(), "pulled": self.pulled, "spacing": self.spacing, "detail": self.detail}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take all of it; there may be more or fewer Gaussians than now, for splitting changes their number."""
+        self._put(*(value.to(self.device) for value in state["snapshot"]))
+        self.pulled = state["pulled"].to(self.device)
+        self.spacing, self.detail = state["spacing"], state["detail"]
+
     def is_finite(self) -> bool:
         """Look at every number."""
         return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters())

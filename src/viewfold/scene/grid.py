@@ -224,6 +224,16 @@ class GridField(nn.Module):
         self.grid.copy_(snapshot)
         self.refresh()
 
+    def state(self) -> dict[str, Any]:
+        """Return a snapshot, and the cells that are drawn, which were found some steps ago."""
+        return {"snapshot": self.snapshot(), "occupied": self.occupied}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go back to both."""
+        self.restore(state["snapshot"])
+        occupied = state["occupied"]
+        self.occupied = None if occupied is None else occupied.to(self.device)
+
     def is_finite(self) -> bool:
         """Look at every logit."""
         return bool(torch.isfinite(self.grid.detach()).all())

@@ -283,9 +283,19 @@ class HashField(nn.Module):
             )
         for name, value in self.state_dict().items():
             value.copy_(snapshot["parameters"][name])
-        self.peak, self.looks, self.steps = snapshot["peak"], snapshot["looks"], snapshot["steps"]
+        peak = snapshot["peak"]
+        self.peak = None if peak is None else peak.to(self.device)
+        self.looks, self.steps = snapshot["looks"], snapshot["steps"]
         self.occupied = None if self.peak is None else occupied(self.peak)
         self._show_levels()
+
+    def state(self) -> dict[str, Any]:
+        """Return a snapshot: it holds what the cells were seen to hold, and the steps that levels join by."""
+        return self.snapshot()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go back to it."""
+        self.restore(state)
 
     def is_finite(self) -> bool:
         """Look at every parameter."""

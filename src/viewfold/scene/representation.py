@@ -99,7 +99,7 @@ class Representation(Protocol):
         ...
 
     def snapshot(self) -> Any:
-        """Return a copy of its state that only `restore` reads."""
+        """Return a copy of its parameters that only `restore` reads."""
         ...
 
     def restore(self, snapshot: Any) -> None:
@@ -107,6 +107,23 @@ class Representation(Protocol):
 
         Raises:
             InputError: a snapshot of another detail.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides how it goes on, for a file: what a snapshot holds, and what speeds up rendering.
+
+        Of tensors, numbers and text, in dicts, lists and tuples.  Not a copy: it is written before the next step.
+        """
+        ...
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state exactly as the one that it was taken from would, of the same settings and detail.
+
+        In place, as `restore` does.
+
+        Raises:
+            InputError: a state of another detail.
         """
         ...
 

@@ -238,6 +238,16 @@ class SignedDistanceGrid(nn.Module):
             p.copy_(kept)
         self.refresh()
 
+    def state(self) -> dict[str, Any]:
+        """Return a snapshot, and the cells that are drawn, which were found some steps ago."""
+        return {"snapshot": self.snapshot(), "occupied": self.occupied}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go back to both."""
+        self.restore(state["snapshot"])
+        occupied = state["occupied"]
+        self.occupied = None if occupied is None else occupied.to(self.device)
+
     def is_finite(self) -> bool:
         """Look at every number."""
         return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters())

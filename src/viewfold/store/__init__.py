@@ -7,7 +7,7 @@ to the disk and renames them, `temporary` keeps the temporary names and clears u
 
 from viewfold.store.atomic import CANNOT_WRITE, atomic_write, check_output
 from viewfold.store.claims import Claims
-from viewfold.store.document import read_json, write_json
+from viewfold.store.document import contradictions, finite, read_json, write_json
 from viewfold.store.fileset import atomic_files, complete_files
 from viewfold.store.mutex import lock
 from viewfold.store.regular import open_regular, read_regular
@@ -20,6 +20,8 @@ __all__ = [
     "atomic_write",
     "check_output",
     "complete_files",
+    "contradictions",
+    "finite",
     "lock",
     "open_regular",
     "read_json",

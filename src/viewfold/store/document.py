@@ -1,10 +1,11 @@
-"""JSON objects in files, of a reasonable size."""
+"""JSON objects in files, of a reasonable size; what two of them differ in."""
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,31 @@ def write_json(path: str | Path, document: Mapping[str, Any], *, indent: int | N
     if len(content) > limits.JSON_BYTES:
         raise OutputError(f"`{path}` must be at most {limits.JSON_BYTES} bytes; it would have {len(content)}.")
     Path(path).write_bytes(content)
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with None in place of NaN and infinity, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def contradictions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return "name was X, is Y" for each setting in which two records differ, groups of settings taken apart."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    names = sorted(old.keys() | new.keys(), key=str)
+    return [
+        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -8,5 +8,5 @@ loop          steps, and what happens between them; it does not know what it tra
   optimizer   Muon, AdamW                ranks       which process this is, what they say to each other
   average     averaged weights           checkpoint  written whole, resumed exactly
   monitor     speed, waiting, the end    writers     log.jsonl, TensorBoard, Weights & Biases
-  health      finite, float32            lock        one run a folder; stopping: signals
+  health      finite, float32            lock        one run a folder
 """

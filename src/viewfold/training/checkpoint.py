@@ -145,25 +145,6 @@ class Checkpoints:
         return record
 
 
-def contradictions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return "name was X, is Y" for each setting in which two records differ, groups of settings taken apart."""
-    old, new = dict(_flat(before)), dict(_flat(now))
-    names = sorted(old.keys() | new.keys(), key=str)
-    return [
-        f"{name} was {old.get(name, 'unset')}, is {new.get(name, 'unset')}"
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def step_of(path: Path) -> int:
     """Return the step of a checkpoint, which is in its name."""
     match = _NAME.fullmatch(path.name)

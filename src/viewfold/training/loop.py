@@ -16,6 +16,7 @@ from torch import nn
 
 from viewfold.device import has_native_bfloat16
 from viewfold.errors import OutputError, Stopped
+from viewfold.stopping import listening
 from viewfold.training.health import check_trainable
 from viewfold.training.lock import alone
 from viewfold.training.monitor import Progress
@@ -23,7 +24,6 @@ from viewfold.training.parallel import Loss
 from viewfold.training.ranks import Ranks
 from viewfold.training.run import Account, Check, Draw, Run, Trained
 from viewfold.training.settings import LoopSettings
-from viewfold.training.stopping import listening
 from viewfold.training.writers import Writer, WriterName, open_writers
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from viewfold.device import matmul_flops, peak_memory_mib
 from viewfold.errors import FitError, InputError, WeightsError
 from viewfold.model.weights_hash import hash_tensors
-from viewfold.store import atomic_write, read_json, write_json
+from viewfold.stopping import SIGNALS, StopRequest
+from viewfold.store import atomic_write, contradictions, read_json, write_json
 from viewfold.training.average import Ema
-from viewfold.training.checkpoint import Checkpoints, contradictions, step_of
+from viewfold.training.checkpoint import Checkpoints, step_of
 from viewfold.training.health import check_finite
 from viewfold.training.monitor import Meter
 from viewfold.training.optimizer import Optimizer
@@ -29,7 +30,6 @@ from viewfold.training.parallel import Loss, Spread
 from viewfold.training.prefetch import Prefetch
 from viewfold.training.ranks import Ranks
 from viewfold.training.settings import LoopSettings, learning_rate
-from viewfold.training.stopping import SIGNALS, StopRequest
 from viewfold.training.writers import Writer
 
 MAX_FAILURES = 20

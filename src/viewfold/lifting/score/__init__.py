@@ -16,6 +16,7 @@ and no renderer.  docs/lift.md compares the six.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,8 +39,27 @@ SCORES: tuple[Score, ...] = (Reconstruction(), SDS(), SDI(), ISM(), ASD(), VSD()
 """Each with its defaults; `kind` is its name on the command line."""
 
 
-StepLoss = Callable[..., Tensor]
-"""(latents of the renders "b v c h w", cameras=, t=) -> the loss of a step; all as in `reconstruction_loss`."""
+@dataclass(frozen=True, eq=False)
+class StepLoss:
+    """(latents of the renders "b v c h w", cameras=, t=) -> the loss of a step; all as in `reconstruction_loss`."""
+
+    loss: Callable[..., Tensor]
+
+    memory: Variational | None = None
+    """What it remembers between steps, if anything."""
+
+    def __call__(self, latents: Float[Tensor, "b v c h w"], **where: Any) -> Float[Tensor, ""]:
+        """Return the loss of a step."""
+        return self.loss(latents, **where)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it remembers, for a file."""
+        return {} if self.memory is None else self.memory.state()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same score."""
+        if self.memory is not None:
+            self.memory.resume(state)
 
 
 def begin(
@@ -73,7 +93,7 @@ def begin(
         case SDS():
             return _with_noise(partial(sds_loss, **told, condition=both), generator)
         case SDI():
-            return partial(sdi_loss, **told, condition=both, settings=score, generator=generator)
+            return StepLoss(partial(sdi_loss, **told, condition=both, settings=score, generator=generator))
         case ISM():
             negative = prior.condition(list(negatives))
             return _with_noise(partial(ism_loss, **told, condition=both, negative=negative, settings=score), generator)
@@ -82,17 +102,19 @@ def begin(
             return _with_noise(partial(asd_loss, **told, condition=three, settings=score), generator)
         case VSD():
             run = Variational(score, **told, prompts=prompts, negatives=negatives, generator=generator)
-            return _with_noise(run.loss, generator)
+            return _with_noise(run.loss, generator, memory=run)
     raise AssertionError("unreachable")
 
 
-def _with_noise(loss: Callable[..., Tensor], generator: torch.Generator | None) -> StepLoss:
+def _with_noise(
+    loss: Callable[..., Tensor], generator: torch.Generator | None, *, memory: Variational | None = None
+) -> StepLoss:
     """Draw the noise of each step for a loss that takes it."""
 
     def step(latents: Float[Tensor, "b v c h w"], **where: Any) -> Float[Tensor, ""]:
         return loss(latents, noise=torch.randn(latents.shape, generator=generator).to(latents), **where)
 
-    return step
+    return StepLoss(step, memory)
 
 
 def check_score(score: Score | str, prior: Prior | None = None) -> None:

@@ -113,3 +113,14 @@ class Variational:
                 parameter.grad = gradient
             self._optimizer.step()
         return before
+
+    def state(self) -> dict[str, Any]:
+        """Return what the copy has learned, and its optimiser's moments, for a file; not a copy."""
+        return {"copy": [p.detach() for p in self._parameters], "optimizer": self._optimizer.state_dict()}
+
+    @torch.no_grad()
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state, in place."""
+        for parameter, kept in zip(self._parameters, state["copy"], strict=True):
+            parameter.copy_(kept)
+        self._optimizer.load_state_dict(state["optimizer"])

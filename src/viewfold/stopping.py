@@ -1,6 +1,6 @@
-"""How a run is asked to stop: Ctrl-C, SIGTERM (spot machines, SLURM) and SIGHUP end it after the step that runs.
+"""How long work is asked to stop: Ctrl-C, SIGTERM (spot machines, SLURM) and SIGHUP end it after the step that runs.
 
-Knows signals and nothing of training.
+Knows signals, and nothing of what is trained or lifted.
 """
 
 from __future__ import annotations
