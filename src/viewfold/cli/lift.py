@@ -68,7 +68,7 @@ class Lift:
         if out.suffix.lower() not in MESHES:
             raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
         if self.source is not None and (self.views is not None or self.tries != 1):
-            name = "tries" if self.views is None else "views"
+            name = "tries" if self.views is None else "n_views"
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
         if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
             raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")

@@ -2,6 +2,7 @@
 
     survey    -         -> Views      lifting/survey.py        what is asked for, where no views are given
     observe   Views     -> Observed   lifting/observation.py   which pixels are the object; the field of view
+              (given views: lifting/inspection.py, which refuses what cannot be fitted)
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
     extract   Refined   -> Extracted  lifting/extraction.py    its surface as triangles
@@ -31,6 +32,7 @@ from viewfold.lifting.descent import Progress
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
+from viewfold.lifting.inspection import check_pixels, inspect
 from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.polish import PolishSettings, polish
@@ -112,9 +114,10 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
-            which has no use for them, or a score that the model cannot give.
-        FitError: no object in the views, a diverged fit, an empty surface.
+        InputError: neither views nor a way to sample them, views that no object can be fitted to
+            (lifting/inspection.py), views for a start from a blob, which has no use for them, or a score that the model
+            cannot give.
+        FitError: no object in sampled views, a diverged fit, an empty surface.
     """
     if not prompt.strip():
         raise PromptError("`prompt` must say what to make; it is empty.")
@@ -219,12 +222,14 @@ def _fit_first(
             assert sample is not None
             with watch.timed("generate"):
                 given = sample(attempt)
-        if not bool(given.rgb.isfinite().all()):
-            raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
+        check_pixels(given)
         given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
             with watch.timed("fit"):
-                observed = observe(given, settings=settings.observe)
+                if views is None:
+                    observed = observe(given, settings=settings.observe)
+                else:
+                    observed = inspect(given, settings=settings.observe, one_side=settings.distil.steps > 0)
                 fitted = fit(
                     observed,
                     representation=settings.representation,
