@@ -30,7 +30,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     return main([])
 
 
-@pytest.mark.parametrize("arguments", [[], ["sing"], ["generate", "mug", "--veiws", "3"], ["lift"], ["assets", "many"]])
+@pytest.mark.parametrize("arguments", [[], ["sing"], ["generate", "mug", "--veiws", "3"], ["assets", "many"]])
 def test_a_wrong_command_line_exits_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -81,6 +81,12 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
         (["generate", "a mug", "--elevation", "nan"], "`--elevation` must be finite; got nan"),
         (["generate", "a mug", "--prompts", "nowhere.txt"], "`PROMPT` must be given"),
         (["generate", "--prompts", "nowhere.txt"], "`--prompts` must be a text file"),
+        (["lift"], "`PROMPT` must be given"),
+        (["lift", "a mug", "--prompts", "list.txt"], "`PROMPT` must be given, or a file of them with `--prompts`"),
+        (["lift", "--prompts", "nowhere.txt"], "`--prompts` must be a text file"),
+        (["lift", "--prompts", "list.txt", "--from", "views"], "`--from` must be left out with `--prompts`"),
+        (["lift", "--prompts", "list.txt", "--out", "mug.glb"], "`--out` must be a folder with `--prompts`"),
+        (["lift", "a mug", "--format", "obj"], "`--format` must go with `--prompts`"),
         (["lift", "a mug", "--out", "mug.fbx"], "`--out` must end in .glb"),
         (["lift", "a mug", "--guidance", "nan"], "`--guidance` must be a finite number"),
         (["lift", "a mug", "--faces", "0"], "`--faces` must lie between"),

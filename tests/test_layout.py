@@ -60,6 +60,7 @@ ARROWS = {
     "cluster": {"data"},
     "select": {"pipeline", "lifting", "evaluation"},
     "make": {"pipeline", "lifting", "origin", "scene"},
+    "make_batch": {"make", "pipeline", "lifting", "origin"},
     "server": {"pipeline", "lifting", "select", "make", "origin"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.
@@ -252,7 +253,7 @@ def test_no_public_name_is_a_module_as_well() -> None:
     assert not modules & set(viewfold.__all__)
 
 
-@pytest.mark.parametrize("name", ["convert", "generate", "lift", "load", "load_unet"])
+@pytest.mark.parametrize("name", ["convert", "generate", "lift", "lift_batch", "load", "load_unet"])
 def test_signature_and_docstring_of_a_verb_are_the_functions(name: str) -> None:
     verb = getattr(viewfold, name)
     assert inspect.isfunction(verb) and verb.__name__ == name and "Raises:" in (inspect.getdoc(verb) or "")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from viewfold.lifting.stages import Asset3D, LiftSettings
     from viewfold.make import lift
+    from viewfold.make_batch import lift_batch
     from viewfold.pipeline import MultiViewPipeline, generate, load
     from viewfold.views import Views
     from viewfold.weights.convert import convert
@@ -52,6 +53,7 @@ __all__ = [
     "generate",
     "InputError",
     "lift",
+    "lift_batch",
     "LiftSettings",
     "load",
     "load_unet",
@@ -73,6 +75,7 @@ _HOMES = {
     "convert": "weights.convert",
     "generate": "pipeline",
     "lift": "make",
+    "lift_batch": "make_batch",
     "load": "pipeline",
     "load_unet": "weights.network",
 }

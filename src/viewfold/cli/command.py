@@ -127,12 +127,13 @@ def name_flags(message: str, verb: object) -> str:
     types = dict(_options(verb))
     positional = {name for name, kind in types.items() if "Positional" in kind}
     fields = set(types) | ({"from"} if "source" in types else set())
+    flags = FLAGS | ({"views": "--from"} if getattr(verb, "source", None) is not None else {})
 
     def flag(match: re.Match[str]) -> str:
         name = {"path": next(iter({"file", "files"} & positional), "path")}.get(match[1], match[1])
         if name in positional:
             return f"`{name.upper()}`"
-        option = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        option = flags.get(name, f"--{name.replace('_', '-')}")
         known = not option.startswith("--") or option[2:].replace("-", "_") in fields
         return f"`{option}`" if known else match[0]
 

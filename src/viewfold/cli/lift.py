@@ -1,4 +1,4 @@
-"""`viewfold lift`: from a prompt, or from views, to a 3D file."""
+"""`viewfold lift`: from a prompt, from views or from a file of prompts, to 3D files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from viewfold.cli.generate import check_source
 from viewfold.cli.model import Device, Loras, open_model, say_notes
@@ -18,7 +18,7 @@ from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars
 from viewfold.cli.result import say_asset
-from viewfold.errors import InputError
+from viewfold.errors import InputError, PromptError
 from viewfold.formats import MESHES
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 class Lift:
     """Make a 3D file of what a prompt says, with a turntable and a report beside it."""
 
-    prompt: Positional[Annotated[str, arg(metavar="PROMPT")]]
-    """What to make."""
+    prompt: Positional[Annotated[str, unset("[PROMPT]")]] = ""
+    """What to make; or use --prompts."""
+    prompts: Annotated[Path | None, unset("FILE")] = None
+    """A text file with one prompt a line; each gets files of its own, finished ones are skipped."""
     source: Annotated[Path | None, unset("FOLDER", name="from")] = None
     """Folder of saved views to start from; by default they are generated."""
     mesh: Annotated[Path | None, unset("FILE")] = None
@@ -38,7 +40,9 @@ class Lift:
     model: str = "toybox"
     """A shipped or installed model, a model folder, or a released checkpoint file."""
     out: Annotated[Path | None, unset("FILE")] = None
-    """File to write: .glb, .obj, .ply, .stl or .usdz; by default out/ and the prompt's words, .glb."""
+    """File to write, .glb, .obj, .ply, .stl or .usdz, or folder for --prompts; by default out/ and the words, .glb."""
+    format: Annotated[Literal["glb", "obj", "ply", "stl", "usdz"] | None, unset("NAME")] = None
+    """Of the files that --prompts makes: glb (the default), obj, ply, stl or usdz."""
     seed: int = 0
     """The same seed makes the same object."""
     quality: Literal["draft", "standard", "high", "mvdream", "mvdream-reduced"] = "standard"
@@ -80,40 +84,58 @@ class Lift:
 
     def run(self) -> None:
         """Make the files and say where they are."""
-        out = self.out or Path("out") / f"{slug(self.prompt)}.glb"
-        if out.suffix.lower() not in MESHES:
-            raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{out.name}'.")
-        if out.suffix.lower() == ".usdz":
-            from viewfold.scene.usd import check_usd
-
-            check_usd()
+        self._check()
         if self.mesh is not None:
             from viewfold.cli.retexture import retexture_file
 
-            retexture_file(self, self.mesh, out)
+            retexture_file(self, self.mesh, self._out)
             return
+        settings = self._settings()
+        if self.prompts is None:
+            self._run_one(settings)
+        else:
+            self._run_file(self.prompts, settings)
+
+    def _check(self) -> None:
+        """Refuse what contradicts itself before anything is loaded."""
+        if bool(self.prompt) == bool(self.prompts):
+            raise InputError("`prompt` must be given, or a file of them with `prompts`: one of the two.")
+        for name, value in {"from": self.source, "mesh": self.mesh, "previews": self.previews or None}.items():
+            if self.prompts is not None and value is not None:
+                raise InputError(f"`{name}` must be left out with `prompts`, a list; got {value}.")
+        if self.prompts is None and self.format is not None:
+            raise InputError(f"`format` must go with `prompts`; one file's ending says it. Use --out X.{self.format}.")
+        if self.prompts is None and self._out.suffix.lower() not in MESHES:
+            raise InputError(f"`out` must end in {', '.join(MESHES)}; got '{self._out.name}'.")
+        if self.prompts is not None and self._out.suffix.lower() in MESHES:
+            raise InputError(
+                f"`out` must be a folder with `prompts`; got '{self._out.name}'. Name the kind by --format."
+            )
         if self.source is not None and (self.views is not None or self.tries != 1):
-            name = "tries" if self.views is None else "views"
+            name = "tries" if self.views is None else "n_views"
             raise InputError(f"`{name}` must be left out with `from`, whose views are used as they are.")
-        if self.quality.startswith("mvdream") and (self.source or self.views is not None or self.tries != 1):
-            raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
-        if self.quality.startswith("mvdream") and self.lens != "cameras":
-            raise InputError(f"`lens` must be left out with `quality` {self.quality}, which has no views to search.")
+        if self.quality.startswith("mvdream"):
+            if self.source or self.views is not None or self.tries != 1:
+                raise InputError(f"`quality` {self.quality} begins with a blob and takes no views. Leave them out.")
+            if self.lens != "cameras":
+                raise InputError(f"`lens` must be left out with `quality` {self.quality}, which has no views.")
         if self.splats and self.representation != "gaussians":
             raise InputError("`splats` must come with `representation` gaussians; of nothing else are there any.")
         if self.quality == "mvdream" and self.representation == "gaussians":
             raise InputError("`representation` must not be gaussians with quality mvdream, whose lamps light a volume.")
         check_source(self.source)
-        from viewfold.evaluation.consistency import measure_consistency
-        from viewfold.lifting.asset import check_place
+
+    @property
+    def _out(self) -> Path:
+        if self.out is not None:
+            return self.out
+        return Path("out") / (f"{slug(self.prompt)}.glb" if self.prompts is None else self.prompts.stem)
+
+    def _settings(self) -> Any:
         from viewfold.lifting.presets import DRAFT, HIGH, MVDREAM, MVDREAM_REDUCED, STANDARD, represented
         from viewfold.lifting.score import SCORES
-        from viewfold.make import lift
         from viewfold.scene.standing import Standing
-        from viewfold.views import Views
 
-        started = time.perf_counter()
-        check_place(out, splats=self.splats)
         presets = {"draft": DRAFT, "high": HIGH, "mvdream": MVDREAM, "mvdream-reduced": MVDREAM_REDUCED}
         base = represented(presets.get(self.quality, STANDARD), self.representation)
         score = next((each for each in SCORES if each.kind == self.score), None)
@@ -129,8 +151,32 @@ class Lift:
         )
         if score is not None and settings.distil.steps == 0:
             raise InputError(f"`score` must come with a distillation; got {self.score} and no steps. Add --steps 60.")
+        return settings
+
+    def _arguments(self, settings: Any) -> dict[str, Any]:
+        """Return the arguments of `lift` and `lift_batch`."""
+        from viewfold.evaluation.consistency import measure_consistency
+
+        return {
+            "seed": self.seed,
+            "tries": self.tries,
+            "scorer": lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
+            "settings": settings,
+            **self.origin.arguments(),
+        }
+
+    def _open(self) -> Any:
+        return open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
+
+    def _run_one(self, settings: Any) -> None:
+        from viewfold.lifting.asset import check_place
+        from viewfold.make import lift
+        from viewfold.views import Views
+
+        started, out = time.perf_counter(), self._out
+        check_place(out, splats=self.splats)
         views = None if self.source is None else Views.load(self.source)
-        model = open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
+        model = self._open()
         say_notes(model.text.check(self.prompt))
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
@@ -139,19 +185,38 @@ class Lift:
                 model,
                 self.prompt,
                 views=views,
-                seed=self.seed,
-                tries=self.tries,
-                scorer=lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
-                settings=settings,
                 progress=report,
                 previews=keeper.show if self.previews else None,
                 note=say,
                 keeper=keeper,
-                **self.origin.arguments(),
+                **self._arguments(settings),
             )
             asset.save(out, splats=self.splats)
             keeper.clear()
         say_asset(asset, out, started, splats=self.splats)
+
+    def _run_file(self, path: Path, settings: Any) -> None:
+        from viewfold.lifting.asset import check_place
+        from viewfold.make_batch import lift_batch
+        from viewfold.pipeline.batch import read_prompts
+
+        prompts, suffix = read_prompts(path), f".{self.format or 'glb'}"
+        check_place(self._out / f"any{suffix}")
+        model = self._open()
+        with progress_bars() as report:
+            done = lift_batch(
+                model,
+                prompts,
+                self._out,
+                suffix=suffix,
+                splats=self.splats,
+                progress=report,
+                note=say,
+                **self._arguments(settings),
+            )
+        print(f"{self._out}: {done.summary()}")
+        if done.failed:
+            raise PromptError(f"{len(done.failed)} prompts could not be lifted; the rest is done.")
 
 
 @contextmanager

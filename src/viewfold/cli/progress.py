@@ -12,6 +12,10 @@ Report = Callable[[str, int, int], None]
 """(stage, steps done, steps in all): what long work calls as it goes on; a new stage starts a new bar."""
 
 
+SPEED_S = 3600.0
+"""Time over which a bar's speed is measured: rich's own half minute knows no speed of steps that take longer."""
+
+
 @contextmanager
 def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
     """Yield a `Report` that draws one bar per stage: share, steps (or bytes and speed), time spent and time left."""
@@ -35,7 +39,7 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    bars, tasks = Progress(*columns, console=Console(stderr=True)), {}
+    bars, tasks = Progress(*columns, console=Console(stderr=True), speed_estimate_period=SPEED_S), {}
     collect_again()
 
     def report(stage: str, done: int, total: int) -> None:

@@ -21,6 +21,7 @@ from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation
 from viewfold.scene.standing import Standing
+from viewfold.scene.usd import check_usd
 from viewfold.store import check_output, complete_files, finite, read_json, write_json
 from viewfold.views import Views
 
@@ -114,9 +115,12 @@ def check_place(path: str | Path, *, splats: bool = False) -> None:
     """Fail before the work if an asset could not be saved at `path`; complete one there whose writer was killed.
 
     Raises:
+        MissingExtraError: a .usdz without usd-core.
         OutputError: one of its places is taken by something else, or cannot be written.
     """
     path = Path(path)
+    if path.suffix.lower() == ".usdz":
+        check_usd()
     for place in (path, path.with_suffix(".webp"), path.with_suffix(".json"), *[splats_beside(path)] * splats):
         check_output(place)
     complete_files(path)

@@ -33,6 +33,9 @@ MAX_BORDER_DISTANCE = 0.2
 MIN_SHARE = 0.002
 """Patches smaller than this share of the picture are specks."""
 
+MAX_SHARE = 0.98
+"""A picture that the object covers to a larger share shows no ground."""
+
 ENCLOSED_CERTAINTY = 0.2
 """Weight of ground-coloured pixels inside the outline: a handle's hole, or a grey part on a grey ground."""
 
@@ -70,11 +73,12 @@ def find_foreground(views: Views) -> Foreground:
     threshold = (NOISE_FACTOR * noise).clamp(MIN_DISTANCE, 0.5)[:, None, None, None]
     inside, enclosed = _clean((distance > threshold)[:, 0])
     share = inside.float().mean(dim=(1, 2))
-    if bool(((share < MIN_SHARE) | (share > 0.98) | (noise > MAX_BORDER_DISTANCE)).any()):
+    wrong = ((share < MIN_SHARE) | (share > MAX_SHARE) | (noise > MAX_BORDER_DISTANCE)).nonzero()[:, 0].tolist()
+    if wrong:
+        found = (f"it covers {share[i]:.1%} of view {i}, whose border varies by {noise[i]:.2f}" for i in wrong[:8])
         raise FitError(
-            "`views` must show an object on a plain ground; the object covers "
-            f"{', '.join(f'{s:.1%}' for s in share.tolist())} of the pictures, whose borders vary by "
-            f"{', '.join(f'{n:.2f}' for n in noise.tolist())}. Try another seed or more guidance."
+            f"`views` must show an object on a plain ground; {'; '.join(found)}. Try another seed or more guidance, or "
+            "cut the object out of its photographs (alpha)."
         )
     alpha = _soften(distance, inside[:, None], threshold)
     certainty = torch.where(enclosed[:, None], ENCLOSED_CERTAINTY, 1.0)

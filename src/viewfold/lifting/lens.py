@@ -69,7 +69,7 @@ def find_lens(
         case "silhouettes":
             cameras = _by_silhouettes(observed.views.cameras, observed.foreground)
         case "pictures":
-            cameras = _with_fov(observed.views.cameras, _by_pictures(observed, progress or (lambda *step: None)))
+            cameras = with_fov(observed.views.cameras, _by_pictures(observed, progress or (lambda *step: None)))
         case _:
             return observed
     return replace(observed, views=replace(observed.views, cameras=cameras))
@@ -86,7 +86,7 @@ def _by_pictures(observed: Observed, progress: Progress) -> float:
     for number, fov in enumerate(FEW_FOVS_DEG):
         progress("lens", number, len(FEW_FOVS_DEG))
         errors.append(
-            _unexplained(replace(small, views=replace(small.views, cameras=_with_fov(small.views.cameras, fov))))
+            _unexplained(replace(small, views=replace(small.views, cameras=with_fov(small.views.cameras, fov))))
         )
     progress("lens", len(FEW_FOVS_DEG), len(FEW_FOVS_DEG))
     return lowest(FEW_FOVS_DEG, errors)
@@ -128,7 +128,7 @@ def _by_silhouettes(cameras: Cameras, foreground: Foreground) -> Cameras:
     points = lattice(NODES, radius=BOX_RADIUS, device=foreground.alpha.device)
     best, best_score = cameras, -1.0
     for fov in FOVS_DEG:
-        tried = _with_fov(cameras, fov)
+        tried = with_fov(cameras, fov)
         hull = visual_hull(foreground.alpha, tried, points)
         score = _explained(hull, foreground.alpha, tried, points)
         if score > best_score:
@@ -136,7 +136,8 @@ def _by_silhouettes(cameras: Cameras, foreground: Foreground) -> Cameras:
     return best
 
 
-def _with_fov(cameras: Cameras, fov_deg: float) -> Cameras:
+def with_fov(cameras: Cameras, fov_deg: float) -> Cameras:
+    """Return cameras in the same directions at one field of view, as far away as frames an object of radius 0.5."""
     pose = cameras.world_from_camera.clone()
     direction = torch.nn.functional.normalize(pose[:, :3, 3], dim=-1)
     pose[:, :3, 3] = direction * framing_distance(fov_deg)

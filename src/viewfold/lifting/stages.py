@@ -2,6 +2,7 @@
 
     survey    -         -> Views      lifting/survey.py        what is asked for, where no views are given
     observe   Views     -> Observed   lifting/observation.py   which pixels are the object
+              (given views: lifting/inspection.py, which refuses what cannot be fitted)
     lens      Observed  -> Observed   lifting/lens.py          the field of view, where it is to be searched
     fit       Observed  -> Fitted     lifting/fit.py           a representation that looks like the views
     distil    Fitted    -> Refined    lifting/distillation.py  and elsewhere like what the prior believes
@@ -32,6 +33,7 @@ from viewfold.lifting.descent import Progress
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.extraction import MeshSettings, extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit, resume_fit
+from viewfold.lifting.inspection import check_pixels, inspect
 from viewfold.lifting.keeping import Keeper, Note, hash_views, stoppable
 from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import ObserveSettings, observe
@@ -126,9 +128,10 @@ def lift(
 
     Raises:
         PromptError: an empty prompt.
-        InputError: neither views nor a way to sample them, views with NaN or infinity, views for a start from a blob,
-            which has no use for them, or a score that the model cannot give.
-        FitError: no object in the views, a diverged fit, an empty surface.
+        InputError: neither views nor a way to sample them, views that no object can be fitted to
+            (lifting/inspection.py), views for a start from a blob, which has no use for them, or a score that the model
+            cannot give.
+        FitError: no object in sampled views, a diverged fit, an empty surface.
         Stopped: a signal that the keeper heard; what it keeps goes on from there.
     """
     if not prompt.strip():
@@ -250,12 +253,16 @@ def _fit_first(
             assert sample is not None
             with watch.timed("generate"):
                 given = sample(attempt)
-        if not bool(given.rgb.isfinite().all()):
-            raise InputError("`views` must hold finite pixels; they hold NaN or infinity. Make them again.")
+        check_pixels(given)
         given = replace(given, rgb=given.rgb.detach().float()).to(device)
         try:
             with watch.timed("fit"):
-                observed = find_lens(observe(given), settings=settings.observe, progress=watch.progress)
+                if views is None:
+                    observed = observe(given)
+                else:
+                    known = settings.observe.lens == "cameras"
+                    observed = inspect(given, lens_known=known, one_side=settings.distil.steps > 0)
+                observed = find_lens(observed, settings=settings.observe, progress=watch.progress)
                 if keeper is not None and kept is not None:
                     keeper.check_views(given, kept["views"])
                     generator.set_state(kept["generator"])

@@ -1,4 +1,4 @@
-"""Many prompts, one folder each: start it again and it goes on where it stopped.
+"""Many prompts, one folder or file each: start it again and it goes on where it stopped.
 
 A unit of work is a prompt with its settings.  Its folder's name depends on nothing else, and the folder appears whole
 or not at all: one that exists is a finished unit.  Processes, and machines that share a disk, may work on one list:
@@ -19,7 +19,7 @@ from typing import Any
 
 from viewfold import limits
 from viewfold.camera import Cameras
-from viewfold.errors import AssetError, InputError, OutputError, PromptError, ViewfoldError
+from viewfold.errors import AssetError, InputError, MissingExtraError, OutputError, PromptError, ViewfoldError
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline.generation import describe_run, generate, orbit
 from viewfold.pipeline.hook import OriginHook
@@ -37,10 +37,10 @@ class BatchReport:
     """What became of a list of prompts."""
 
     done: list[Path] = field(default_factory=list)
-    """Folders written by this run."""
+    """Folders, or files, written by this run."""
 
     skipped: list[Path] = field(default_factory=list)
-    """Folders that were there already, or that another process made meanwhile."""
+    """Those that were there already, or that another process made meanwhile."""
 
     failed: dict[str, str] = field(default_factory=dict)
     """Prompts that could not be made, and why."""
@@ -98,18 +98,50 @@ def generate_batch(
         settings["suffix"] = suffix  # where there is none, folders keep the names that they always had
     elif defaults.suffix:
         settings["suffix"] = ""
-    report = BatchReport()
     folders = {prompt: Path(out) / folder_name(prompt, cameras=cameras, **settings) for prompt in prompts}
     _check_same_run([folder for folder in folders.values() if (folder / "run.json").is_file()], model)
+
+    def draw(prompt: str, folder: Path) -> None:
+        generate(model, prompt, cameras=cameras, origin=origin, **settings).save(folder)
+
+    return work_through(folders, out, draw, is_finished=_is_drawn, progress=progress)
+
+
+def _is_drawn(prompt: str, folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def work_through(
+    places: Mapping[str, Path],
+    out: str | Path,
+    make: Callable[[str, Path], object],
+    *,
+    is_finished: Callable[[str, Path], bool],
+    progress: Callable[[str, Path], None] | None = None,
+) -> BatchReport:
+    """Make what is missing of a list, together with other processes that were given the same one.
+
+    Args:
+        places: each prompt's folder or file, in `out`; its name is what a process claims.
+        out: the folder of all of them.
+        make: makes one prompt's there, whole or not at all.
+        is_finished: whether that has been done.
+        progress: called with each prompt and its place when it is done, skipped or has failed.
+
+    Raises:
+        OutputError, MissingExtraError, InputError: what would happen to the rest as well ends the list; every other
+            failure, and a PromptError, is one prompt's, and reported.
+    """
+    report = BatchReport()
     with Claims(out) as claims:
-        for prompt, folder in _shared(folders, claims):
-            if (folder / "run.json").is_file():
-                report.skipped.append(folder)
+        for prompt, place in _shared(places, claims, is_finished):
+            if is_finished(prompt, place):
+                report.skipped.append(place)
             else:
                 try:
-                    views = generate(model, prompt, cameras=cameras, origin=origin, **settings)
-                    report.done.append(views.save(folder))
-                except OutputError:
+                    make(prompt, place)
+                    report.done.append(place)
+                except (OutputError, MissingExtraError):
                     raise
                 except InputError as error:
                     if not isinstance(error, PromptError):
@@ -118,25 +150,27 @@ def generate_batch(
                 except ViewfoldError as error:
                     report.failed[prompt] = str(error)
             if progress is not None:
-                progress(prompt, folder)
+                progress(prompt, place)
     return report
 
 
-def _shared(folders: Mapping[str, Path], claims: Claims) -> Iterator[tuple[str, Path]]:
-    """Yield each prompt and its folder when it is finished or this process's to draw; wait for those of others."""
-    left = list(folders.items())
+def _shared(
+    places: Mapping[str, Path], claims: Claims, is_finished: Callable[[str, Path], bool]
+) -> Iterator[tuple[str, Path]]:
+    """Yield each prompt and its place when it is finished or this process's to make; wait for those of others."""
+    left = list(places.items())
     while left:
         elsewhere = []
-        for prompt, folder in left:
-            if (folder / "run.json").is_file():
-                yield prompt, folder
-            elif claims.take(folder.name):
+        for prompt, place in left:
+            if is_finished(prompt, place):
+                yield prompt, place
+            elif claims.take(place.name):
                 try:
-                    yield prompt, folder
+                    yield prompt, place
                 finally:
-                    claims.release(folder.name)
+                    claims.release(place.name)
             else:
-                elsewhere.append((prompt, folder))
+                elsewhere.append((prompt, place))
         left = elsewhere
         if left:
             time.sleep(_LOOK_S)
@@ -144,7 +178,7 @@ def _shared(folders: Mapping[str, Path], claims: Claims) -> Iterator[tuple[str, 
 
 def _check_same_run(finished: list[Path], model: MultiViewPipeline) -> None:
     """Refuse to go on with what was made in another way that the names of the folders do not tell."""
-    now = _maker({**describe_run(model), "scheduler": type(model.scheduler).__name__})
+    now = describe_maker(model)
     for folder in finished:
         path = folder / "run.json"
         try:
@@ -161,6 +195,11 @@ def _check_same_run(finished: list[Path], model: MultiViewPipeline) -> None:
             )
 
 
+def describe_maker(model: MultiViewPipeline) -> dict[str, str]:
+    """Return what tells a model's work from another's, in words: weights, number type, LoRA files, scheduler."""
+    return _maker({**describe_run(model), "scheduler": type(model.scheduler).__name__})
+
+
 def _maker(run: dict[str, Any]) -> dict[str, str]:
     """Return what made the views, in words; the hash counts the LoRA files and is that of the type computed in."""
     loras = [f"{lora['file']}:{lora['scale']} {lora['sha256'][:8]}" for lora in run.get("lora", ())]
@@ -174,10 +213,15 @@ def _maker(run: dict[str, Any]) -> dict[str, str]:
 
 def folder_name(prompt: str, *, cameras: Cameras, **settings: object) -> str:
     """Return a name that a person can read and that is the same only for the same prompt, cameras and settings."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-") or "prompt"
     poses = cameras.world_from_camera.round(decimals=4).add(0.0).tolist()  # adding 0 turns -0 into 0
     unit = json.dumps([prompt, poses, cameras.fov_deg.tolist(), settings], sort_keys=True)
-    return f"{words}-{hashlib.sha256(unit.encode()).hexdigest()[:_HASH_LENGTH]}"
+    return unit_name(prompt, hashlib.sha256(unit.encode()).hexdigest())
+
+
+def unit_name(prompt: str, digest: str) -> str:
+    """Return the prompt's first words and the beginning of what tells it and its settings from all others."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-") or "prompt"
+    return f"{words}-{digest[:_HASH_LENGTH]}"
 
 
 def read_prompts(path: str | Path) -> list[str]:
