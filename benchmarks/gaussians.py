@@ -1,6 +1,6 @@
 """Our rasteriser of 3D Gaussians against the slow one that it is held to, and against gsplat where that can run.
 
-    python benchmarks/gaussians.py [--count 2000] [--size 64] [--views 4] [--runs 3] [--slow-count 150]
+    python benchmarks/gaussians.py [--count 2000] [--size 64] [--views 4] [--runs 3] [--slow-count 300]
 
 Forward, and forward with backward.  The slow one takes seconds, so it is compared on fewer Gaussians; the two draw in
 turn in one process, on one thread, so that their ratio means something on a busy machine.  gsplat needs CUDA.
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3, help="the median counts")
-    parser.add_argument("--slow-count", type=int, default=150, help="Gaussians that the slow one is asked for")
+    parser.add_argument("--slow-count", type=int, default=300, help="Gaussians that the slow one is asked for")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{given.views} views of {given.size} px; milliseconds a picture")

@@ -96,6 +96,7 @@ def test_more_detail_splits_what_was_pulled_at_and_drops_what_is_transparent() -
     old = few.mean
     few.set_detail(0.7)  # one round, for (0.7 / 0.5)^2 is 2
     assert few.mean is not old and len(few.mean) == 5, "one dropped, two split, one left alone"
+    assert few.spacing == pytest.approx(1.2 / 47 * 0.5 / 0.7), "with it the rate of their places"
     torch.testing.assert_close(few.mean[:3, 1].detach(), torch.tensor([0.0, 0.1, 0.1]))
     torch.testing.assert_close(few.mean[3:, 1].detach(), torch.tensor([-0.1, -0.1]))
     assert float(few.log_scale[1, 1].exp().detach()) == pytest.approx(0.2 / 1.6)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,19 @@ def test_a_state_runs_no_code(tmp_path: Path) -> None:
     Keeper(tmp_path).save("fit", {"evil": Evil()})
     assert Keeper(tmp_path, note=notes.append).load("fit") is None and notes
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_state_that_would_unpack_to_more_than_it_is_long_is_no_state(tmp_path: Path) -> None:
+    notes: list[str] = []
+    Keeper(tmp_path).save("fit", {"zeros": torch.zeros(2**20)})
+    path = tmp_path / "fit.0.state"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes()[48:])) as given, zipfile.ZipFile(packed, "w") as archive:
+        for entry in given.infolist():
+            archive.writestr(entry.filename, given.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    content = (1).to_bytes(8, "big") + packed.getvalue()
+    path.write_bytes(b"vf-lift\n" + content[:8] + hashlib.sha256(content).digest() + content[8:])
+    assert Keeper(tmp_path, note=notes.append).load("fit") is None and "it is compressed" in notes[0]
 
 
 def test_views_are_drawn_once_and_come_back_exactly(tmp_path: Path) -> None:

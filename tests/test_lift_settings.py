@@ -16,7 +16,7 @@ from viewfold.cli import main
 from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.guard import Guard, collapse_limits, largest_coverage
-from viewfold.lifting.presets import MVDREAM_NOISE
+from viewfold.lifting.presets import MVDREAM, MVDREAM_NOISE, STANDARD, represented
 from viewfold.lifting.score import SCORES, SDI, SDS, VSD, Reconstruction, Score, begin
 from viewfold.lifting.stages import LiftSettings, lift
 from viewfold.scene.grid import GridField
@@ -144,6 +144,13 @@ def test_each_score_is_named_on_the_command_line(
     assert asked[0].distil.score == score and asked[0].distil.steps == 5
     assert main(command) == 2 and len(asked) == 1, "a score that nothing would use is refused"
     assert f"`--score` must come with a distillation; got {score.kind}" in capsys.readouterr().err
+
+
+def test_a_representation_that_is_asked_for_keeps_a_presets_own_numbers() -> None:
+    assert represented(STANDARD, None) is STANDARD and represented(STANDARD, "grid") is STANDARD
+    assert represented(MVDREAM, "hash").representation is MVDREAM.representation
+    found = {kind: represented(MVDREAM, kind).representation.kind for kind in ("grid", "sdf", "gaussians")}
+    assert found == {kind: kind for kind in found}
 
 
 def test_a_prior_that_cannot_learn_is_refused_before_anything_is_fitted() -> None:

@@ -18,6 +18,7 @@ import json
 import shutil
 import struct
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -282,4 +283,9 @@ def _read(path: Path) -> dict[str, Any]:
     magic, number, digest = _HEAD.unpack(content[: _HEAD.size])
     if magic != _MAGIC or digest != _digest(number, content[_HEAD.size :]):
         raise ValueError("its bytes are not those that were written")
-    return torch.load(io.BytesIO(content[_HEAD.size :]), map_location="cpu", weights_only=True)
+    payload = io.BytesIO(content[_HEAD.size :])
+    with zipfile.ZipFile(payload) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, which PyTorch's own are not")
+    payload.seek(0)
+    return torch.load(payload, map_location="cpu", weights_only=True)

@@ -1,6 +1,7 @@
 """The protocol of 3D representations: all that the flows call, so that they know no particular one.
 
-`GridField` (scene/grid.py) and `SignedDistanceGrid` (scene/sdf.py) satisfy it; hash grids and meshes fit behind it too.
+`GridField` (scene/grid.py), `SignedDistanceGrid` (scene/sdf.py), `HashField` (scene/hashfield.py) and `GaussianCloud`
+(scene/gaussians.py) satisfy it; a mesh fits behind it too.
 Nothing outside a representation touches its tensors: an optimiser gets them from `groups` and gives them back unread.
 
     representation = settings.begin(solid, detail=0.5)             coarse, from a first guess

@@ -61,24 +61,23 @@ def project(gaussians: Gaussians, cameras: Cameras, *, size: int, normals: bool 
     """Project a cloud into square pictures; differentiable in all of its numbers."""
     mean = gaussians.mean
     pose = cameras.world_from_camera.to(mean.dtype)
-    right, up, back = pose[:, :3, :3].unbind(dim=-1)
-    picture_from_world = torch.stack([right, -up, -back], dim=1)  # x to the right, y down, z away
-    x, y, depth = ((mean - pose[:, None, :3, 3]) @ picture_from_world.mT).unbind(dim=-1)
+    right, up, back = pose[:, None, :3, :3].unbind(dim=-1)
+    down, away = -up, -back
+    relative = mean - pose[:, None, :3, 3]
+    x, y, depth = ((relative * axis).sum(dim=-1) for axis in (right, down, away))
     half = (cameras.fov_deg.to(mean.dtype).deg2rad() / 2).tan()[:, None]
-    focal = size / (2 * half)
     z = depth.clamp_min(NEAR)
+    focal = size / (2 * half)
     center = torch.stack([focal * x / z + size / 2, focal * y / z + size / 2], dim=-1)
 
-    zero = torch.zeros_like(z)
-    seen_x, seen_y = ((axis / z).clamp(-GUARD * half, GUARD * half) for axis in (x, y))
-    jacobian = torch.stack([focal / z, zero, -focal * seen_x / z, zero, focal / z, -focal * seen_y / z], dim=-1)
-    axes = gaussians.axes()
-    root = (axes * gaussians.log_scale.exp()[:, None])[None]
-    root = jacobian.unflatten(-1, (2, 3)) @ (picture_from_world[:, None] @ root)  # Sigma' = root root^T + 0.3 I
-    across, down = root.unbind(dim=-2)
-    xx, xy, yy = across.square().sum(-1), (across * down).sum(-1), down.square().sum(-1)
-    # |across x down|^2 is xx yy - xy^2 without the cancellation that makes a long needle's negative
-    area = torch.linalg.cross(across, down).square().sum(-1) + LOW_PASS * (xx + yy) + LOW_PASS**2
+    # the rows of J W, and of the root in Sigma' = root root^T + 0.3 I
+    seen_x, seen_y = ((axis / z).clamp(-GUARD * half, GUARD * half)[..., None] for axis in (x, y))
+    rows = (focal / z)[..., None, None] * torch.stack([right - seen_x * away, down - seen_y * away], dim=-2)
+    root = gaussians.axes() * gaussians.log_scale.exp()[:, None]
+    across, along = torch.einsum("vgri,gij->vgrj", rows, root).unbind(dim=-2)
+    xx, xy, yy = across.square().sum(-1), (across * along).sum(-1), along.square().sum(-1)
+    # |across x along|^2 is xx yy - xy^2 without the cancellation that makes a long needle's negative
+    area = torch.linalg.cross(across, along).square().sum(-1) + LOW_PASS * (xx + yy) + LOW_PASS**2
     xx, yy = xx + LOW_PASS, yy + LOW_PASS
     conic = torch.stack([yy / area, -xy / area, xx / area], dim=-1)
 
