@@ -91,6 +91,7 @@ def test_every_setting_reaches_the_lift_and_what_is_left_out_is_its_own(
     lift_batch(model, ["a mug"], tmp_path, **asked)
     own = {"seed": 0, "tries": 1, "scorer": None, "settings": STANDARD, "origin": ORIGIN}
     for call, wanted in zip(calls, (own, asked), strict=True):
+        assert call.pop("keeper").folder.suffix == ".lift" and call.pop("note") is None
         assert call == {"prompt": "a mug", **wanted}
 
 

@@ -103,6 +103,10 @@ class Lift:
         for name, value in {"from": self.source, "mesh": self.mesh, "previews": self.previews or None}.items():
             if self.prompts is not None and value is not None:
                 raise InputError(f"`{name}` must be left out with `prompts`, a list; got {value}.")
+        if self.mesh is not None:
+            from viewfold.cli.retexture import check_options
+
+            check_options(self)
         if self.prompts is None and self.format is not None:
             raise InputError(f"`format` must go with `prompts`; one file's ending says it. Use --out X.{self.format}.")
         if self.prompts is None and self._out.suffix.lower() not in MESHES:

@@ -20,12 +20,7 @@ DRAFT_VIEWS = 8
 
 
 def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
-    """Make the files and say where they are.
-
-    Raises:
-        InputError: an option that says how to fit or distil, which does not happen here.
-    """
-    check_options(options)
+    """Make the files and say where they are, of options that `check_options` has passed."""
     from viewfold.lifting.asset import check_place
     from viewfold.lifting.retexture import RetextureSettings
     from viewfold.lifting.survey import Survey
@@ -62,7 +57,11 @@ def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
 
 
 def check_options(options: Lift) -> None:
-    """Refuse what means nothing to a mesh that exists, by name."""
+    """Refuse what says how to fit or distil, by name: a mesh that exists is neither fitted nor distilled.
+
+    Raises:
+        InputError: such an option.
+    """
     unused = {
         "from": options.source,
         "tries": None if options.tries == 1 else options.tries,

@@ -69,6 +69,7 @@ def keeping(folder: str | Path, *, every_s: float = 60.0, note: Note | None = No
     """
     folder = Path(folder)
     check_output(folder, holds=NAMES)
+    above = [parent for parent in folder.absolute().parents if not parent.exists()]
     taken = f"`out` must be made by one lift at a time; another one is at work in {folder}. Name another place."
     try:
         with lock(folder / LOCK, taken), listening() as stop:
@@ -78,11 +79,15 @@ def keeping(folder: str | Path, *, every_s: float = 60.0, note: Note | None = No
             except FitError:  # the same command would fail in the same way
                 keeper.clear()
                 raise
+            finally:
+                if not keeper.holds_state:  # a record of nothing
+                    keeper.clear()
     finally:
         if folder.is_dir() and not {entry.name for entry in folder.iterdir()} - {LOCK}:
             (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+            with suppress(OSError):  # of the folders above, those that were made for it, unless something is there now
+                for made in (folder, *above):
+                    made.rmdir()
 
 
 class Keeper:
