@@ -13,19 +13,22 @@ decides everything, as in the paper (`presets.MVDREAM`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from viewfold.diffusion.schedule import Anneal
-from viewfold.lifting.critic import Critic
+from viewfold.lifting.critic import Critic, Opinion
 from viewfold.lifting.descent import REFRESH_EVERY, Progress
 from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.ration import Ration
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.start import observe_itself
-from viewfold.lifting.studio import Studio
+from viewfold.lifting.studio import Shot, Studio
 from viewfold.scene.representation import Representation
 
 __all__ = ["DistilSettings", "Refined", "distil"]
@@ -55,6 +58,7 @@ def distil(
     settings: DistilSettings | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    ration: Ration | None = None,
 ) -> Refined:
     """Improve what was fitted, or the blob that nothing was fitted to, in place.
 
@@ -65,6 +69,8 @@ def distil(
         settings: see `DistilSettings`.
         generator: of everything random.
         progress: see `Progress`; the stage is "distil".
+        ration: of what is rendered at once; None begins a new one.  VSD's copy learns from a step that is done again as
+            often as it is done.
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
@@ -75,23 +81,31 @@ def distil(
     representation, observed = fitted.representation, fitted.observed
     if settings.steps == 0:
         return Refined(representation=representation, observed=observed, rollbacks=0)
-    studio = Studio(settings, lens=observed.lens, ground=observed.ground, generator=generator)
+    studio = Studio(settings, lens=observed.lens, ground=observed.ground, generator=generator, ration=ration)
     critic = Critic(prior, prompt, settings)
     pictures = None
     if fitted.pictures is not None:
         pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
     decay = Anneal(start=1.0, end=settings.optimizer.last_rate, steps=settings.steps)
     guard = _watch(fitted, studio)
-    for step in range(settings.steps):
-        progress("distil", step, settings.steps)
-        if step % REFRESH_EVERY == 0:
-            representation.refresh()
+
+    def descend(step: int) -> tuple[Shot, Opinion, Tensor]:
+        """Put the gradients of a step in place."""
         shot = studio.shoot(representation, step=step, image_size=prior.image_size, generator=generator)
         opinion = critic.judge(shot, step=step, generator=generator)
         loss = opinion.loss + representation.prior_loss() + settings.regularizer.loss(shot.rendered, step=step)
         if pictures is not None and step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
-            loss = loss + settings.photometric_weight * pictures.loss(representation, generator=generator)
-        if not guard.step(loss, coverage=shot.rendered.alpha.detach().mean(), decay=decay.at(step)):
+            rationed = studio.ration.of(representation)
+            loss = loss + settings.photometric_weight * pictures.loss(rationed, generator=generator)
+        guard.backward(loss)
+        return shot, opinion, loss.detach()
+
+    for step in range(settings.steps):
+        progress("distil", step, settings.steps)
+        if step % REFRESH_EVERY == 0:
+            representation.refresh()
+        shot, opinion, loss = studio.ration.attempt(partial(descend, step), generator=generator)
+        if not guard.advance(loss, coverage=shot.rendered.alpha.detach().mean(), decay=decay.at(step)):
             opinion.blame(shot)
             if guard.rollbacks > MAX_ROLLBACKS:
                 break

@@ -37,6 +37,7 @@ from viewfold.lifting.observation import ObserveSettings, observe
 from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.polish import PolishSettings, polish
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.ration import Ration
 from viewfold.lifting.score import check_score
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
 from viewfold.lifting.survey import Survey
@@ -132,20 +133,21 @@ def lift(
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
     if settings.distil.steps > 0:
         check_score(settings.distil.score, model)
-    watch, generator = _Watch(progress), torch.Generator().manual_seed(seed)
+    watch, generator, ration = _Watch(progress), torch.Generator().manual_seed(seed), Ration()
     match settings.start:
         case FromViews():
-            fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, device=model.device)
+            fitted, used_seed = _fit_first(views, sample, seed, settings, generator, watch, ration, device=model.device)
         case FromBlob() as blob:
             used_seed = seed
             fitted = begin_blob(blob, representation=settings.representation, device=model.device)
     with watch.timed("distil"):
-        refined = distil(fitted, model, prompt, settings=settings.distil, generator=generator, progress=watch.progress)
+        how = {"generator": generator, "progress": watch.progress, "ration": ration}
+        refined = distil(fitted, model, prompt, settings=settings.distil, **how)
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
     if isinstance(settings.start, FromViews):
         with watch.timed("polish"):
-            extracted = polish(extracted, settings=settings.polish, generator=generator, progress=watch.progress)
+            extracted = polish(extracted, settings=settings.polish, **how)
     with watch.reported("texture"):
         painted = paint(
             extracted,
@@ -164,6 +166,7 @@ def lift(
         "start": settings.start.kind,
         "fit_loss": None if fitted.loss is None else round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
+        "ration": ration.share,
         "fov_deg": round(fitted.observed.lens[0], 2),
         "seed": used_seed,
         "seconds": {name: round(spent, 2) for name, spent in watch.seconds.items()},
@@ -212,6 +215,7 @@ def _fit_first(
     settings: LiftSettings,
     generator: torch.Generator,
     watch: _Watch,
+    ration: Ration,
     *,
     device: torch.device,
 ) -> tuple[Fitted, int]:
@@ -236,6 +240,7 @@ def _fit_first(
                     settings=settings.fit,
                     generator=generator,
                     progress=watch.progress,
+                    ration=ration,
                 )
                 return fitted, attempt
         except FitError:
