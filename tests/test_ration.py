@@ -299,8 +299,8 @@ torch.set_num_threads(1)
 
 def loss(size, ration):
     seen, generator = observe(ball_views(size=size, n_views=8)), torch.Generator().manual_seed(0)
-    settings = FitSettings(steps=2)
-    return fit(seen, representation=GridSettings(samples=64), settings=settings, generator=generator, ration=ration).loss
+    how = {"representation": GridSettings(samples=64), "settings": FitSettings(steps=2), "ration": ration}
+    return fit(seen, generator=generator, **how).loss
 
 loss(16, None)  # all libraries are loaded
 pages = int(open("/proc/self/statm").read().split()[0])
