@@ -230,7 +230,7 @@ def test_the_rate_falls_to_what_is_left_at_the_last_step(monkeypatch: pytest.Mon
         decays.append(decay)
         return True
 
-    monkeypatch.setattr(Guard, "step", step)
+    monkeypatch.setattr(Guard, "advance", step)
     settings = DistilSettings(steps=5, optimizer=OptimizerSettings(last_rate=last))
     distil(blob(), RedBall(), "a", settings=settings, generator=torch.Generator().manual_seed(0))
     assert decays == pytest.approx([1 + (last - 1) * i / 5 for i in range(5)])

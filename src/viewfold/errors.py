@@ -84,3 +84,10 @@ class Stopped(KeyboardInterrupt):
 def is_panic(error: BaseException) -> bool:
     """Return whether a library written in Rust gave up; its class has no name to catch, and is no `Exception`."""
     return type(error).__name__ == "PanicException"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; torch has a class of its own for a GPU's, and a plain RuntimeError for others."""
+    said = str(error).lower()
+    signs = ("out of memory", "not enough memory", "can't allocate memory", "defaultcpuallocator", "alloc_failed")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in said for sign in signs))

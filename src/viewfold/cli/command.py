@@ -28,7 +28,7 @@ from viewfold.cli.render import Render
 from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
-from viewfold.errors import OutputError, Stopped, ViewfoldError
+from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
 
 Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Provenance | Doctor
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = OutputError.exit_code if error.errno in CANNOT_WRITE else 1
         return _fail(f"{where}could not be used: {(error.strerror or str(error)).lower()}.", code)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         less = "a smaller --batch" if isinstance(verb, Train) else "fewer --views or a smaller --size"
         return _fail(f"not enough memory. Ask for {less}, or use another --device.", 1)
@@ -150,11 +150,6 @@ def _options(verb: Any) -> Iterator[tuple[str, str]]:
 def _fail(message: str, code: int) -> int:
     print(f"viewfold: {message}", file=sys.stderr)
     return code
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch's own class is not imported for this; its CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _quieten_libraries() -> None:

@@ -17,9 +17,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from viewfold.diffusion.schedule import Anneal
-from viewfold.lifting.critic import Critic
+from viewfold.lifting.critic import Critic, Opinion
 from viewfold.lifting.descent import REFRESH_EVERY, Progress
 from viewfold.lifting.fit import Fitted
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard, largest_coverage
@@ -27,9 +28,10 @@ from viewfold.lifting.keeping import Keeper, Note
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.preview import Look
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.ration import Ration
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.start import observe_itself
-from viewfold.lifting.studio import Studio
+from viewfold.lifting.studio import Shot, Studio
 from viewfold.scene.representation import Representation
 
 __all__ = ["DistilSettings", "Refined", "distil"]
@@ -62,6 +64,7 @@ def distil(
     look: Look | None = None,
     note: Note | None = None,
     keeper: Keeper | None = None,
+    ration: Ration | None = None,
 ) -> Refined:
     """Improve what was fitted, or the blob that nothing was fitted to, in place.
 
@@ -75,6 +78,8 @@ def distil(
         look: see `Look`.
         note: told of each return to a good state, and why.
         keeper: keeps the state every so many seconds and at the end, and is asked for one to go on from.
+        ration: of what is rendered at once; None begins a new one.  VSD's copy learns from a step that is done again as
+            often as it is done.
 
     Raises:
         FitError: the prior returned NaN, or gradients stayed NaN after every return.
@@ -85,7 +90,7 @@ def distil(
     representation, observed = fitted.representation, fitted.observed
     if settings.steps == 0:
         return Refined(representation=representation, observed=observed, rollbacks=0)
-    studio = Studio(settings, lens=observed.lens, ground=observed.ground, generator=generator)
+    studio = Studio(settings, lens=observed.lens, ground=observed.ground, generator=generator, ration=ration)
     critic = Critic(prior, prompt, settings)
     pictures = None
     if fitted.pictures is not None:
@@ -95,6 +100,18 @@ def distil(
     guard = run.guard
     kept = None if keeper is None else keeper.load("distil")
     first = 0 if kept is None else run.resume(kept)
+
+    def descend(step: int) -> tuple[Shot, Opinion, Tensor]:
+        """Put the gradients of a step in place."""
+        shot = studio.shoot(representation, step=step, image_size=prior.image_size, generator=generator)
+        opinion = critic.judge(shot, step=step, generator=generator)
+        loss = opinion.loss + representation.prior_loss() + settings.regularizer.loss(shot.rendered, step=step)
+        if pictures is not None and step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
+            rationed = studio.ration.of(representation)
+            loss = loss + settings.photometric_weight * pictures.loss(rationed, generator=generator)
+        guard.backward(loss)
+        return shot, opinion, loss.detach()
+
     for step in range(first, settings.steps):
         if keeper is not None and step > first:
             keeper.keep("distil", partial(run.state, step))
@@ -103,12 +120,8 @@ def distil(
             look(representation, "distil", step, settings.steps)
         if step % REFRESH_EVERY == 0:
             representation.refresh()
-        shot = studio.shoot(representation, step=step, image_size=prior.image_size, generator=generator)
-        opinion = critic.judge(shot, step=step, generator=generator)
-        loss = opinion.loss + representation.prior_loss() + settings.regularizer.loss(shot.rendered, step=step)
-        if pictures is not None and step % PHOTOMETRIC_EVERY == 0 and settings.photometric_weight > 0:
-            loss = loss + settings.photometric_weight * pictures.loss(representation, generator=generator)
-        if not guard.step(loss, coverage=shot.rendered.alpha.detach().mean(), decay=decay.at(step)):
+        shot, opinion, loss = studio.ration.attempt(partial(descend, step), generator=generator)
+        if not guard.advance(loss, coverage=shot.rendered.alpha.detach().mean(), decay=decay.at(step)):
             opinion.blame(shot)
             _tell(note, guard, step + 1)
             if guard.rollbacks > MAX_ROLLBACKS:

@@ -12,6 +12,7 @@ Coarse first, then fine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from viewfold.lifting.hull import facing_color, visual_hull
 from viewfold.lifting.observation import Observed
 from viewfold.lifting.photometric import Photometric
 from viewfold.lifting.preview import Look
+from viewfold.lifting.ration import Ration
 from viewfold.scene.field import lattice
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.representation import Representation, RepresentationSettings, Solid
@@ -91,6 +93,7 @@ def fit(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
     look: Look | None = None,
+    ration: Ration | None = None,
 ) -> Fitted:
     """Fit a new representation to views of one object on a plain ground, where the views are.
 
@@ -101,12 +104,14 @@ def fit(
         generator: of everything random.
         progress: see `Progress`; the stage is "fit".
         look: see `Look`.
+        ration: of what is rendered at once; None begins a new one.
 
     Raises:
         FitError: views that share no volume, or a fit that diverged.
     """
     settings = settings or FitSettings()
     progress = progress or (lambda stage, step, total: None)
+    ration = ration or Ration()
     pictures = Photometric.of(observed, alpha_weight=settings.alpha_weight)
     photometric = total = pictures.rgb.new_zeros(())
     made = (representation or GridSettings()).begin(
@@ -124,10 +129,8 @@ def fit(
             if step % REFRESH_EVERY == 0:
                 made.refresh()
                 _check(total, step)
-            photometric = target.some(settings.views_at_once, generator=generator).loss(made, generator=generator)
-            total = photometric + made.prior_loss()
-            optimizer.zero_grad()
-            total.backward()
+            descend = partial(_descend, made, target, optimizer, settings.views_at_once, ration, generator)
+            photometric, total = ration.attempt(descend, generator=generator)
             optimizer.step()
     _check(total, settings.steps)
     made.refresh()
@@ -145,6 +148,22 @@ def resume_fit(
     made.resume(state["representation"])
     pictures = Photometric.of(observed, alpha_weight=settings.alpha_weight)
     return Fitted(representation=made, observed=observed, pictures=pictures, loss=state["loss"])
+
+
+def _descend(
+    made: Representation,
+    target: Photometric,
+    optimizer: torch.optim.Optimizer,
+    views_at_once: int,
+    ration: Ration,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Put the gradients of a step in place; return its photometric and its whole loss."""
+    photometric = target.some(views_at_once, generator=generator).loss(ration.of(made), generator=generator)
+    total = photometric + made.prior_loss()
+    optimizer.zero_grad()
+    total.backward()
+    return photometric.detach(), total.detach()
 
 
 def first_guess(observed: Observed) -> Solid:

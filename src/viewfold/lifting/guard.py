@@ -103,8 +103,16 @@ class Guard:
         Raises:
             FitError: NaN again after `MAX_ROLLBACKS` returns.
         """
+        self.backward(loss)
+        return self.advance(loss, coverage=coverage, decay=decay)
+
+    def backward(self, loss: Tensor) -> None:
+        """Do the first half of `step`: put the gradients in place.  May be done again if it failed."""
         self._optimizer.zero_grad()
         loss.backward()
+
+    def advance(self, loss: Tensor, *, coverage: float | Tensor, decay: float = 1.0) -> bool:
+        """Do the second half of `step`, whose arguments these are."""
         finite, share = self._look(loss.detach(), coverage)
         lowest, highest = self.limits
         if not (finite and lowest <= share <= highest):

@@ -24,6 +24,7 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.descent import Progress
 from viewfold.lifting.extraction import Extracted
 from viewfold.lifting.photometric import Photometric
+from viewfold.lifting.ration import Ration
 from viewfold.scene.field import BOX_RADIUS
 from viewfold.scene.large_steps import LargeSteps, UniformAdam
 from viewfold.scene.mesh import Mesh
@@ -80,6 +81,7 @@ def polish(
     settings: PolishSettings | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    ration: Ration | None = None,
 ) -> Extracted:
     """Return the same with a mesh whose pictures are closer to the views; its faces stay the same, and closed.
 
@@ -90,6 +92,7 @@ def polish(
         settings: see `PolishSettings`.
         generator: of everything random.
         progress: see `Progress`; the stage is "polish".
+        ration: of what is rendered at once; None begins a new one.
 
     Raises:
         FitError: the loss turned to NaN or infinity.
@@ -103,14 +106,21 @@ def polish(
     statue = _Statue.of(extracted, smoothness=settings.smoothness, device=pictures.rgb.device)
     shape, paint = UniformAdam(statue.spread), torch.optim.Adam([statue.tint], lr=settings.color_rate)
     decay = Anneal(start=1.0, end=END_RATE, steps=settings.steps)
+    ration = ration or Ration()
+
+    def descend() -> float:
+        """Put the gradients of a step in place."""
+        statue.spread.grad = statue.tint.grad = None
+        loss = pictures.some(settings.views_at_once, generator=generator).opaque_loss(ration.of(statue))
+        loss = loss + settings.evenness * unevenness(statue.vertices(), statue.topology.ends)
+        loss.backward()
+        return float(loss.detach())
+
     for step in range(settings.steps):
         progress("polish", step, settings.steps)
-        loss = pictures.some(settings.views_at_once, generator=generator).opaque_loss(statue)
-        loss = loss + settings.evenness * unevenness(statue.vertices(), statue.topology.ends)
-        if not float(loss.detach()) < float("inf"):
-            raise FitError(f"the polish must stay finite; its loss was {float(loss.detach())} at step {step}.")
-        statue.spread.grad = statue.tint.grad = None
-        loss.backward()
+        loss = ration.attempt(descend, generator=generator)
+        if not loss < float("inf"):
+            raise FitError(f"the polish must stay finite; its loss was {loss} at step {step}.")
         paint.param_groups[0]["lr"] = settings.color_rate * decay.at(step)
         shape.step(settings.learning_rate * decay.at(step))
         paint.step()

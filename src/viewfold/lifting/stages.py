@@ -41,6 +41,7 @@ from viewfold.lifting.paint import Painted, PaintSettings, paint
 from viewfold.lifting.polish import PolishSettings, polish
 from viewfold.lifting.preview import Look, Preview, Previews
 from viewfold.lifting.prior import Prior
+from viewfold.lifting.ration import Ration
 from viewfold.lifting.score import check_score
 from viewfold.lifting.start import FromBlob, FromViews, Start, begin_blob
 from viewfold.lifting.survey import Survey
@@ -147,12 +148,12 @@ def lift(
         raise InputError(f"`seed` must lie between 0 and 2^63 - {MAX_SEEDS + 1}; got {seed}.")
     if settings.distil.steps > 0:
         check_score(settings.distil.score, model)
-    watch, generator = _Watch(progress, keeper), torch.Generator().manual_seed(seed)
+    watch, generator, ration = _Watch(progress, keeper), torch.Generator().manual_seed(seed), Ration()
     look = None if previews is None else Previews(previews, every_s=preview_every_s)
     match settings.start:
         case FromViews():
             fitted, used_seed = _fit_first(
-                views, sample, seed, settings, generator, watch, device=model.device, look=look, keeper=keeper
+                views, sample, seed, settings, generator, watch, ration, device=model.device, look=look, keeper=keeper
             )
         case FromBlob() as blob:
             used_seed = seed
@@ -168,12 +169,15 @@ def lift(
             look=look,
             note=note,
             keeper=keeper,
+            ration=ration,
         )
     with watch.reported("mesh"):
         extracted = extract(refined, settings=settings.mesh)
     if isinstance(settings.start, FromViews):
         with watch.timed("polish"):
-            extracted = polish(extracted, settings=settings.polish, generator=generator, progress=watch.progress)
+            extracted = polish(
+                extracted, settings=settings.polish, generator=generator, progress=watch.progress, ration=ration
+            )
     with watch.reported("texture"):
         painted = paint(
             extracted,
@@ -192,6 +196,7 @@ def lift(
         "start": settings.start.kind,
         "fit_loss": None if fitted.loss is None else round(fitted.loss, 6),
         "rollbacks": refined.rollbacks,
+        "ration": ration.share,
         "fov_deg": round(fitted.observed.lens[0], 2),
         "seed": used_seed,
         "seconds": {name: round(spent, 2) for name, spent in watch.seconds.items()},
@@ -240,6 +245,7 @@ def _fit_first(
     settings: LiftSettings,
     generator: torch.Generator,
     watch: _Watch,
+    ration: Ration,
     *,
     device: torch.device,
     look: Look | None,
@@ -276,6 +282,7 @@ def _fit_first(
                     generator=generator,
                     progress=watch.progress,
                     look=look,
+                    ration=ration,
                 )
                 if keeper is not None:
                     drawn = {"seed": attempt, "views": hash_views(given), "generator": generator.get_state()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.lifting.backdrop import draw_solid, paint_background
 from viewfold.lifting.phase import phase_at
+from viewfold.lifting.ration import Ration
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.shading import draw_lighting, shade
 from viewfold.lifting.viewpoint import draw_cameras
@@ -48,6 +49,7 @@ class Studio:
         lens: tuple[float, float],
         ground: Float[Tensor, "3"],
         generator: torch.Generator | None = None,
+        ration: Ration | None = None,
     ) -> None:
         """Set up.
 
@@ -56,8 +58,9 @@ class Studio:
             lens: field of view in degrees and distance, where `settings` draw none.
             ground: what is behind the object, where `settings` have nothing else; its device is the studio's.
             generator: of the background's first weights, if there is one.
+            ration: of what is rendered at once; None begins a new one.
         """
-        self.settings, self.ground = settings, ground
+        self.settings, self.ground, self.ration = settings, ground, ration or Ration()
         self.lens = settings.lens or lens
         learned = settings.backdrop is not None and settings.backdrop.learned
         self.background = Background(generator=generator).to(ground.device) if learned else None
@@ -93,7 +96,8 @@ class Studio:
             lighting = draw_lighting(settings.shading, drawn, step=step, n_views=n_views, generator=generator)
         cameras = drawn.to(representation.device)
         with_samples = lighting is not None or settings.regularizer.needs_samples(step)
-        rendered = representation.render(cameras, size=size, generator=generator, normals=with_samples)
+        drawable = self.ration.of(representation)
+        rendered = drawable.render(cameras, size=size, generator=generator, normals=with_samples)
         if lighting is not None:
             rendered = shade(rendered, lighting)
         behind = self._behind(cameras, n_objects=phase.objects, size=size, generator=generator)

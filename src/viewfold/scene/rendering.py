@@ -64,6 +64,17 @@ class RaySamples:
     n_rays: int
     """How many rays have a sample."""
 
+    @classmethod
+    def cat(cls, parts: Sequence[Rendering]) -> RaySamples:
+        """Join the samples of pictures that are joined: pixels are counted through all of them."""
+        each = [part.samples for part in parts if part.samples is not None]
+        joined = {name: torch.cat([getattr(one, name) for one in each]) for name in SAMPLED}
+        first, pixel = 0, []
+        for part, one in zip(parts, each, strict=True):
+            pixel.append(one.pixel + first)
+            first += part.alpha.numel()
+        return cls(**joined | {"pixel": torch.cat(pixel)}, n_rays=sum(one.n_rays for one in each))
+
     def to(self, device: torch.device | str) -> RaySamples:
         """Return the same samples on another device."""
         moved = {name: getattr(self, name).to(device) for name in SAMPLED}
@@ -95,6 +106,13 @@ class Rendering:
         if behind.ndim == 1:
             behind = behind[:, None, None]
         return self.rgb + (1 - self.alpha) * behind
+
+    @classmethod
+    def cat(cls, parts: Sequence[Rendering]) -> Rendering:
+        """Join pictures of one size, in order, and their samples if they have any."""
+        names = ("rgb", "alpha", "depth", "normal")
+        samples = RaySamples.cat(parts) if all(part.samples is not None for part in parts) else None
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names}, samples=samples)
 
     def to(self, device: torch.device | str) -> Rendering:
         """Return the same pictures on another device."""
