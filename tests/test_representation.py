@@ -24,6 +24,7 @@ from viewfold.scene.gaussians import GaussianSettings
 from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.hashfield import HashGridSettings
 from viewfold.scene.hashgrid import HashSettings
+from viewfold.scene.meshform import MeshFormSettings
 from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import Representation, RepresentationSettings
 from viewfold.scene.sdf import SdfSettings
@@ -35,6 +36,7 @@ KINDS = [
     SdfSettings(resolution=24, samples=24),
     HashGridSettings(encoding=SMALL, samples=24),
     GaussianSettings(resolution=24),
+    MeshFormSettings(resolution=24, faces=600),
     SphereSettings(),
 ]
 CAMERAS = Cameras.orbit(2)

@@ -61,7 +61,7 @@ class Lift:
     """Of the distillation: the loss that is minimised, by default reconstruction."""
     negative: Annotated[str | None, unset("TEXT")] = None
     """What to keep away from, in the distillation; by default nothing, and MVDream's list with mvdream."""
-    representation: Annotated[Literal["grid", "hash", "sdf", "gaussians"] | None, unset("NAME")] = None
+    representation: Annotated[Literal["grid", "hash", "sdf", "gaussians", "mesh"] | None, unset("NAME")] = None
     """What is fitted, before it becomes a mesh; by default grid, and hash with mvdream."""
     splats: bool = False
     """Write the gaussians themselves too, as .splats.ply beside the file; with --representation gaussians only."""
@@ -125,8 +125,10 @@ class Lift:
                 raise InputError(f"`lens` must be left out with `quality` {self.quality}, which has no views.")
         if self.splats and self.representation != "gaussians":
             raise InputError("`splats` must come with `representation` gaussians; of nothing else are there any.")
-        if self.quality == "mvdream" and self.representation == "gaussians":
-            raise InputError("`representation` must not be gaussians with quality mvdream, whose lamps light a volume.")
+        if self.quality == "mvdream" and self.representation in ("gaussians", "mesh"):
+            raise InputError(
+                f"`representation` must not be {self.representation} with quality mvdream, whose lamps light a volume."
+            )
         check_source(self.source)
 
     @property

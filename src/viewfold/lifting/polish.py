@@ -14,23 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
-from viewfold.camera import Cameras
 from viewfold.diffusion.schedule import Anneal
 from viewfold.errors import FitError, InputError
 from viewfold.lifting.descent import Progress
 from viewfold.lifting.extraction import Extracted
 from viewfold.lifting.photometric import Photometric
 from viewfold.lifting.ration import Ration
-from viewfold.scene.field import BOX_RADIUS
-from viewfold.scene.large_steps import LargeSteps, UniformAdam
-from viewfold.scene.mesh import Mesh
-from viewfold.scene.regularize import unevenness
-from viewfold.scene.rendering import Rendering
-from viewfold.scene.soft import Topology, draw
+from viewfold.scene.large_steps import UniformAdam
+from viewfold.scene.meshform import MeshForm, MeshFormSettings
 
 END_RATE = 0.2
 """Learning rates fall to this share of the first, in a straight line."""
@@ -103,16 +96,17 @@ def polish(
         return extracted
     progress = progress or (lambda stage, step, total: None)
     pictures = Photometric.of(extracted.observed)
-    statue = _Statue.of(extracted, smoothness=settings.smoothness, device=pictures.rgb.device)
-    shape, paint = UniformAdam(statue.spread), torch.optim.Adam([statue.tint], lr=settings.color_rate)
+    form = _form(extracted, settings=settings, device=pictures.rgb.device)
+    shape, paint = UniformAdam(form.spread), torch.optim.Adam([form.tint], lr=settings.color_rate)
     decay = Anneal(start=1.0, end=END_RATE, steps=settings.steps)
     ration = ration or Ration()
 
     def descend() -> float:
         """Put the gradients of a step in place."""
-        statue.spread.grad = statue.tint.grad = None
-        loss = pictures.some(settings.views_at_once, generator=generator).opaque_loss(ration.of(statue))
-        loss = loss + settings.evenness * unevenness(statue.vertices(), statue.topology.ends)
+        form.spread.grad = form.tint.grad = None
+        loss = (
+            pictures.some(settings.views_at_once, generator=generator).opaque_loss(ration.of(form)) + form.prior_loss()
+        )
         loss.backward()
         return float(loss.detach())
 
@@ -125,69 +119,14 @@ def polish(
         shape.step(settings.learning_rate * decay.at(step))
         paint.step()
     progress("polish", settings.steps, settings.steps)
-    mesh = replace(surface.mesh, vertices=statue.finished().to(surface.mesh.vertices.device))
+    mesh = replace(surface.mesh, vertices=form.finished().to(surface.mesh.vertices.device))
     return replace(extracted, surface=replace(surface, mesh=mesh))
 
 
-class _Statue:
-    """A mesh that is drawn with gradient: what `Photometric.opaque_loss` asks of a representation, and no more."""
-
-    def __init__(self, mesh: Mesh, colors: Float[Tensor, "k 3"], *, smoothness: float) -> None:
-        self.first = mesh.vertices
-        self.topology = Topology.of(mesh.faces)
-        self.steps = LargeSteps(self.topology.ends, len(mesh.vertices), smoothness=smoothness)
-        self.spread = self.steps.spread(mesh.vertices).requires_grad_()
-        shown = colors.clamp(0.02, 0.98)
-        self.tint = (shown / (1 - shown)).log().requires_grad_()
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, extracted: Extracted, *, smoothness: float, device: torch.device) -> _Statue:
-        """Begin with the extracted mesh in the colours of what it was taken from."""
-        mesh = extracted.surface.mesh.to(device)
-        normals = torch.zeros_like(mesh.vertices).index_add(0, mesh.faces.flatten(), mesh.normals().reshape(-1, 3))
-        colors = extracted.representation.surface_color(mesh.vertices, functional.normalize(normals, dim=-1))
-        return cls(mesh, colors.clone(), smoothness=smoothness)
-
-    @property
-    def device(self) -> torch.device:
-        return self.spread.device
-
-    def render(
-        self,
-        cameras: Cameras,
-        *,
-        size: int,
-        generator: torch.Generator | None = None,
-        quality: float = 1.0,
-        normals: bool = False,
-    ) -> Rendering:
-        """Draw it; nothing is random and `quality` changes nothing."""
-        return draw(self.vertices(), self.tint.sigmoid(), self.topology, cameras, size=size, normals=normals)
-
-    def vertices(self) -> Float[Tensor, "k 3"]:
-        """Return the vertices, none too far from where it was and all in the box."""
-        moved = self.steps.gather(self.spread) - self.first
-        length = moved.norm(dim=-1, keepdim=True)
-        held = self.first + moved * (FARTHEST / length.clamp_min(FARTHEST))
-        return held.clamp(-BOX_RADIUS, BOX_RADIUS)
-
-    @torch.no_grad()
-    def finished(self) -> Float[Tensor, "k 3"]:
-        """Return the vertices, those of faces that turned over put back to where they were."""
-        vertices, faces = self.vertices(), self.topology.faces
-        before = _normals(self.first, faces)
-        for _ in range(len(faces)):
-            turned = (before * _normals(vertices, faces)).sum(dim=-1) < 0
-            if not bool(turned.any()):
-                break
-            corner = faces[turned].flatten().unique()
-            if torch.equal(vertices[corner], self.first[corner]):
-                break  # flat from the beginning
-            vertices = vertices.index_copy(0, corner, self.first[corner])
-        return vertices
-
-
-def _normals(vertices: Float[Tensor, "k 3"], faces: Tensor) -> Float[Tensor, "f 3"]:
-    a, b, c = vertices[faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a)
+def _form(extracted: Extracted, *, settings: PolishSettings, device: torch.device) -> MeshForm:
+    """Begin with the extracted mesh in the colours of what it was taken from."""
+    mesh = extracted.surface.mesh.to(device)
+    normals = torch.zeros_like(mesh.vertices).index_add(0, mesh.faces.flatten(), mesh.normals().reshape(-1, 3))
+    colors = extracted.representation.surface_color(mesh.vertices, functional.normalize(normals, dim=-1))
+    how = MeshFormSettings(smoothness=settings.smoothness, evenness_weight=settings.evenness)
+    return MeshForm(mesh, colors.clone(), settings=how, farthest=FARTHEST)

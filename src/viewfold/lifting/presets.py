@@ -23,6 +23,7 @@ from viewfold.lifting.viewpoint import DrawnLens
 from viewfold.scene.gaussians import GaussianSettings
 from viewfold.scene.grid import GridSettings
 from viewfold.scene.hashfield import RELEASED, HashGridSettings
+from viewfold.scene.meshform import MeshFormSettings
 from viewfold.scene.sdf import SdfSettings
 
 STANDARD = LiftSettings()
@@ -116,13 +117,14 @@ def represented(settings: LiftSettings, kind: str | None) -> LiftSettings:
 
     Args:
         settings: returned as they are if they have it already, with numbers of their own.
-        kind: "grid", "hash", "sdf" or "gaussians"; None changes nothing.
+        kind: "grid", "hash", "sdf", "gaussians" or "mesh"; None changes nothing.
     """
     made = {
         "grid": GridSettings(),
         "hash": HashGridSettings(),
         "sdf": SdfSettings(),
         "gaussians": GaussianSettings(),
+        "mesh": MeshFormSettings(),
     }
     if kind is None or isinstance(settings.representation, type(made[kind])):
         return settings

@@ -44,6 +44,10 @@ class Topology:
     sides: Int[Tensor, "e 2"]
     """The two faces of an edge."""
 
+    def to(self, device: torch.device | str) -> Topology:
+        """Return the same edges on another device."""
+        return Topology(faces=self.faces.to(device), ends=self.ends.to(device), sides=self.sides.to(device))
+
     @classmethod
     def of(cls, faces: Int[Tensor, "f 3"]) -> Topology:
         """Find the edges.
