@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -123,6 +124,21 @@ def test_a_file_whose_report_is_lost_or_is_another_units_is_made_again(
         assert lift_batch(model, ["a mug"], tmp_path).done == [path]
         assert lift_batch(model, ["a mug"], tmp_path).skipped == [path]
     assert len(calls) == 4
+
+
+def test_a_set_that_was_killed_half_way_is_completed_and_not_lifted_again(
+    model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    child = os.fork()
+    if not child:
+        real = os.replace
+        os.replace = lambda *p: os.kill(os.getpid(), 9) if str(p[1]).endswith(".glb") else real(*p)
+        lift_batch(model, ["a mug"], tmp_path)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) and not list(tmp_path.glob("*.glb"))
+    done = lift_batch(model, ["a mug"], tmp_path)
+    assert len(done.done) == 1 and not calls
+    assert {path.suffix for path in tmp_path.iterdir()} == {".glb", ".json", ".webp"}
 
 
 def test_what_fails_is_reported_with_its_reason_and_the_rest_goes_on(
