@@ -2,7 +2,7 @@
 
 Beside `make`, whose `lift` makes each; the list is shared and gone through as `pipeline.batch` does with views.  An
 asset's files share a stem that depends on its prompt, all settings and the model, and on nothing else: what another
-model or other settings made has another name.
+model or other settings made has another name.  Its report tells that, as `unit`, and the doubts about the prompt.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def lift_batch(
         check_place(path)
         if is_finished(prompt, path):  # a killed process had all but moved it
             return
+        said = {"unit": units[prompt], "warnings": model.text.check(prompt)}
         asset = lift(model, prompt, seed=seed, tries=tries, scorer=scorer, settings=settings, origin=origin)
-        replace(asset, report=asset.report | {"unit": units[prompt]}).save(path)
+        replace(asset, report=asset.report | said).save(path)
 
     missing = {path for path in places.values() if not path.is_file()}
 
