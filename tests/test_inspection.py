@@ -78,6 +78,7 @@ FAULTS: dict[str, tuple[Views, str]] = {
     "one too far": (scaled(1000.0, slice(3, 4)), "view 3 sees it larger"),
     "inside the object": (scaled(0.1), "views 0, 1, 2, 3 see it smaller than 0.1: too near, even inside of it"),
     "one inside the object": (scaled(0.1, slice(0, 1)), "view 0 sees it smaller"),
+    "a lens ten times too narrow": (with_poses(lambda pose: None, fov=4.0), "views 0, 1, 2, 3 see it smaller"),
     "a thousand times too near": (scaled(0.001 * 2), "see it smaller"),
     "fully transparent": (
         with_alpha(lambda alpha: alpha.zero_()),
@@ -86,6 +87,10 @@ FAULTS: dict[str, tuple[Views, str]] = {
     "one transparent": (with_alpha(lambda alpha: alpha[3].zero_()), "must show an object; view 3 shows nothing"),
     "fully opaque": (with_alpha(lambda alpha: alpha.fill_(1)), "on a ground; views 0, 1, 2, 3 show nothing else"),
     "one opaque": (with_alpha(lambda alpha: alpha[1].fill_(1)), "on a ground; view 1 shows nothing else"),
+    "all full, from near": (
+        with_alpha(cameras=Cameras.orbit(4, fov_deg=20, distance=0.9)),
+        "on a ground; views 0, 1, 2, 3 show nothing else",
+    ),
     "empty": (with_pixels(lambda rgb: rgb[1].fill_(0.5)), "plain ground; it covers 0.0% of view 1"),
     "no ground": (
         with_pixels(lambda rgb: rgb[0].copy_(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)))),
@@ -153,6 +158,8 @@ SURVEY = Survey(views=16).others(Cameras.orbit(4))
         Cameras.at(elevation_deg=[89.9, -89.9, 0], azimuth_deg=[0, 0, 0]),
         Cameras.cat([Cameras.orbit(4, fov_deg=20), Cameras.orbit(3, fov_deg=60, distance=2.0, elevation_deg=40)]),
         Cameras.look_at(Cameras.orbit(4).position, target=(0.1, 0.1, 0.1)),
+        Cameras.cat([Cameras.orbit(4), Cameras.orbit(4, distance=4.0)]),  # from one direction, not from one place
+        Cameras.cat([Cameras.orbit(4, distance=2.0), Cameras.orbit(4, distance=2.0, fov_deg=80)]),
         Cameras.orbit(4)[[0, 1, 2, 3, 0, 0]],  # the same picture thrice
     ],
 )
@@ -169,6 +176,25 @@ def test_a_close_picture_of_the_object_alone_is_valid_beside_others() -> None:
     views = with_alpha(cameras=cameras)
     assert float(views.alpha[4].amin()) == 1, "the test's own picture must be full"  # type: ignore[index]
     inspect(views)
+
+
+def test_a_thing_that_is_small_from_one_side_or_runs_out_of_narrow_pictures_is_valid() -> None:
+    def end_on(alpha: torch.Tensor) -> None:
+        alpha[0] = 0
+        alpha[0, :, 15:17, 15:17] = 1
+
+    inspect(with_alpha(end_on))
+
+    def rod(alpha: torch.Tensor) -> None:
+        alpha.zero_()
+        alpha[..., 12:20] = 1
+
+    inspect(with_alpha(rod, Cameras.orbit(4, fov_deg=5, distance=1.7)))
+
+
+def test_an_object_that_is_somewhat_larger_than_what_is_rendered_is_valid() -> None:
+    """As a model draws it whose lens is unknown."""
+    inspect(scaled(1.8))
 
 
 def test_noise_between_pictures_from_one_place_is_no_contradiction() -> None:

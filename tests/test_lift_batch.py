@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -37,14 +38,14 @@ def model() -> MultiViewPipeline:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Fit nothing, note what would have been lifted; a prompt that begins with "bad" has no surface."""
+    """Fit nothing, note what would have been lifted; what is blue has no surface."""
     asked: list[dict[str, Any]] = []
 
     def fake(model: MultiViewPipeline, prompt: str, **settings: Any) -> Asset3D:
         asked.append({"prompt": prompt, **settings})
         if settings["origin"] is not None:
             settings["origin"].check_prompt(prompt)
-        if prompt.startswith("bad"):
+        if "blue" in prompt:
             raise FitError(f"no surface in {prompt}.")
         cameras = Cameras.orbit(1)
         corners = torch.eye(3).repeat_interleave(torch.tensor([1, 1, 1]), dim=0)
@@ -75,12 +76,20 @@ def test_each_prompt_becomes_three_files_of_one_readable_stem_and_is_made_once(
     for path, prompt in zip(done.done, LIST, strict=True):
         assert re.fullmatch(r"[a-z-]+-[0-9a-f]{10}\.glb", path.name) and path.with_suffix(".webp").is_file()
         report = json.loads(path.with_suffix(".json").read_text())
-        assert report["prompt"] == prompt and report["unit"].startswith(path.stem[-10:])
+        assert report["prompt"] == prompt and report["unit"].startswith(path.stem[-10:]) and not report["warnings"]
     assert seen == [("prompts", 0, 3), ("prompts", 1, 3), ("prompts", 2, 3), ("prompts", 3, 3)]
     seen.clear()
     again = lift_batch(model, [*LIST, "a house"], tmp_path, progress=lambda *at: seen.append(at))
-    assert again.skipped == done.done and prompts_of(calls) == [*LIST, "a house"]
+    assert again.skipped == done.done and len(again.done) == 1 and prompts_of(calls) == [*LIST, "a house"]
     assert seen == [("prompts", 3, 4), ("prompts", 4, 4)], "what was there counts for no speed"
+
+
+def test_the_report_holds_the_doubts_about_the_prompt(
+    model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (path,) = lift_batch(model, ["a red mug" + " with a green car" * 5], tmp_path).done
+    (doubt,) = json.loads(path.with_suffix(".json").read_text())["warnings"]
+    assert "longer than" in doubt
 
 
 def test_every_setting_reaches_the_lift_and_what_is_left_out_is_its_own(
@@ -126,13 +135,28 @@ def test_a_file_whose_report_is_lost_or_is_another_units_is_made_again(
     assert len(calls) == 4
 
 
+def test_a_set_that_was_killed_half_way_is_completed_and_not_lifted_again(
+    model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    child = os.fork()
+    if not child:
+        real = os.replace
+        os.replace = lambda *p: os.kill(os.getpid(), 9) if str(p[1]).endswith(".glb") else real(*p)
+        lift_batch(model, ["a mug"], tmp_path)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) and not list(tmp_path.glob("*.glb"))
+    done = lift_batch(model, ["a mug"], tmp_path)
+    assert len(done.done) == 1 and not calls
+    assert {path.suffix for path in tmp_path.iterdir()} == {".glb", ".json", ".webp"}
+
+
 def test_what_fails_is_reported_with_its_reason_and_the_rest_goes_on(
     model: MultiViewPipeline, calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    done = lift_batch(model, ["bad one", "loli", "a car"], tmp_path)
+    done = lift_batch(model, ["a blue mug", "a red loli", "zzz", "a car"], tmp_path)
     assert [path.name[:6] for path in done.done] == ["a-car-"] and stems(tmp_path) == ["a-car"]
-    assert done.failed["bad one"] == "no surface in bad one." and "must not sexualise" in done.failed["loli"]
-    assert len(calls) == 3
+    assert done.failed["a blue mug"] == "no surface in a blue mug." and "sexualise" in done.failed["a red loli"]
+    assert "words that the model reads" in done.failed["zzz"] and "zzz" not in prompts_of(calls)
 
 
 @pytest.mark.parametrize(
@@ -189,11 +213,11 @@ def test_the_shell_makes_a_list_goes_on_with_it_and_says_what_failed(
 ) -> None:
     monkeypatch.setattr("viewfold.cli.lift.open_model", lambda *_, **__: tiny_model())
     monkeypatch.chdir(tmp_path)
-    Path("things.txt").write_text("# toys\na red mug\n\nbad one\n")
+    Path("things.txt").write_text("# toys\na red mug\n\na blue mug\n")
     command = ["lift", "--prompts", "things.txt", "--format", "ply", "--quality", "draft", "--seed", "7"]
     assert main(command) == 2
     said = capsys.readouterr()
-    assert "out/things: 1 made, 0 there already, 1 failed\n  'bad one': no surface in bad one." in said.out
+    assert "out/things: 1 made, 0 there already, 1 failed\n  'a blue mug': no surface in a blue mug." in said.out
     assert "1 prompts could not be lifted; the rest is done." in said.err
     assert {path.suffix for path in (tmp_path / "out" / "things").iterdir()} == {".ply", ".json", ".webp"}
     assert (calls[0]["seed"], calls[0]["settings"].survey) == (7, DRAFT.survey)

@@ -2,7 +2,7 @@
 
 Beside `make`, whose `lift` makes each; the list is shared and gone through as `pipeline.batch` does with views.  An
 asset's files share a stem that depends on its prompt, all settings and the model, and on nothing else: what another
-model or other settings made has another name.
+model or other settings made has another name.  Its report tells that, as `unit`, and the doubts about the prompt.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def lift_batch(
         check_place(path, splats=splats)
         if is_finished(prompt, path):  # a killed process had all but moved it
             return
+        said = {"unit": units[prompt], "warnings": model.text.check(prompt)}
         with keeping(path.with_suffix(".lift"), note=note) as keeper:
             asset = lift(model, prompt, **same, note=note, keeper=keeper)
-            replace(asset, report=asset.report | {"unit": units[prompt]}).save(path, splats=splats)
+            replace(asset, report=asset.report | said).save(path, splats=splats)
             keeper.clear()
 
     missing = {path for path in places.values() if not path.is_file()}

@@ -1,7 +1,7 @@
 """The protocol of 3D representations: all that the flows call, so that they know no particular one.
 
 `GridField` (scene/grid.py), `SignedDistanceGrid` (scene/sdf.py), `HashField` (scene/hashfield.py) and `GaussianCloud`
-(scene/gaussians.py) satisfy it; a mesh fits behind it too.
+(scene/gaussians.py) satisfy it, and so does `MeshForm` (scene/meshform.py), a mesh that is optimised itself.
 Nothing outside a representation touches its tensors: an optimiser gets them from `groups` and gives them back unread.
 
     representation = settings.begin(solid, detail=0.5)             coarse, from a first guess
