@@ -76,12 +76,11 @@ def lift_batch(
 
     def make(prompt: str, path: Path) -> None:
         check_place(path, splats=splats)
-        if is_finished(prompt, path):  # a killed process had all but moved it
-            return
-        said = {"unit": units[prompt], "warnings": model.text.check(prompt)}
         with keeping(path.with_suffix(".lift"), note=note) as keeper:
-            asset = lift(model, prompt, **same, note=note, keeper=keeper)
-            replace(asset, report=asset.report | said).save(path, splats=splats)
+            if not is_finished(prompt, path):  # else a killed process had all but moved it
+                said = {"unit": units[prompt], "warnings": model.text.check(prompt)}
+                asset = lift(model, prompt, **same, note=note, keeper=keeper)
+                replace(asset, report=asset.report | said).save(path, splats=splats)
             keeper.clear()
 
     missing = {path for path in places.values() if not path.is_file()}
