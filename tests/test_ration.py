@@ -16,7 +16,6 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.errors import ViewfoldError, is_out_of_memory
-from viewfold.lifting import polish as polishing
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.extraction import extract
 from viewfold.lifting.fit import FitSettings, Fitted, fit
@@ -25,6 +24,7 @@ from viewfold.lifting.polish import PolishSettings, polish
 from viewfold.lifting.ration import Ration
 from viewfold.lifting.shading import Shading
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
+from viewfold.scene import meshform
 from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.hashfield import HashGridSettings
 from viewfold.scene.hashgrid import HashSettings
@@ -254,7 +254,7 @@ def test_a_polish_that_runs_out_of_memory_is_the_polish(monkeypatch: pytest.Monk
     settings = PolishSettings(steps=5)
     whole = polish(extracted, settings=settings).surface.mesh.vertices
     # of `draw`, cameras are the fourth argument
-    asked = short_of_memory(monkeypatch, polishing, "draw", views=2, error=SHORTAGES[0])
+    asked = short_of_memory(monkeypatch, meshform, "draw", views=2, error=SHORTAGES[0])
     ration = Ration()
     with pytest.warns(UserWarning, match="fewer views"):
         parts = polish(extracted, settings=settings, ration=ration).surface.mesh.vertices

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -109,9 +110,11 @@ def irreplaceable(path: Path) -> str | None:
     """Return why what stands at a path must stay, if it must: a disk's root, a device such as /dev/null."""
     if os.path.ismount(path):
         return "it is the root of a disk"
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        return NO_FILE
-    return None
+    try:
+        mode = os.stat(path).st_mode  # once: another writer may exchange it at any moment
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else NO_FILE
 
 
 def _write_failure(error: Exception, folder: Path) -> int | None:
