@@ -154,3 +154,23 @@ def test_options_that_mean_nothing_are_refused(
     assert main(["render", str(assets), "--out", str(tmp_path / "out"), *arguments]) in (2, 6)
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.slow
+def test_processes_that_begin_a_manifest_at_once_all_have_it(tmp_path: Path) -> None:
+    """One makes its tables; the others neither drop them nor stumble over them."""
+    gate = tmp_path / "gate"
+    code = (
+        "import sys; from pathlib import Path; from viewfold.data.manifest import Manifest\n"
+        "print(flush=True)\n"
+        "while not Path(sys.argv[1], 'gate').exists(): pass\n"
+        "for i in range(40):\n"
+        "    with Manifest(Path(sys.argv[1], str(i))): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for run in runs:
+        assert run.stdout is not None
+        run.stdout.readline()
+    gate.touch()
+    assert [(run.communicate()[1], run.returncode) for run in runs] == [("", 0)] * 3

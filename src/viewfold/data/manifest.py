@@ -108,15 +108,16 @@ class Manifest:
         database = sqlite3.connect(self.path, timeout=_WAIT_S)
         try:
             database.execute("PRAGMA trusted_schema = OFF")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version != _VERSION:
+            if _version(database) != _VERSION:
+                database.execute("BEGIN IMMEDIATE")  # one process makes the tables, others wait and find them
+            if database.in_transaction and _version(database) != _VERSION:
                 for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                     database.execute(f'DROP TABLE IF EXISTS "{table}"')
                 database.execute(f"CREATE TABLE samples ({', '.join(_COLUMNS)}, station, PRIMARY KEY (uid))")
                 database.execute("CREATE INDEX by_content ON samples (content)")
                 database.execute("CREATE TABLE shards (name PRIMARY KEY, stamp)")
                 database.execute(f"PRAGMA user_version = {_VERSION}")
-                database.commit()
+            database.commit()
             database.execute(f"SELECT {', '.join(_COLUMNS)} FROM samples LIMIT 1").fetchall()
         except BaseException:
             database.close()
@@ -188,3 +189,7 @@ def read_manifest(folder: str | Path) -> dict[str, Entry]:
 def packed(entries: dict[str, Entry]) -> Iterator[Entry]:
     """Yield the samples that lie in shards."""
     return (entry for entry in entries.values() if entry.shard is not None)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return database.execute("PRAGMA user_version").fetchone()[0]
