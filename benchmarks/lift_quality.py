@@ -68,7 +68,8 @@ GENERATED: dict[str, tuple[int, LiftSettings]] = {
 
 UNITS = {
     "psnr_db": 2, "both_psnr_db": 2, "outline_iou": 4, "chamfer": 4, "f_score": 3, "normal_consistency": 3,
-    "own_psnr_db": 2, "right_sides": 2, "rerender_psnr_db": 2, "watertight": 2, "one_piece": 2, "cpu_s": 1,
+    "own_psnr_db": 2, "right_sides": 2, "two_sided": 2, "rerender_psnr_db": 2, "watertight": 2, "one_piece": 2,
+    "cpu_s": 1,
 }  # fmt: skip
 """Figures in the order of the table, and their digits."""
 
