@@ -39,7 +39,29 @@ class LowRank(nn.Module):
         return base + change.to(base)
 
 
-def copy_with_low_rank(network: nn.Module, *, rank: int, generator: torch.Generator | None = None) -> nn.Module:
+class LowRankWeights(nn.Module):
+    """The low-rank layers of a network alone, as one module: what is trained, averaged and kept of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        found = {name: module for name, module in network.named_modules() if isinstance(module, LowRank)}
+        self.names = tuple(found)
+        """Of the layers, as the network has them."""
+        self.down = nn.ParameterList(layer.down for layer in found.values())
+        self.up = nn.ParameterList(layer.up for layer in found.values())
+
+    def factors(self) -> dict[str, tuple[Float[Tensor, "rank n"], Float[Tensor, "m rank"]]]:
+        """Return A and B of each layer, detached."""
+        return {name: (a.detach(), b.detach()) for name, a, b in zip(self.names, self.down, self.up, strict=True)}
+
+    def changes(self) -> list[Float[Tensor, "m n"]]:
+        """Return what is added to the weight of each layer, B A, differentiably."""
+        return [b @ a for a, b in zip(self.down, self.up, strict=True)]
+
+
+def copy_with_low_rank(
+    network: nn.Module, *, rank: int, cameras: bool = True, generator: torch.Generator | None = None
+) -> nn.Module:
     """Return a copy of a network whose attention and camera embedding have low-rank layers; it answers as before.
 
     The copy shares every weight with the network, and changes none: only what `LowRank` adds is its own.
@@ -47,6 +69,7 @@ def copy_with_low_rank(network: nn.Module, *, rank: int, generator: torch.Genera
     Args:
         network: with diffusers' attention layers.
         rank: at least 1.
+        cameras: whether the camera embedding has them too; without, what a camera means stays.
         generator: of the first values.
 
     Raises:
@@ -70,7 +93,8 @@ def copy_with_low_rank(network: nn.Module, *, rank: int, generator: torch.Genera
         for name in ("to_q", "to_k", "to_v"):
             setattr(attention, name, put_on(getattr(attention, name)))
         attention.to_out[0] = put_on(attention.to_out[0])  # pyright: ignore[reportOptionalSubscript]
-    if isinstance(cameras := getattr(copied, "class_embedding", None), TimestepEmbedding):
+    embedding = getattr(copied, "class_embedding", None)
+    if cameras and isinstance(embedding, TimestepEmbedding):
         for name in ("linear_1", "linear_2"):
-            setattr(cameras, name, put_on(getattr(cameras, name)))
+            setattr(embedding, name, put_on(getattr(embedding, name)))
     return copied

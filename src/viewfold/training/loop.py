@@ -55,7 +55,7 @@ def fit(
         samples: in a batch, for the speed that is shown.
         record: whatever else decides what is trained (data, base model); a checkpoint with another one is refused.
         override: go on with these settings, whatever the checkpoint was made with.
-        check: looks at the averages every `settings.check_steps`.
+        check: looks at the averages every `settings.check_steps`, and may end the run.
         account: tells at the end what else run.json says, of rank 0.
         log: writers besides log.jsonl.
         progress: called on rank 0 after each step.
@@ -81,7 +81,7 @@ def fit(
             writers = open_writers(log, out, run.record(first)) if ranks.lead else []
         batches = run.reading(first)
         try:
-            for step in range(first, settings.steps):
+            for step in range(first, first if run.ended else settings.steps):
                 figures = run.step(step, batches)
                 done = step + 1
                 scalars, stopped, due, over = run.agree(figures, stop)
@@ -91,7 +91,7 @@ def fit(
                     if progress:
                         progress(run.meter.status(done, scalars))
                 if check is not None and (done % settings.check_steps == 0 or done == settings.steps):
-                    run.look(check, done, writers)
+                    over |= run.look(check, done, writers)
                 if due or stopped or over:
                     run.save(done)
                 if stopped:

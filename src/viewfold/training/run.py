@@ -72,6 +72,8 @@ class Checked:
     scalars: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     """"3 h w" in [0, 1], by name."""
+    enough: str = ""
+    """Why the run should end here, if it should."""
 
 
 Account = Callable[[], Mapping[str, Any]]
@@ -119,6 +121,8 @@ class Run:
         self.meter = Meter(settings, samples=samples * self.parts, device=self.device)
         self.flops = 0
         self.skipped = self.failures = 0
+        self.ended = ""
+        """Why the run ended before its last step, if a check said so."""
         self.moving = False
         """In the midst of an update: weights and averages that belong to no step."""
         self._counted = False
@@ -134,6 +138,7 @@ class Run:
             "settings": asdict(self.settings),
             "processes": self.ranks.world,
             "flops": self.flops,
+            "ended": self.ended,
             "torch": torch.__version__,
         }
 
@@ -158,6 +163,7 @@ class Run:
                 self._check_record(path, record, done)
                 flops = record.get("flops")
                 self.flops = flops if isinstance(flops, int) else 0
+                self.ended = str(record.get("ended") or "")
                 self._counted = self.flops > 0  # it takes layers apart, which rounds otherwise: not in a later step
         with self.ranks.together():
             self.checkpoints.load(path, self.state(), sharded=self.spread.sharded)
@@ -243,8 +249,8 @@ class Run:
         stopped = [number for number, count in zip(SIGNALS, sums[len(figures) :], strict=True) if count]
         return means, max(stopped, default=0), dues > 0, overs > 0
 
-    def look(self, check: Check, done: int, writers: Iterable[Writer]) -> None:
-        """Let `check` see the averages; note what it found."""
+    def look(self, check: Check, done: int, writers: Iterable[Writer]) -> bool:
+        """Let `check` see the averages; note what it found; return whether it says that this is enough."""
         with self.ema.applied_to(self.network), torch.no_grad():
             found = check(done)
         for writer in writers:
@@ -253,6 +259,10 @@ class Run:
             for name, picture in found.pictures.items():
                 writer.picture(done, name, picture)
         self.meter.pause()
+        if self.ranks.total([float(bool(found.enough))])[0] == 0:  # alike on all processes, whatever rounding did
+            return False
+        self.ended = found.enough or "another process found it enough"
+        return True
 
     def save(self, done: int) -> None:
         """Write a checkpoint, of finite numbers only; every process must call it."""
