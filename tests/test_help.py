@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import assets, doctor, generate, lift, main, origin, pack, placement, render, training
+from viewfold.cli import assets, doctor, generate, lift, main, origin, pack, personalize, placement, render, training
 
 
-@pytest.mark.parametrize("verb", ["generate", "lift", "assets", "render", "pack", "train", "weights", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["generate", "lift", "assets", "render", "pack", "train", "personalize", "weights", "doctor"]
+)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -23,7 +25,16 @@ def test_every_option_has_a_line_of_help() -> None:
         generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
         training.ProcessFlags, training.WatchFlags, training.DataFlags, pack.SelectionFlags,
     )  # fmt: skip
-    verbs = (generate.Generate, lift.Lift, assets.Assets, render.Render, pack.Pack, training.Train, doctor.Doctor)
+    verbs = (
+        generate.Generate,
+        lift.Lift,
+        assets.Assets,
+        render.Render,
+        pack.Pack,
+        training.Train,
+        personalize.Personalize,
+    )
+    verbs += (doctor.Doctor,)
     for home in (*groups, *verbs):
         lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
         for name, kind in home.__annotations__.items():

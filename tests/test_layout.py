@@ -61,6 +61,7 @@ ARROWS = {
     "select": {"pipeline", "lifting", "evaluation"},
     "make": {"pipeline", "lifting", "origin", "scene"},
     "make_batch": {"make", "pipeline", "lifting", "origin"},
+    "personalization": {"pipeline", "training", "data", "model", "weights"},
     "server": {"pipeline", "lifting", "select", "make", "origin"},
 }
 """From a module or package straight below `viewfold` to those that it may import; see DESIGN in docs.

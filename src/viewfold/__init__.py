@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from viewfold.lifting.stages import Asset3D, LiftSettings
     from viewfold.make import lift
     from viewfold.make_batch import lift_batch
+    from viewfold.personalization import personalize
     from viewfold.pipeline import MultiViewPipeline, generate, load
     from viewfold.views import Views
     from viewfold.weights.convert import convert
@@ -60,6 +61,7 @@ __all__ = [
     "MissingExtraError",
     "MultiViewPipeline",
     "OutputError",
+    "personalize",
     "PromptError",
     "ViewfoldError",
     "Views",
@@ -78,6 +80,7 @@ _HOMES = {
     "lift_batch": "make_batch",
     "load": "pipeline",
     "load_unet": "weights.network",
+    "personalize": "personalization",
 }
 """The module that each public name comes from; the errors are the rest."""
 

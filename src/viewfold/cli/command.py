@@ -24,13 +24,14 @@ from viewfold.cli.generate import Generate
 from viewfold.cli.lift import Lift
 from viewfold.cli.origin import Provenance
 from viewfold.cli.pack import Pack
+from viewfold.cli.personalize import Personalize
 from viewfold.cli.render import Render
 from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
 
-Verb = Generate | Lift | Assets | Render | Pack | Train | Weights | Provenance | Doctor
+Verb = Generate | Lift | Assets | Render | Pack | Train | Personalize | Weights | Provenance | Doctor
 
 VERBS = Annotated[
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -39,6 +40,7 @@ VERBS = Annotated[
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Personalize, tyro.conf.subcommand("personalize")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Provenance, tyro.conf.subcommand("provenance")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],
@@ -63,6 +65,7 @@ FLAGS = {
     "source": "--from",
     "timeout_s": "--timeout",
     "memory_gib": "--memory",
+    "class_name": "--class",
 }
 """Names of arguments in the library that have another name on the command line."""
 

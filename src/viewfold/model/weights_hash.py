@@ -30,6 +30,23 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], sha: Any = None) -> Any:
     return sha
 
 
+def hash_base(model: Any) -> str:
+    """Return the SHA-256 of the UNet's tensors rounded to bfloat16, without any LoRA files: what a LoRA was made for.
+
+    Rounded, so that it is the same for a model that is loaded in bfloat16; of a network that cannot be read any more it
+    is what it was before.
+    """
+    kept = model.__dict__.get("_frozen_base")
+    if kept is not None:
+        return kept
+    stamp = Stamp(tensor for _, tensor in _tensors(model, "unet"))
+    known, digest = model.__dict__.get("_base_hash", (None, ""))
+    if known != stamp:
+        digest = hash_tensors((name, tensor.bfloat16()) for name, tensor in _tensors(model, "unet")).hexdigest()
+        model.__dict__["_base_hash"] = (stamp, digest)
+    return digest
+
+
 class Stamp:
     """What tensors were at a moment; equal to a later stamp if none was changed in place, replaced or converted."""
 
@@ -66,6 +83,8 @@ def freeze_hash(model: Any, last: str = HASH_ORDER[-1]) -> None:
     That is: dropped, kept in 8 bits, or offloaded layer by layer.
     """
     parts = HASH_ORDER[: HASH_ORDER.index(last) + 1]
+    if "unet" in parts and "unet" not in _frozen(model):
+        model.__dict__["_frozen_base"] = hash_base(model)
     for n, part in enumerate(parts, start=1):
         _frozen(model)[part] = _hash(model, parts[:n])
 

@@ -93,7 +93,7 @@ def around(given: Views, cameras: Cameras, *, encode: Callable[[Tensor], Tensor]
     Raises:
         InputError: pictures that are not square.
     """
-    pictures = _opaque(given, size=size)
+    pictures = opaque(given, size=size)
     cameras, places = _join(given.cameras, cameras)
     with torch.no_grad():
         latents = torch.cat([encode(some) for some in pictures.split(VIEWS_AT_ONCE)])
@@ -113,8 +113,12 @@ def _join(given: Cameras, cameras: Cameras) -> tuple[Cameras, tuple[int, ...]]:
     return Cameras.cat([given[extra], cameras]) if extra else cameras, places
 
 
-def _opaque(views: Views, *, size: int) -> Float[Tensor, "n 3 s s"]:
-    """Return opaque pictures of the model's size; those that are so already come back unchanged."""
+def opaque(views: Views, *, size: int) -> Float[Tensor, "n 3 s s"]:
+    """Return opaque pictures of the model's size; those that are so already come back unchanged.
+
+    Raises:
+        InputError: pictures that are not square.
+    """
     rgb = views.over(GROUND)
     if rgb.shape[-2] != rgb.shape[-1]:
         raise InputError(f"`given` must hold square pictures; got {rgb.shape[-1]} x {rgb.shape[-2]} pixels. Crop them.")

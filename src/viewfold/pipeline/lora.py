@@ -12,16 +12,20 @@ from typing import Any
 from torch import nn
 
 from viewfold.errors import InputError, MissingExtraError, WeightsError
-from viewfold.model.weights_hash import hash_tensors
+from viewfold.model.weights_hash import hash_base, hash_tensors
 from viewfold.weights.lora import CHANGED_PARTS, read_lora
+from viewfold.weights.lora_file import lora_path, read_record
 
 
 def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
     """Change a pipeline's UNet and text encoder by a LoRA file; several add up.
 
+    Args:
+        path: a .safetensors file, or a folder with `lora_file.LORA_NAME`.
+
     Raises:
-        WeightsError: the file is not .safetensors, damaged, or holds names or shapes that do not fit the model; nothing
-            of it is left on.
+        WeightsError: the file is not .safetensors, damaged, holds names or shapes that do not fit the model, or says
+            that it was made for another one; nothing of it is left on.
         InputError: `scale` is not finite.
         MissingExtraError: peft is not installed.
     """
@@ -33,7 +37,14 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
         raise MissingExtraError("LoRA needs peft: pip install 'viewfold[lora]'") from error
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
+    path = lora_path(path)
     parts = read_lora(path, unet=pipeline.unet, text_encoder=pipeline.text_encoder, scale=scale)
+    record = read_record(path)
+    if record is not None and record["base"] != hash_base(pipeline):
+        raise WeightsError(
+            f"`lora` must be put on the model that it was made for, {record['base_name'][:60]} "
+            f"({record['base'][:12]}); {path.name} of '{record['subject'][:60]}' was made for another one. Name that."
+        )
     digest = hash_tensors(pair for part in CHANGED_PARTS for pair in sorted(parts.get(part, {}).items())).hexdigest()
     name = f"lora_{len(pipeline.loras)}"
     shared: dict[str, Any] = {"network_alphas": None, "adapter_name": name, "_pipeline": pipeline}
@@ -52,8 +63,9 @@ def put_on(pipeline: Any, path: str | Path, *, scale: float) -> None:
         if name in _adapters(pipeline.text_encoder):
             pipeline.text_encoder.delete_adapter(name)
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise WeightsError(f"`lora` must be one that peft can put on; {Path(path).name} is not: {reason}.") from error
-    pipeline.loras.append({"file": Path(path).name, "scale": scale, "parts": sorted(parts), "sha256": digest})
+        raise WeightsError(f"`lora` must be one that peft can put on; {path.name} is not: {reason}.") from error
+    told = {} if record is None else {"subject": record["subject"]}
+    pipeline.loras.append({"file": path.name, "scale": scale, "parts": sorted(parts), "sha256": digest, **told})
 
 
 def take_off(pipeline: Any) -> None:

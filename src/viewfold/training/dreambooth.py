@@ -80,7 +80,7 @@ def learn_subject(
     alphas_cumprod = alphas_cumprod.to(device)
     texts = TextCache(reader)
     if settings.rank is None:
-        learner, low_rank = network.requires_grad_(True).eval(), None
+        learner, low_rank = network.requires_grad_(True), None
         start = [p.detach().clone() for p in learner.parameters()] if settings.preservation else []
     else:
         if settings.loop.parallel == "fsdp":
@@ -135,13 +135,18 @@ def learn_subject(
             if batch is not None
         }
 
+    learner.eval()
     before = measure()
+    learner.train()
 
     def check(done: int) -> Checked:
+        learner.eval()  # the loop knows the low-rank layers alone
         now, enough = measure(), ""
         if settings.forgetting is not None and now["held_back"] > (1 + settings.forgetting) * before["held_back"]:
             enough = f"the error on other prompts rose from {before['held_back']:.4f} to {now['held_back']:.4f}"
-        return Checked(scalars=now, pictures={} if sheets is None else dict(sheets(learner)), enough=enough)
+        pictures = {} if sheets is None else dict(sheets(learner))
+        learner.train()
+        return Checked(scalars=now, pictures=pictures, enough=enough)
 
     n_samples = [(settings.pictures, subject.pictures), (settings.posed, subject.posed), (settings.prior, prior)]
     trained = fit(
@@ -157,7 +162,7 @@ def learn_subject(
         account=lambda: {"before": before},
         progress=progress,
     )
-    return Learned(network=learner, low_rank=low_rank, trained=trained)
+    return Learned(network=learner.eval(), low_rank=low_rank, trained=trained)
 
 
 def mean_change(network: nn.Module, start: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -1,0 +1,263 @@
+"""Teach a model one thing from a few pictures of it: multi-view DreamBooth (MVDream, section 3.3).
+
+    pictures or posed views -> latents;  the model's own samples as a prior -> training -> a LoRA file, or a whole model
+
+The verb joins the parts: pictures become latents of the model's own size and ground, the prior is drawn once and kept,
+`training.dreambooth` trains, and what comes out carries a record of what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from viewfold.errors import InputError
+from viewfold.model.weights_hash import hash_base, hash_tensors
+from viewfold.pipeline import MultiViewPipeline
+from viewfold.pipeline.anchors import opaque
+from viewfold.pipeline.generation import orbit
+from viewfold.store import atomic_write
+from viewfold.training.dreambooth import learn_subject
+from viewfold.training.monitor import Progress
+from viewfold.training.subject import HELD_BACK, Posed, PriorSamples, Subject, SubjectSettings
+from viewfold.views import GROUND, Views
+from viewfold.weights.lora_file import LORA_NAME, write_lora
+
+if TYPE_CHECKING:
+    from viewfold.data.photos import Photos
+
+OTHERS = (
+    "a red car", "a blue chair", "a green tree", "a white dog", "a brown house", "an orange cat", "a yellow duck",
+    "a grey robot", "a pink flower", "a black hat", "a purple lamp", "a cyan boat",
+)  # fmt: skip
+"""Things that the prior is drawn of beside the subject's class: what a small or a large model surely knows.  The last
+`HELD_BACK` are not trained on."""
+
+OF_CLASS = 4
+"""Samples of the class among the prior."""
+
+COPIES = 8
+"""Of each picture, moved and scaled a little; encoded once."""
+
+PRIOR_NAME = "prior.safetensors"
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+MADE_UP = ("zorb", "quib", "vask", "plim", "snurf", "tweg", "drox", "floon")
+"""Words that nobody uses, to be taken for names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Personalized:
+    """What came out."""
+
+    path: Path
+    """The folder that `--lora` takes, or the model's folder where all weights were trained."""
+    report: dict[str, Any]
+    """What is in run.json."""
+
+
+def check_subject(model: MultiViewPipeline, subject: str, class_name: str) -> list[str]:
+    """Return what a person should know about the words for a subject.
+
+    Raises:
+        InputError: the subject is not its class with a word of its own before it.
+        PromptError: words that say nothing.
+    """
+    words, own = subject.lower().split(), class_name.lower().split()
+    if not own or words[-len(own) :] != own:
+        raise InputError(
+            f"`subject` must end with its class, '{class_name}'; got '{subject}'. Say 'a zorb {class_name}'."
+        )
+    names = [word for word in words[: -len(own)] if word not in ARTICLES]
+    other = next(word for word in MADE_UP if word not in words)
+    if not names:
+        raise InputError(
+            f"`subject` must have a word of its own before its class; got '{subject}'. Say 'a {other} {class_name}'."
+        )
+    notes = [
+        f"the model knows the word '{word}', which will mean the subject from now on; 'a {other} {class_name}' "
+        "would keep the two apart"
+        for word in names
+        if knows(model, word)
+    ]
+    return notes + [f"of the class: {note}" for note in model.text.check(class_name)]
+
+
+def knows(model: MultiViewPipeline, word: str) -> bool:
+    """Return whether the vocabulary has a word as one whole, so that it means something already."""
+    pieces = [piece.removesuffix("</w>") for piece in model.tokenizer.tokenize(word)]
+    return pieces == [word]
+
+
+def personalize(
+    model: MultiViewPipeline,
+    source: Photos | Views,
+    *,
+    subject: str,
+    class_name: str,
+    out: str | Path,
+    settings: SubjectSettings | None = None,
+    prior_prompts: Sequence[str] | None = None,
+    sheets: Iterable[str] = (),
+    override: bool = False,
+    stage: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
+) -> Personalized:
+    """Teach `model` a subject; the model itself stays as it is, unless all weights are trained (`settings.rank` None).
+
+    Args:
+        model: what `load(name, dtype=torch.float32)` returned.
+        source: pictures of one thing (`data.photos.read_photos`), or posed views of it, which are learned together with
+            their cameras and one by one without.
+        subject: what it is called from now on, "a zorb mug".
+        class_name: what kind of thing it is, "mug"; `subject` ends with it.
+        out: folder of the run; gets the LoRA file (or model/), the prior, checkpoints, log.jsonl, run.json, samples/.
+            A run that was stopped there goes on.
+        settings: None is `SubjectSettings()`; the prediction is the model's own in any case.
+        prior_prompts: what the prior is drawn of, the last `HELD_BACK` to tell what is forgotten; None: `OTHERS`, and
+            the class.
+        sheets: prompts that are drawn at each check, into out/samples.
+        override: see `training.loop.fit`.
+        stage: called with ("prior", done, all) as the prior is drawn.
+        progress: called after each step of the training.
+
+    Raises:
+        InputError, PromptError: words, pictures or settings that cannot be used.
+        FitError, WeightsError, OutputError, Stopped: see `training.dreambooth.learn_subject`.
+    """
+    if model.loras:
+        raise InputError("`model` must be without LoRA files to learn a subject. Call `unload_lora_weights` first.")
+    check_subject(model, subject, class_name)
+    out, settings = Path(out), settings or SubjectSettings()
+    prediction = model.scheduler.config["prediction_type"]
+    settings = replace(settings, objective=replace(settings.objective, prediction=prediction))
+    prior = None
+    if settings.prior or settings.forgetting is not None:
+        prompts = [f"a {class_name}"] * OF_CLASS + [*OTHERS] if prior_prompts is None else list(prior_prompts)
+        prior = draw_prior(model, prompts, out / PRIOR_NAME, seed=settings.loop.seed, stage=stage)
+    base, name = hash_base(model), str(model.config.get("_name_or_path") or "unnamed")
+    learned = learn_subject(
+        model.unet,
+        model.text,
+        model.alphas_cumprod,
+        out,
+        subject=latents_of(model, source, text=subject, seed=settings.loop.seed),
+        prior=prior,
+        settings=settings,
+        sheets=_sheets(model, list(sheets)),
+        override=override,
+        progress=progress,
+    )
+    if learned.low_rank is None:
+        model.unet = learned.network.eval()
+        path = out / "model"
+        with atomic_write(path) as temporary:
+            model.save_pretrained(temporary)
+        return Personalized(path=path, report=learned.trained.report)
+    record = {"subject": subject, "class": class_name, "base": base, "base_name": name, "settings": asdict(settings)}
+    write_lora(out / LORA_NAME, learned.low_rank.factors(), record=record)
+    return Personalized(path=out, report=learned.trained.report)
+
+
+@torch.no_grad()
+def draw_prior(
+    model: MultiViewPipeline,
+    prompts: Sequence[str],
+    path: Path,
+    *,
+    seed: int,
+    stage: Callable[[str, int, int], None] | None = None,
+) -> PriorSamples:
+    """Return what the model draws of some prompts, as latents; kept in a file, and read from it the next time.
+
+    Raises:
+        InputError: no more than `HELD_BACK` prompts.
+        WeightsError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    if len(prompts) <= HELD_BACK:
+        raise InputError(f"`prior_prompts` must be more than {HELD_BACK}; got {len(prompts)}.")
+    cameras, prompts = orbit(model.defaults), [model.defaults.worded(prompt) for prompt in prompts]
+    given = hash_tensors([(f"{seed} {prompt}", torch.zeros(0)) for prompt in prompts]).hexdigest()
+    key = f"{hash_base(model)} {given}"
+    shape = (len(prompts), len(cameras), model.unet.config["in_channels"], *[model.unet.config["sample_size"]] * 2)
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = file.get_tensor("latents") if (file.metadata() or {}).get("key") == key else None
+        except (SafetensorError, OSError, ValueError):
+            found = None
+        if found is not None and tuple(found.shape) == shape and bool(found.isfinite().all()):
+            return PriorSamples(prompts=prompts, latents=found.float(), cameras=cameras)
+    latents = []
+    for place, prompt in enumerate(prompts):
+        if stage is not None:
+            stage("prior", place, len(prompts))
+        negative = model.defaults.negative
+        latents.append(model(prompt, cameras, negative_prompt=negative, seeds=seed + place, output_type="latent").cpu())
+    if stage is not None:
+        stage("prior", len(prompts), len(prompts))
+    drawn = torch.cat(latents).float()
+    with atomic_write(path) as temporary:
+        save_file({"latents": drawn.contiguous()}, temporary, metadata={"key": key})
+    return PriorSamples(prompts=prompts, latents=drawn, cameras=cameras)
+
+
+@torch.no_grad()
+def latents_of(model: MultiViewPipeline, source: Photos | Views, *, text: str, seed: int) -> Subject:
+    """Return a subject's pictures as the model's latents: each `COPIES` times, moved and scaled, over greys near it."""
+    from viewfold.data.photos import augmented
+
+    posed = None
+    if isinstance(source, Views):
+        rgb = opaque(source, size=model.image_size)
+        posed = Posed(latents=_encoded(model, rgb), cameras=source.cameras)
+        alpha = torch.ones_like(rgb[:, :1])
+        rgba = torch.cat([rgb, alpha], dim=1)
+    else:
+        rgba = torch.stack([photo.rgba for photo in source.photos])
+    generator = torch.Generator().manual_seed(seed)
+    copies = [over_ground(augmented(picture, generator)) for _ in range(COPIES) for picture in rgba]
+    return Subject(
+        text=text,
+        pictures=_encoded(model, torch.stack(copies)),
+        posed=posed,
+        posed_text=model.defaults.worded(text),
+    )
+
+
+def over_ground(rgba: Float[Tensor, "4 h w"]) -> Float[Tensor, "3 h w"]:
+    """Return a picture over grey where it is see-through."""
+    return rgba[:3] * rgba[3:] + GROUND * (1 - rgba[3:])
+
+
+def _encoded(model: MultiViewPipeline, rgb: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n c h w"]:
+    return torch.cat([model.encode(some).cpu() for some in rgb.split(16)])
+
+
+def _sheets(model: MultiViewPipeline, prompts: list[str]) -> Callable[[nn.Module], dict[str, Tensor]] | None:
+    """Return what draws prompts with a network, four views side by side."""
+    if not prompts:
+        return None
+    for prompt in prompts:
+        model.text.check(prompt)
+
+    def draw(network: nn.Module) -> dict[str, Tensor]:
+        own, model.unet = model.unet, network
+        try:
+            worded = [model.defaults.worded(prompt) for prompt in prompts]
+            drawn = model(worded, orbit(model.defaults), negative_prompt=model.defaults.negative).cpu()
+        finally:
+            model.unet = own
+        return {prompt: views.permute(1, 2, 0, 3).flatten(2) for prompt, views in zip(prompts, drawn, strict=True)}
+
+    return draw
