@@ -200,6 +200,17 @@ def unet_fsdp(out: Path) -> dict[str, Any]:
     return unet(out, "unet-fsdp", parallel="fsdp", optimizer="adamw")
 
 
+def subject(out: Path) -> dict[str, Any]:
+    """DreamBooth: a low-rank copy of the network, with all of its terms."""
+    from test_dreambooth import LOOP, learn
+    from test_dreambooth import SETTINGS as ONE
+
+    loop = replace(LOOP, steps=4, check_steps=2, accumulate=2 // WORLD)
+    learned = learn(out / f"subject-{WORLD}", replace(ONE, preservation=1.0, forgetting=9.0, loop=loop))
+    assert learned.low_rank is not None
+    return {"result": {name: up for name, (_, up) in learned.low_rank.factors().items()}}
+
+
 def killed(out: Path) -> dict[str, Any]:
     def fatal(step: int, generator: torch.Generator) -> Tensor:
         if step == 4 and RANK == 1:

@@ -16,7 +16,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-TOGETHER = "ddp,adamw,four_parts,resumed,fsdp,fsdp_whole,fsdp_checked,fsdp_bf16,uneven,unet,unet_fsdp"
+TOGETHER = "ddp,adamw,four_parts,resumed,fsdp,fsdp_whole,fsdp_checked,fsdp_bf16,uneven,unet,unet_fsdp,subject"
 
 
 def start(scenario: str, out: Path, *, world: int) -> list[subprocess.CompletedProcess[str]]:
@@ -49,7 +49,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     for ended in start(TOGETHER, folder, world=2):
         assert ended.returncode == 0, ended.stderr[-3000:]
-    for ended in start("ddp,adamw,four_parts,unet,resharded", folder, world=1):
+    for ended in start("ddp,adamw,four_parts,unet,resharded,subject", folder, world=1):
         assert ended.returncode == 0, ended.stderr[-3000:]
     return folder
 
@@ -156,3 +156,10 @@ def test_processes_that_see_different_folders_end_with_a_line_each(tmp_path: Pat
     lines = [line for ended in (first, second) for line in ended.stderr.splitlines() if line.startswith("viewfold:")]
     assert first.returncode == 5 and second.returncode != 0, [first.stderr[-500:], second.stderr[-500:]]
     assert "another one could not" in lines[0] and "one folder that all processes share" in lines[1]
+
+
+def test_a_subject_is_learned_by_two_processes_as_by_one(out: Path) -> None:
+    one, two, other = seen(out, "subject", world=1), seen(out, "subject"), seen(out, "subject", rank=1)
+    for name, weight in one["result"].items():
+        assert torch.equal(two["result"][name], other["result"][name])
+        assert torch.allclose(two["result"][name], weight, atol=1e-5) and bool((weight != 0).any())
