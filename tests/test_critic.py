@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from viewfold.camera import Cameras
 from viewfold.lifting.critic import Critic
+from viewfold.lifting.score import Reconstruction
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.studio import Shot
 from viewfold.lifting.viewpoint import draw_cameras
@@ -134,6 +135,37 @@ def test_each_object_is_judged_from_its_own_cameras() -> None:
     assert float(critic.judge(true, step=0, generator=seeded()).loss) < 1e-6
     exchanged = shot(2, pictures=true.pictures.roll(4, dims=0))
     assert float(critic.judge(exchanged, step=0, generator=seeded()).loss) > 1e-4
+
+
+class Torn(Recorder):
+    """Believes in black for a prompt and in middle grey for nothing, at as many noise levels as one likes."""
+
+    def __init__(self, n_levels: int = 1000) -> None:
+        super().__init__()
+        self.alphas_cumprod = torch.linspace(0.99, 0.01, n_levels)
+
+    def predict_noise(self, x: Tensor, t: Tensor, condition: list[str], cameras: Cameras | None) -> Tensor:
+        self.t.append(t)
+        level = self.alphas_cumprod[t][:, None, None, None, None]
+        known = torch.tensor([0.0 if text == "" else -1.0 for text in condition])[:, None, None, None, None]
+        return (x - level.sqrt() * known) / (1 - level).sqrt()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
+def test_guidance_goes_as_far_beyond_what_the_negative_believes_in(guidance: float) -> None:
+    """From grey, 0, towards 0 + guidance (-1 - 0): half its square."""
+    settings = DistilSettings(guidance=guidance, score=Reconstruction(rescale=0.0))
+    grey = shot(1, pictures=torch.full((4, 3, 16, 16), 0.5))
+    loss = Critic(Torn(), "a ball", settings).judge(grey, step=0, generator=seeded()).loss
+    assert float(loss) == pytest.approx(guidance**2 / 2, rel=1e-3, abs=1e-6)
+
+
+def test_noise_levels_are_shares_of_those_that_the_prior_has() -> None:
+    prior, generator = Torn(n_levels=200), seeded()
+    critic = Critic(prior, "a ball", DistilSettings(steps=9, noise_at_start=(0.5, 0.9), noise_at_end=(0.02, 0.02)))
+    drawn = [int(critic.judge(shot(1), step=0, generator=generator).t) for _ in range(60)]
+    assert 100 <= min(drawn) < 110 and 170 < max(drawn) <= 180
+    assert int(critic.judge(shot(1), step=9, generator=generator).t) == 4
 
 
 def test_the_score_is_a_mean_over_latents_or_over_views_alone() -> None:

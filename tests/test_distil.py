@@ -150,7 +150,7 @@ def test_empty_space_is_looked_for_every_ten_steps_and_at_the_end() -> None:
 
 
 def test_an_object_that_leaves_its_silhouettes_is_taken_back_and_told_of() -> None:
-    """Of silhouettes that cover 0.4 a tenth at least is left, in a healthy object; a blob may be as thin as it likes."""
+    """Of silhouettes that cover 0.4 a healthy object leaves a quarter; a blob may be as thin as it likes."""
     for covers, back in ((0.11, 0), (0.09, MAX_ROLLBACKS + 1)):
         told: list[str] = []
         began = replace(fitted(alpha=0.4), representation=Haze(covers=covers))
