@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from viewfold.camera import Cameras
-from viewfold.lifting.critic import Critic
+from viewfold.errors import FitError
+from viewfold.lifting.critic import Critic, Opinion
 from viewfold.lifting.score import Reconstruction
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.studio import Shot
@@ -180,3 +182,34 @@ def test_the_score_is_a_mean_over_latents_or_over_views_alone() -> None:
     true = shot(2).pictures
     # x0 is what is known, whatever the noise: 0.5 |x - x0|^2 / (b v), with x = 0; nearly no guidance is left to rescale
     assert by_views == pytest.approx(float(0.5 * (2 * true - 1).square().sum() / 8), rel=1e-3)
+
+
+NAN, ONE = torch.tensor(float("nan")), torch.zeros(1, 4, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "latents", "pictures", "blamed"),
+    [
+        (NAN, ONE, 0.0, r"finite noise; got NaN or infinity at t = \[7\]"),
+        (NAN, ONE * NAN, 0.0, "its VAE gave NaN"),
+        (NAN, ONE * NAN, float("nan"), None),
+        (torch.tensor(1.0), ONE, 0.0, None),
+    ],
+)
+def test_what_failed_first_is_blamed(loss: Tensor, latents: Tensor, pictures: float, blamed: str | None) -> None:
+    """Pictures that are not finite are the representation's own fault, and a finite step is nobody's."""
+    opinion = Opinion(loss=loss, latents=latents, t=torch.tensor([7]))
+    with nullcontext() if blamed is None else pytest.raises(FitError, match=blamed):
+        opinion.blame(shot(1, pictures=torch.full((4, 3, 2, 2), pictures)))
+
+
+def test_a_critic_that_goes_on_has_begun_the_scores_of_the_one_before() -> None:
+    before = Critic(Recorder(), "a ball", DistilSettings())
+    for n_objects in (2, 1):
+        before.judge(shot(n_objects), step=0, generator=seeded())
+    prior = Recorder()
+    after = Critic(prior, "a ball", DistilSettings())
+    after.resume(before.state())
+    assert [len(prompts) for prompts in prior.prompts] == [4, 2]
+    after.judge(shot(2), step=0, generator=seeded())
+    assert len(prior.prompts) == 2 and after.state() == before.state()
