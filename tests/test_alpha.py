@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,28 @@ def test_colour_and_coverage_count_as_they_are_certain(certain: float) -> None:
     assert float(plain(certain=certain).loss(Flat(0.7, 1.0))) == pytest.approx(0.04 * certain, rel=1e-4)
     thin = plain(certain=certain, alpha_weight=1e4).loss(Flat(0.5, 0.5))
     assert float(thin) == pytest.approx(1e4 * 0.25 * certain, rel=1e-3)
+    one = plain(certain=certain).loss(Flat(0.5, 0.5), generator=torch.Generator().manual_seed(0))
+    assert float(one) == pytest.approx((0.25 + 0.25 / 12) * certain, rel=0.02), "unless it is said, one counts as one"
     for known, weighs in ((True, 2.0), (False, 0.0)):  # 0.5 over white where half is covered is off by 0.25
         opaque = plain(certain=certain, alpha_weight=2.0, alpha_known=known).opaque_loss(Flat(0.5, 0.5))
         assert float(opaque) == pytest.approx((0.0625 + weighs * 0.25) * certain, rel=1e-4)
+
+
+def test_views_that_a_step_is_compared_with_are_drawn_whole_and_by_the_seed() -> None:
+    """Each view's number is in all that is known of it."""
+    numbered, every = plain(), torch.arange(256.0)
+    known = {name: every.reshape(-1, *[1] * (getattr(numbered, name).ndim - 1)).expand_as(getattr(numbered, name))
+             for name in ("rgb", "alpha", "certainty", "background")}  # fmt: skip
+    numbered = replace(numbered, **known, cameras=replace(numbered.cameras, fov_deg=10 + every / 8))
+    drawn = [numbered.some(8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    for each in drawn:
+        chosen = each.alpha.flatten()
+        assert len(chosen.unique()) == 8
+        assert all(torch.equal(getattr(each, name)[:, 0].flatten(), chosen) for name in known)
+        torch.testing.assert_close(each.cameras.fov_deg, 10 + chosen / 8)
+    first, again, other = (each.alpha.flatten().tolist() for each in drawn)
+    assert first == again != other
+    assert numbered.some(256) is numbered
 
 
 @pytest.mark.parametrize("alpha", [False, True])
