@@ -71,7 +71,7 @@ ALSO = {
     "scene.meshfile": ("mesh", "hostile"),
     "scene.interchange": ("mesh", "interchange", "export"),
     "lifting.stages": ("lift", "representation"),
-    "lifting.fit": ("lift", "representation", "prior"),
+    "lifting.fit": ("foreground", "lift", "representation", "prior"),
     "lifting.distillation": ("distil", "from_blob", "lift", "representation", "prior", "lift_settings"),
     "lifting.guard": ("lift", "representation", "lift_settings"),
     "lifting.hull": ("foreground", "lift"),
