@@ -60,7 +60,7 @@ ALSO = {
     "weights.clip": ("clip", "released", "weights"),
     "weights.tokenizer": ("clip", "text", "released"),
     "scene.grid": ("field", "representation", "occupancy", "volume"),
-    "scene.hashgrid": ("representation",),
+    "scene.hashgrid": ("trilinear", "representation"),
     "scene.meshform": ("representation",),
     "scene.representation": ("representation",),
     "scene.sdf": ("representation",),
