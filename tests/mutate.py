@@ -72,6 +72,7 @@ ALSO = {
     "scene.interchange": ("mesh", "interchange", "export"),
     "lifting.stages": ("lift", "representation"),
     "lifting.fit": ("foreground", "lift", "representation", "prior"),
+    "lifting.check": ("lift",),
     "lifting.distillation": ("distil", "from_blob", "lift", "representation", "prior", "lift_settings"),
     "lifting.guard": ("lift", "representation", "lift_settings"),
     "lifting.hull": ("foreground", "lift"),
