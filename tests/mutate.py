@@ -74,7 +74,7 @@ ALSO = {
     "lifting.fit": ("foreground", "lift", "representation", "prior"),
     "lifting.check": ("lift",),
     "lifting.distillation": ("distil", "from_blob", "lift", "representation", "prior", "lift_settings"),
-    "lifting.guard": ("lift", "representation", "lift_settings"),
+    "lifting.guard": ("distil", "lift", "representation", "lift_settings"),
     "lifting.hull": ("foreground", "lift"),
     "lifting.keeping": ("lift_kept", "lift_resume"),
     "lifting.lens": ("foreground",),

@@ -166,3 +166,13 @@ def test_the_views_stay_what_a_distilled_object_is_compared_with() -> None:
     assert distil(began, Agreeing(), "a", settings=DistilSettings(**ALIKE)).observed is began.observed
     alone = distil(replace(began, pictures=None), Agreeing(), "a", settings=DistilSettings(**ALIKE)).observed
     assert alone is not began.observed and float(alone.views.cameras.fov_deg[0]) == pytest.approx(35)
+
+
+@pytest.mark.parametrize("decay", [{}, {"decay": 0.25}])
+def test_a_first_step_of_the_guard_is_as_long_as_the_rate_that_is_left(decay: dict[str, float]) -> None:
+    haze = Haze()
+    guard = Guard(haze, coverage=0.25, learning_rate=0.1)
+    loss = haze.color.sum() + 0 * haze.radius
+    guard.backward(loss)
+    assert guard.advance(loss, coverage=0.25, **decay)
+    assert haze.color.tolist() == pytest.approx([0.75 - 0.1 * decay.get("decay", 1.0)] * 3)

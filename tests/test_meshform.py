@@ -103,6 +103,7 @@ def test_faces_that_turned_over_go_back_to_where_they_were() -> None:
     torch.testing.assert_close(finished[40], 1.05 * whole[40], atol=1e-6, rtol=0)
     back = made.to_mesh(resolution=8, max_faces=10_000)
     torch.testing.assert_close(back.mesh.vertices, finished)
+    assert back.threshold == 0, "nothing was thresholded"
     assert back.watertight and back.fine is not None and len(back.fine.faces) == 320
     assert len(made.to_mesh(resolution=8, max_faces=100).mesh.faces) <= 100
 
@@ -142,6 +143,10 @@ def test_it_goes_back_and_on_and_refuses_what_is_another_meshs() -> None:
         torch.testing.assert_close(made.tint.sigmoid(), COLORS)
     with pytest.raises(InputError, match="162 vertices; got 4"):
         ball().restore(kept)
+    made.set_detail(0.5)
+    assert len(made.snapshot()[0]) == 4, "it has the vertices that it has"
+    with pytest.raises(InputError, match="`detail` must lie above 0"):
+        made.set_detail(0.0)
 
 
 @pytest.mark.parametrize(
