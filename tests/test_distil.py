@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from viewfold.lifting.observation import Observed
 from viewfold.lifting.photometric import Photometric
 from viewfold.lifting.regularizer import Regularizer
 from viewfold.lifting.score import SDS
+from viewfold.scene.background import Background
 from viewfold.scene.rendering import RaySamples, Rendering
 from viewfold.views import Views
 
@@ -176,3 +178,34 @@ def test_a_first_step_of_the_guard_is_as_long_as_the_rate_that_is_left(decay: di
     guard.backward(loss)
     assert guard.advance(loss, coverage=0.25, **decay)
     assert haze.color.tolist() == pytest.approx([0.75 - 0.1 * decay.get("decay", 1.0)] * 3)
+
+
+def test_the_guard_goes_back_to_the_last_tenth_step() -> None:
+    """A constant slope moves Adam by the rate in each step: 15 good ones, and the state before the eleventh."""
+    haze = Haze()
+    guard = Guard(haze, coverage=0.25, learning_rate=0.01)
+    for _ in range(15):
+        assert guard.step(haze.color.sum() + 0 * haze.radius, coverage=0.25)
+    assert haze.color.tolist() == pytest.approx([0.6] * 3, abs=1e-4)
+    assert not guard.step(haze.color.sum(), coverage=0.0)
+    assert haze.color.tolist() == pytest.approx([0.65] * 3, abs=1e-4)
+    assert guard.step(haze.color.sum() + 0 * haze.radius, coverage=0.25)
+    assert haze.color.tolist() == pytest.approx([0.645] * 3, abs=1e-4), "half the rate from there on"
+
+
+def test_a_guard_that_goes_on_has_the_background_the_momentum_and_the_good_state_of_the_one_before() -> None:
+    def slope(haze: Haze, behind: Background) -> Tensor:
+        return (haze.color - 0.5).square().sum() + 0 * haze.radius + behind(torch.eye(3)).sum()
+
+    haze, behind = Haze(), Background(generator=torch.Generator().manual_seed(0))
+    guard = Guard(haze, coverage=0.25, learning_rate=0.01, background=behind)
+    other, beside = Haze(), Background(generator=torch.Generator().manual_seed(1))
+    again = Guard(other, coverage=0.25, learning_rate=0.01, background=beside)
+    for _ in range(12):
+        guard.step(slope(haze, behind), coverage=0.25)
+    again.resume(deepcopy(guard.state()))
+    for covers in (0.25, 0.25, 0.0, 0.25):
+        assert guard.step(slope(haze, behind), coverage=covers) == again.step(slope(other, beside), coverage=covers)
+        assert torch.equal(haze.color, other.color)
+        assert all(torch.equal(a, b) for a, b in zip(behind.parameters(), beside.parameters(), strict=True))
+    assert (again.rollbacks, again.learning_rate) == (1, 0.005)
