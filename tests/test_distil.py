@@ -163,6 +163,45 @@ def test_an_object_that_leaves_its_silhouettes_is_taken_back_and_told_of() -> No
     assert distil(replace(began, pictures=None), Agreeing(), "a", settings=DistilSettings(**ALIKE)).rollbacks == 0
 
 
+def test_no_steps_return_what_was_fitted() -> None:
+    began = fitted()
+    refined = distil(began, Agreeing(), "a", settings=DistilSettings(steps=0))
+    assert refined.representation is began.representation and refined.observed is began.observed
+    assert refined.rollbacks == 0
+
+
+def test_a_step_that_is_done_again_draws_the_same_cameras() -> None:
+    class Short(Haze):
+        def render(self, cameras: Cameras, *, size: int, **how: Any) -> Rendering:
+            drawn = super().render(cameras, size=size, **how)
+            if len(self.seen) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return drawn
+
+    began = replace(fitted(), representation=(short := Short()))
+    with pytest.warns(UserWarning, match="memory ran out"):
+        distil(began, Agreeing(), "a", settings=DistilSettings(**ALIKE), generator=torch.Generator())
+    failed, again = short.seen[2], short.seen[3:5]
+    assert [len(part) for part in again] == [2, 2]
+    torch.testing.assert_close(Cameras.cat(again).world_from_camera, failed.world_from_camera)
+    assert not torch.allclose(short.seen[1].world_from_camera, failed.world_from_camera)
+
+
+def test_numbers_that_the_last_step_spoils_are_taken_back() -> None:
+    class Spoiled(Haze):
+        def constrain(self) -> None:
+            super().constrain()
+            if self.calls.count("constrain") == 7:
+                self.color.detach().fill_(float("nan"))
+
+    told: list[str] = []
+    began = replace(fitted(), representation=(spoiled := Spoiled()))
+    refined = distil(began, Agreeing(), "a", settings=DistilSettings(**ALIKE), note=told.append)
+    assert refined.rollbacks == 1 and spoiled.is_finite() and spoiled.color.tolist() == [0.75] * 3
+    assert told == ["distil, step 7: the last steps left numbers that are not finite; back to the last good state "
+                    "(return 1 of 3)."]  # fmt: skip
+
+
 def test_the_views_stay_what_a_distilled_object_is_compared_with() -> None:
     began = fitted()
     assert distil(began, Agreeing(), "a", settings=DistilSettings(**ALIKE)).observed is began.observed
