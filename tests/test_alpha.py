@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from viewfold.lifting.observation import observe
 from viewfold.lifting.photometric import Photometric
 from viewfold.picture import read_image
 from viewfold.pipeline.anchors import around
+from viewfold.scene.rendering import Rendering
 from viewfold.views import GROUND, Views
 
 CAMERAS = Cameras.orbit(4, elevation_deg=15)
@@ -83,6 +86,72 @@ def test_a_render_of_the_truth_costs_nothing_over_any_ground() -> None:
     behind, background = ground[:, :, None, None], foreground.background[:, :, None, None]
     expected = target.rgb + (1 - target.alpha) * (behind - background)
     torch.testing.assert_close(expected, views.over(ground), atol=1e-5, rtol=0)
+
+
+class Flat:
+    """Draws one grey and one coverage everywhere."""
+
+    def __init__(self, grey: float, covers: float) -> None:
+        self.grey, self.covers = grey, covers
+
+    def render(self, cameras: Cameras, *, size: int, **how: object) -> Rendering:
+        flat = torch.ones(len(cameras), 1, size, size)
+        colors = self.covers * self.grey * flat.expand(-1, 3, -1, -1)
+        return Rendering(rgb=colors, alpha=self.covers * flat, depth=flat, normal=flat.expand(-1, 3, -1, -1))
+
+
+def plain(*, grey: float = 0.5, alpha: float = 1.0, certain: float = 1.0, **known: Any) -> Photometric:
+    """Pictures of one grey pixel each, over white, from many sides."""
+    n_views = 256
+    one = torch.ones(n_views, 1, 1, 1)
+    return Photometric(
+        rgb=(alpha * grey + 1 - alpha) * one.expand(-1, 3, -1, -1),
+        alpha=alpha * one,
+        certainty=certain * one,
+        background=torch.ones(n_views, 3),
+        cameras=Cameras.orbit(n_views),
+        **known,
+    )
+
+
+def test_a_hole_in_the_grounds_colour_is_no_object() -> None:
+    """Over one ground nothing would be wrong; over any it is off by a variance of 1 / 12 and (1/2 - 1)^2 for white."""
+    seeded = torch.Generator().manual_seed(0)
+    for grey, expected in ((0.5, 1 / 12), (1.0, 1 / 12 + 1 / 4)):
+        loss = plain(grey=grey, alpha_weight=0.0).loss(Flat(0.0, 0.0), generator=seeded)
+        assert float(loss) == pytest.approx(expected, rel=0.1)
+    there = plain(grey=0.3, alpha=0.5).loss(Flat(0.3, 0.5), generator=seeded)
+    assert float(there) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("certain", [1.0, 0.2])
+def test_colour_and_coverage_count_as_they_are_certain(certain: float) -> None:
+    """A grey is off by 0.2; half a coverage by 0.5, beside its colour."""
+    assert float(plain(certain=certain).loss(Flat(0.7, 1.0))) == pytest.approx(0.04 * certain, rel=1e-4)
+    thin = plain(certain=certain, alpha_weight=1e4).loss(Flat(0.5, 0.5))
+    assert float(thin) == pytest.approx(1e4 * 0.25 * certain, rel=1e-3)
+    one = plain(certain=certain).loss(Flat(0.5, 0.5), generator=torch.Generator().manual_seed(0))
+    assert float(one) == pytest.approx((0.25 + 0.25 / 12) * certain, rel=0.02), "unless it is said, one counts as one"
+    for known, weighs in ((True, 2.0), (False, 0.0)):  # 0.5 over white where half is covered is off by 0.25
+        opaque = plain(certain=certain, alpha_weight=2.0, alpha_known=known).opaque_loss(Flat(0.5, 0.5))
+        assert float(opaque) == pytest.approx((0.0625 + weighs * 0.25) * certain, rel=1e-4)
+
+
+def test_views_that_a_step_is_compared_with_are_drawn_whole_and_by_the_seed() -> None:
+    """Each view's number is in all that is known of it."""
+    numbered, every = plain(), torch.arange(256.0)
+    known = {name: every.reshape(-1, *[1] * (getattr(numbered, name).ndim - 1)).expand_as(getattr(numbered, name))
+             for name in ("rgb", "alpha", "certainty", "background")}  # fmt: skip
+    numbered = replace(numbered, **known, cameras=replace(numbered.cameras, fov_deg=10 + every / 8))
+    drawn = [numbered.some(8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    for each in drawn:
+        chosen = each.alpha.flatten()
+        assert len(chosen.unique()) == 8
+        assert all(torch.equal(getattr(each, name)[:, 0].flatten(), chosen) for name in known)
+        torch.testing.assert_close(each.cameras.fov_deg, 10 + chosen / 8)
+    first, again, other = (each.alpha.flatten().tolist() for each in drawn)
+    assert first == again != other
+    assert numbered.some(256) is numbered
 
 
 @pytest.mark.parametrize("alpha", [False, True])

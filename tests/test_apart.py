@@ -11,7 +11,7 @@ from torch import Tensor
 
 from viewfold.errors import InputError
 from viewfold.lifting.finish import Finish
-from viewfold.lifting.light import Estimate, Found, PaintedIn, estimate_light, find_light
+from viewfold.lifting.light import Estimate, Found, PaintedIn, _least_squares, _Paints, estimate_light, find_light
 from viewfold.scene.harmonic import FAINTEST, HarmonicLight, harmonics
 from viewfold.scene.light import Light
 
@@ -106,6 +106,31 @@ def test_without_light_colours_stay_as_they_are() -> None:
 
 
 # A shared light -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_what_is_not_free_is_held_to_nothing_by_a_five_hundredth_of_the_points(free: int) -> None:
+    """Two columns at right angles: each is divided by 1.002 or is not."""
+    basis = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).repeat(20, 1)
+    solved = _least_squares(basis, basis @ torch.tensor([3.0, 2.0]), torch.ones(40), free=free)
+    assert solved.tolist() == pytest.approx([3 / (1.002 if free < 1 else 1), 2 / (1.002 if free < 2 else 1)], rel=1e-5)
+    light = torch.tensor([0.0, 1.0]).repeat_interleave(20)  # the second half alone counts
+    halved = _least_squares(basis, basis @ torch.tensor([3.0, 2.0]) + 5 * (1 - light), light, free=2)
+    assert halved.tolist() == pytest.approx([3, 2], rel=1e-4)
+
+
+def test_points_of_one_paint_weigh_as_their_light_is_sure_and_others_do_not() -> None:
+    """Greys of 0.1 and 0.4 whose shades account for the difference, and a red: luminance / (luminance + 0.1).
+
+    How alike the greys are counts for both rows; the rest is how sure each is, 1/2 and 4/5.
+    """
+    seen = _Paints.of(torch.tensor([[0.1] * 3, [0.4] * 3, [0.6, 0.0, 0.0]]), directions(3))
+    weights = seen.kernel(seen.y, width=0.1)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(3))
+    assert float(weights[:2, 2].max()) < 1e-4
+    assert float(weights[0, 1] / weights[0, 0] * weights[1, 1] / weights[1, 0]) == pytest.approx(
+        (0.8 / 0.5) ** 2, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("light", [Light(), OTHER], ids=["the house's", "another"])

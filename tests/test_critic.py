@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from viewfold.camera import Cameras
-from viewfold.lifting.critic import Critic
+from viewfold.errors import FitError
+from viewfold.lifting.critic import Critic, Opinion
+from viewfold.lifting.score import Reconstruction
 from viewfold.lifting.settings import DistilSettings
 from viewfold.lifting.studio import Shot
 from viewfold.lifting.viewpoint import draw_cameras
@@ -136,6 +139,37 @@ def test_each_object_is_judged_from_its_own_cameras() -> None:
     assert float(critic.judge(exchanged, step=0, generator=seeded()).loss) > 1e-4
 
 
+class Torn(Recorder):
+    """Believes in black for a prompt and in middle grey for nothing, at as many noise levels as one likes."""
+
+    def __init__(self, n_levels: int = 1000) -> None:
+        super().__init__()
+        self.alphas_cumprod = torch.linspace(0.99, 0.01, n_levels)
+
+    def predict_noise(self, x: Tensor, t: Tensor, condition: list[str], cameras: Cameras | None) -> Tensor:
+        self.t.append(t)
+        level = self.alphas_cumprod[t][:, None, None, None, None]
+        known = torch.tensor([0.0 if text == "" else -1.0 for text in condition])[:, None, None, None, None]
+        return (x - level.sqrt() * known) / (1 - level).sqrt()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
+def test_guidance_goes_as_far_beyond_what_the_negative_believes_in(guidance: float) -> None:
+    """From grey, 0, towards 0 + guidance (-1 - 0): half its square."""
+    settings = DistilSettings(guidance=guidance, score=Reconstruction(rescale=0.0))
+    grey = shot(1, pictures=torch.full((4, 3, 16, 16), 0.5))
+    loss = Critic(Torn(), "a ball", settings).judge(grey, step=0, generator=seeded()).loss
+    assert float(loss) == pytest.approx(guidance**2 / 2, rel=1e-3, abs=1e-6)
+
+
+def test_noise_levels_are_shares_of_those_that_the_prior_has() -> None:
+    prior, generator = Torn(n_levels=200), seeded()
+    critic = Critic(prior, "a ball", DistilSettings(steps=9, noise_at_start=(0.5, 0.9), noise_at_end=(0.02, 0.02)))
+    drawn = [int(critic.judge(shot(1), step=0, generator=generator).t) for _ in range(60)]
+    assert 100 <= min(drawn) < 110 and 170 < max(drawn) <= 180
+    assert int(critic.judge(shot(1), step=9, generator=generator).t) == 4
+
+
 def test_the_score_is_a_mean_over_latents_or_over_views_alone() -> None:
     grey = shot(2, pictures=torch.full((8, 3, 16, 16), 0.5))
     by_latents, by_views = (
@@ -148,3 +182,34 @@ def test_the_score_is_a_mean_over_latents_or_over_views_alone() -> None:
     true = shot(2).pictures
     # x0 is what is known, whatever the noise: 0.5 |x - x0|^2 / (b v), with x = 0; nearly no guidance is left to rescale
     assert by_views == pytest.approx(float(0.5 * (2 * true - 1).square().sum() / 8), rel=1e-3)
+
+
+NAN, ONE = torch.tensor(float("nan")), torch.zeros(1, 4, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "latents", "pictures", "blamed"),
+    [
+        (NAN, ONE, 0.0, r"finite noise; got NaN or infinity at t = \[7\]"),
+        (NAN, ONE * NAN, 0.0, "its VAE gave NaN"),
+        (NAN, ONE * NAN, float("nan"), None),
+        (torch.tensor(1.0), ONE, 0.0, None),
+    ],
+)
+def test_what_failed_first_is_blamed(loss: Tensor, latents: Tensor, pictures: float, blamed: str | None) -> None:
+    """Pictures that are not finite are the representation's own fault, and a finite step is nobody's."""
+    opinion = Opinion(loss=loss, latents=latents, t=torch.tensor([7]))
+    with nullcontext() if blamed is None else pytest.raises(FitError, match=blamed):
+        opinion.blame(shot(1, pictures=torch.full((4, 3, 2, 2), pictures)))
+
+
+def test_a_critic_that_goes_on_has_begun_the_scores_of_the_one_before() -> None:
+    before = Critic(Recorder(), "a ball", DistilSettings())
+    for n_objects in (2, 1):
+        before.judge(shot(n_objects), step=0, generator=seeded())
+    prior = Recorder()
+    after = Critic(prior, "a ball", DistilSettings())
+    after.resume(before.state())
+    assert [len(prompts) for prompts in prior.prompts] == [4, 2]
+    after.judge(shot(2), step=0, generator=seeded())
+    assert len(prior.prompts) == 2 and after.state() == before.state()

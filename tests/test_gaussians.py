@@ -71,7 +71,7 @@ def test_a_round_one_on_the_axis_is_drawn_as_its_formula_says(draw) -> None:
     size = 33
     drawn = draw(single(opacity_logit=1.0), camera, size=size)
     focal = size / 2 / math.tan(math.radians(25))
-    variance = (0.1 * focal / 2.0) ** 2 + LOW_PASS
+    variance = (0.1 * focal / 2.0) ** 2 + 0.3  # as released
     at = torch.arange(size) - 16.0
     squared = at[:, None] ** 2 + at**2
     expected = torch.tensor(1.0).sigmoid() * torch.exp(-squared / (2 * variance))
@@ -81,6 +81,16 @@ def test_a_round_one_on_the_axis_is_drawn_as_its_formula_says(draw) -> None:
     covered = drawn.alpha[0, 0] > 0
     torch.testing.assert_close(drawn.depth[0, 0][covered], torch.full([int(covered.sum())], 2.0), atol=1e-4, rtol=0)
     assert 0 < int(covered.sum()) < size**2
+
+
+@pytest.mark.parametrize("opacity", [1.5 / 255, 0.4])
+def test_a_box_ends_where_its_gaussian_absorbs_too_little_to_be_drawn(opacity: float) -> None:
+    camera, size = Cameras.orbit(1, fov_deg=50, distance=2.0), 64
+    splats = project(single(opacity_logit=math.log(opacity / (1 - opacity))), camera, size=size)
+    variance = (0.1 * size / 2 / math.tan(math.radians(25)) / 2.0) ** 2 + 0.3
+    at_the_edge = opacity * torch.exp(-splats.reach[0, 0].square() / (2 * variance))
+    torch.testing.assert_close(at_the_edge, torch.full((2,), 1 / 255), rtol=1e-3, atol=0)
+    assert splats.features.shape == (1, 1, 4), "colour and depth; a normal is work that nobody asked for"
 
 
 def test_the_nearer_hides_the_farther_whatever_their_order() -> None:

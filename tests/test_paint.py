@@ -77,7 +77,9 @@ def painted(
         watertight=True,
     )
     extracted = Extracted(surface=surface, representation=Green(), observed=observe(views))
-    return paint(extracted, size=128, settings=settings, **options)
+    made = paint(extracted, size=128, settings=settings, **options)
+    assert made.representation is extracted.representation and made.observed is extracted.observed
+    return made
 
 
 def likeness_db(made: Mesh, true: Mesh, *, made_in: AnyLight | None, true_in: AnyLight | None) -> float:

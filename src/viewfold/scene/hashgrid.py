@@ -39,7 +39,7 @@ class HashSettings:
     """N_min: cells along each axis of the coarsest grid."""
 
     growth: float = 1.4473
-    """b: from one grid's cells to the next one's; 16 of them reach 4095."""
+    """b: from one grid's cells to the next one's; 16 of them reach 4097."""
 
     def __post_init__(self) -> None:
         ranges = (
