@@ -116,11 +116,12 @@ def test_other_settings_and_other_models_have_other_names(
         (model, {"settings": HIGH}),
         (model, {"settings": changed}),
         (model, {"tries": 2, "scorer": lambda views: 0.0}),
+        (model, {"turntable": False}),
         (other, {}),
         (told, {}),
     ):
         assert not lift_batch(which, ["a mug"], tmp_path, **settings).skipped
-    assert len({path.stem for path in tmp_path.iterdir()}) == len(calls) == 7
+    assert len({path.stem for path in tmp_path.iterdir()}) == len(calls) == 8
 
 
 def test_a_file_whose_report_is_lost_or_is_another_units_is_made_again(
