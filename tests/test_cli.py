@@ -209,7 +209,7 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
         "2000",
     ]
     arguments += [] if kind == "grid" else ["--representation", kind]
-    arguments += ["--splats"] if kind == "gaussians" else []
+    arguments += ["--splats"] if kind == "gaussians" else ["--maps", "--turntable", "none"]
     assert main(["lift", "a red mug", *arguments, "--out", str(out)]) == 0
     assert str(out) in (said := capsys.readouterr().out)
     assert out.with_suffix(".splats.ply").is_file() == ("toy.splats.ply" in said) == (kind == "gaussians")
@@ -217,7 +217,8 @@ def test_lift_writes_a_mesh_a_turntable_and_a_report(
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["settings"]["distil"]["steps"] == 1 and report["faces"] <= 2000
     assert report["settings"]["representation"]["kind"] == kind
-    assert out.with_suffix(".webp").is_file()
+    assert out.with_suffix(".webp").is_file() == ("turntable toy.webp" in said) == (kind == "gaussians")
+    assert out.with_suffix(".maps").is_dir() == ("maps toy.maps" in said) == (kind == "grid")
     assert torch.isfinite(torch.tensor(report["rerender_psnr_db"]))
 
 

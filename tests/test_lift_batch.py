@@ -116,11 +116,12 @@ def test_other_settings_and_other_models_have_other_names(
         (model, {"settings": HIGH}),
         (model, {"settings": changed}),
         (model, {"tries": 2, "scorer": lambda views: 0.0}),
+        (model, {"turntable": False}),
         (other, {}),
         (told, {}),
     ):
         assert not lift_batch(which, ["a mug"], tmp_path, **settings).skipped
-    assert len({path.stem for path in tmp_path.iterdir()}) == len(calls) == 7
+    assert len({path.stem for path in tmp_path.iterdir()}) == len(calls) == 8
 
 
 def test_a_file_whose_report_is_lost_or_is_another_units_is_made_again(
@@ -224,6 +225,8 @@ def test_the_shell_makes_a_list_goes_on_with_it_and_says_what_failed(
     Path("things.txt").write_text("a red mug\n")
     assert main(command) == 0 and "0 made, 1 there already, 0 failed" in capsys.readouterr().out
     assert len(calls) == 2
+    assert main([*command, "--turntable", "none", "--out", "still"]) == 0
+    assert {path.suffix for path in Path("still").iterdir()} == {".ply", ".json"}
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_model_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lift_fakes import PerfectPrior, ball, ball_views
 from sphere import SphereSettings
+from test_ration import SHORTAGES
 from test_stopping import terminal  # noqa: F401
 from torch import Tensor, nn
 
@@ -29,9 +31,10 @@ from viewfold.lifting.prior import Learnable
 from viewfold.lifting.score import ASD, ISM, SDI, SDS, VSD, Reconstruction, Score
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.lifting.start import FromBlob, begin_blob
-from viewfold.scene.grid import GridSettings
+from viewfold.scene.grid import GridField, GridSettings
 from viewfold.scene.hashfield import HashGridSettings
 from viewfold.scene.hashgrid import HashSettings, LevelGrowth
+from viewfold.scene.rendering import Rendering
 from viewfold.scene.representation import RepresentationSettings
 from viewfold.scene.sdf import SdfSettings
 from viewfold.views import Views
@@ -167,6 +170,42 @@ def test_returns_to_a_good_state_are_said_and_outlast_a_kill(
     found = run(GRID, Reconstruction(), keeper=Keeper(tmp_path, every_s=0), note=again.append)
     assert found.rollbacks == whole.rollbacks and again == notes
     assert equal(found.representation.state(), whole.representation.state())
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["today's state", "a state of before"])
+@pytest.mark.parametrize("stage", ["fit", "distil"])
+def test_how_much_memory_suffices_for_outlasts_a_kill(
+    stage: str, is_old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that goes on does not run out again; after an old state, which does not tell, it does, and says so."""
+    keeper, settings = Keeper(tmp_path, every_s=0), replace(SMALL, distil=replace(SMALL.distil, views=4))
+
+    def made(**options: Any) -> Asset3D:
+        return lift(prior(), "a red ball", views=ball_views(), settings=settings, keeper=keeper, **options)
+
+    asked: list[int] = []
+    draws = GridField.render
+
+    def render(self: GridField, cameras: Cameras, **options: Any) -> Rendering:
+        """Run out of memory where a graph is kept of more than two views."""
+        if torch.is_grad_enabled():
+            asked.append(len(cameras))
+            if len(cameras) > 2:
+                raise SHORTAGES[0]
+        return draws(self, cameras, **options)
+
+    monkeypatch.setattr(GridField, "render", render)
+    at = ("distil", 0) if stage == "fit" else ("distil", 3)
+    with pytest.raises(Killed), pytest.warns(UserWarning, match="memory ran out"):
+        made(progress=kill_at(*at))
+    for name in ("fit", stage) if is_old else {"fit", stage} - {stage}:
+        state = keeper.load(name)
+        assert state is not None and state.pop("ration", 0.5) == 0.5
+        keeper.save(name, state)
+    asked.clear()
+    with pytest.warns(UserWarning, match="memory ran out") if is_old else nullcontext():
+        report = made().report
+    assert (max(asked) > 2) == is_old and report["ration"] == 0.5
 
 
 # A whole lift -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 from viewfold.errors import InputError, ViewfoldError
 from viewfold.formats import MESHES
-from viewfold.lifting.asset import check_place
+from viewfold.lifting.asset import Turntable, check_place
 from viewfold.lifting.keeping import Note, keeping
 from viewfold.lifting.presets import STANDARD
 from viewfold.lifting.stages import LiftSettings
@@ -35,6 +35,7 @@ def lift_batch(
     *,
     suffix: str = ".glb",
     splats: bool = False,
+    turntable: bool | Turntable = True,
     seed: int = 0,
     tries: int = 1,
     scorer: Scorer | None = None,
@@ -52,7 +53,7 @@ def lift_batch(
         model: what `load` returned.
         prompts: texts; repeated ones are made once.
         out: the folder of all files: "a-red-mug-0123456789.glb", .webp and .json.
-        suffix, splats: the kind of the meshes, and whether Gaussians come along, see `Asset3D.save`.
+        suffix, splats, turntable: the kind of the meshes, and what comes along, see `Asset3D.save`.
         seed, tries, scorer, settings, origin: the same for every prompt, see `lift`; neither `scorer` nor `origin`
             tells assets apart.
         progress: called with ("prompts", done, all) before the first and after each that is not there already.
@@ -67,7 +68,16 @@ def lift_batch(
         raise InputError(f"`suffix` must be one of {', '.join(MESHES)}; got {suffix!r}.")
     settings = settings or STANDARD
     same: dict[str, Any] = {"seed": seed, "tries": tries, "scorer": scorer, "settings": settings, "origin": origin}
-    common = [seed, tries, *["splats"] * splats, asdict(settings), asdict(model.defaults), describe_maker(model)]
+    shown = [] if turntable in (True, "webp") else [f"turntable {turntable or 'none'}"]
+    common = [
+        seed,
+        tries,
+        *["splats"] * splats,
+        *shown,
+        asdict(settings),
+        asdict(model.defaults),
+        describe_maker(model),
+    ]
     units = {prompt: hashlib.sha256(json.dumps([prompt, *common]).encode()).hexdigest() for prompt in prompts}
     places = {prompt: Path(out) / (unit_name(prompt, unit) + suffix) for prompt, unit in units.items()}
 
@@ -75,12 +85,12 @@ def lift_batch(
         return path.is_file() and _unit_of(path) == units[prompt]
 
     def make(prompt: str, path: Path) -> None:
-        check_place(path, splats=splats)
+        check_place(path, splats=splats, turntable=turntable)
         with keeping(path.with_suffix(".lift"), note=note) as keeper:
             if not is_finished(prompt, path):  # else a killed process had all but moved it
                 said = {"unit": units[prompt], "warnings": model.text.check(prompt)}
                 asset = lift(model, prompt, **same, note=note, keeper=keeper)
-                replace(asset, report=asset.report | said).save(path, splats=splats)
+                replace(asset, report=asset.report | said).save(path, splats=splats, turntable=turntable)
             keeper.clear()
 
     missing = {path for path in places.values() if not path.is_file()}

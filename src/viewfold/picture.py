@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold import limits
-from viewfold.errors import AssetError, InputError
+from viewfold.errors import AssetError, InputError, MissingExtraError
 from viewfold.label import UNLABELLED, Label, Unlabelled
 from viewfold.store import atomic_write, read_regular
 
@@ -219,15 +219,20 @@ def write_turntable(
         raise InputError(f"`path` must end in .webp, .gif or .mp4; got '{path.suffix}'.")
 
 
-def _write_mp4(frames: Sequence[Image.Image], path: Path, frames_per_second: float) -> None:
-    from viewfold.errors import MissingExtraError
-
+def check_mp4() -> None:
+    """Raise the `MissingExtraError` of `write_turntable`, before the work."""
     try:
-        import imageio_ffmpeg  # type: ignore[import-not-found]
+        import imageio_ffmpeg  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             ".mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg==0.6.0, or write .webp"
         ) from error
+
+
+def _write_mp4(frames: Sequence[Image.Image], path: Path, frames_per_second: float) -> None:
+    check_mp4()
+    import imageio_ffmpeg  # type: ignore[import-not-found]
+
     with atomic_write(path) as temporary:
         writer = imageio_ffmpeg.write_frames(str(temporary), frames[0].size, fps=frames_per_second, macro_block_size=2)
         writer.send(None)

@@ -105,11 +105,12 @@ class Views:
             if turntable and len(self) > 1:
                 pace = max(2, len(self) / 4)
                 write_turntable(opaque, temporary / TURNTABLE, frames_per_second=pace, label=self.label)
-            write_json(temporary / "transforms.json", self._transforms())
+            write_json(temporary / "transforms.json", self.transforms())
             write_json(temporary / "run.json", {"prompt": self.prompt, **self.run})
         return Path(folder)
 
-    def _transforms(self) -> dict[str, Any]:
+    def transforms(self, *, suffix: str = ".png") -> dict[str, Any]:
+        """Return what a transforms.json says of pictures 000 ... of that suffix (nerfstudio's)."""
         height, width = self.rgb.shape[-2:]
         frames = []
         for index, (pose, fov) in enumerate(
@@ -117,7 +118,7 @@ class Views:
         ):
             focal = 0.5 * width / math.tan(math.radians(fov) / 2)
             intrinsics = {"fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2, "w": width, "h": height}
-            frames.append({"file_path": f"{index:03d}.png", "transform_matrix": pose, **intrinsics})
+            frames.append({"file_path": f"{index:03d}{suffix}", "transform_matrix": pose, **intrinsics})
         return {"camera_model": "OPENCV", "frames": frames}
 
     @classmethod

@@ -17,7 +17,7 @@ from viewfold.cli.option import given, slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars
-from viewfold.cli.result import say_asset
+from viewfold.cli.result import check_places, save_asset, say_asset
 from viewfold.errors import InputError, PromptError
 from viewfold.formats import MESHES
 
@@ -73,6 +73,10 @@ class Lift:
     """Of the object in its file, along z; by default as it was made, 0.6 to 1 (an STL has it in millimetres)."""
     origin_at: Annotated[Literal["base", "centre"] | None, unset("{base,centre}", name="origin")] = None
     """Where the file's origin is: under the object or in its middle; by default where it was made, about the middle."""
+    turntable: Literal["webp", "mp4", "none"] = "webp"
+    """The animation beside the file; mp4 needs imageio-ffmpeg."""
+    maps: bool = False
+    """Write colour, opacity, depth and normals from eight sides, with their cameras, into a folder NAME.maps."""
     previews: bool = False
     """Show the object as it grows: writes preview.webp into the folder that is kept beside OUT, NAME.lift."""
     lora: Loras = ()
@@ -100,9 +104,15 @@ class Lift:
         """Refuse what contradicts itself before anything is loaded."""
         if bool(self.prompt) == bool(self.prompts):
             raise InputError("`prompt` must be given, or a file of them with `prompts`: one of the two.")
-        for name, value in {"from": self.source, "mesh": self.mesh, "previews": self.previews or None}.items():
+        alone = {"from": self.source, "mesh": self.mesh, "previews": self.previews or None}
+        for name, value in alone.items():
             if self.prompts is not None and value is not None:
                 raise InputError(f"`{name}` must be left out with `prompts`, a list; got {value}.")
+        if self.prompts is not None and self.maps:
+            raise InputError(
+                "`maps` must be left out with `prompts`. `viewfold render FOLDER --out MAPS --depth --normals` draws "
+                "those of all files."
+            )
         if self.mesh is not None:
             from viewfold.cli.retexture import check_options
 
@@ -130,6 +140,11 @@ class Lift:
                 f"`representation` must not be {self.representation} with quality mvdream, whose lamps light a volume."
             )
         check_source(self.source)
+
+    @property
+    def turns(self) -> Literal["webp", "mp4", False]:
+        """The kind of turntable, as `Asset3D.save` takes it."""
+        return False if self.turntable == "none" else self.turntable
 
     @property
     def _out(self) -> Path:
@@ -175,12 +190,11 @@ class Lift:
         return open_model(self.model, device=self.device, placement=self.memory, lora=self.lora)
 
     def _run_one(self, settings: Any) -> None:
-        from viewfold.lifting.asset import check_place
         from viewfold.make import lift
         from viewfold.views import Views
 
         started, out = time.perf_counter(), self._out
-        check_place(out, splats=self.splats)
+        check_places(out, self)
         views = None if self.source is None else Views.load(self.source)
         model = self._open()
         say_notes(model.text.check(self.prompt))
@@ -197,17 +211,16 @@ class Lift:
                 keeper=keeper,
                 **self._arguments(settings),
             )
-            asset.save(out, splats=self.splats)
+            save_asset(asset, out, self)
             keeper.clear()
-        say_asset(asset, out, started, splats=self.splats)
+        say_asset(asset, out, started, self)
 
     def _run_file(self, path: Path, settings: Any) -> None:
-        from viewfold.lifting.asset import check_place
         from viewfold.make_batch import lift_batch
         from viewfold.pipeline.batch import read_prompts
 
         prompts, suffix = read_prompts(path), f".{self.format or 'glb'}"
-        check_place(self._out / f"any{suffix}")
+        check_places(self._out / f"any{suffix}", self)
         model = self._open()
         with progress_bars() as report:
             done = lift_batch(
@@ -216,6 +229,7 @@ class Lift:
                 self._out,
                 suffix=suffix,
                 splats=self.splats,
+                turntable=self.turns,
                 progress=report,
                 note=say,
                 **self._arguments(settings),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from viewfold.cli.model import open_model, say_notes
 from viewfold.cli.option import given
 from viewfold.cli.progress import progress_bars
-from viewfold.cli.result import say_asset
+from viewfold.cli.result import check_places, save_asset, say_asset
 from viewfold.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ DRAFT_VIEWS = 8
 
 def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
     """Make the files and say where they are, of options that `check_options` has passed."""
-    from viewfold.lifting.asset import check_place
     from viewfold.lifting.retexture import RetextureSettings
     from viewfold.lifting.survey import Survey
     from viewfold.make import retexture
@@ -29,7 +28,7 @@ def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
     from viewfold.scene.standing import Standing
 
     started = time.perf_counter()
-    check_place(out)
+    check_places(out, options)
     settings = RetextureSettings(
         faces=options.faces,
         **given({"texture_size": options.texture}),
@@ -52,8 +51,8 @@ def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
             progress=report,
             **options.origin.arguments(),
         )
-        asset.save(out)
-    say_asset(asset, out, started)
+        save_asset(asset, out, options)
+    say_asset(asset, out, started, options)
 
 
 def check_options(options: Lift) -> None:

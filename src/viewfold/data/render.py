@@ -31,9 +31,19 @@ from viewfold.data.pool import Pool, work_in_pool
 from viewfold.data.rendered import META, Rendered, asset_facts
 from viewfold.data.source import AssetFile, captioned_assets
 from viewfold.errors import AssetError, InputError
+from viewfold.label import UNLABELLED, Label
 from viewfold.store import Claims, atomic_write, check_output, sweep, write_json
 
-__all__ = ["PAPER", "RENDER_FILES", "Limits", "RenderReport", "RenderSettings", "render_asset", "render_assets"]
+__all__ = [
+    "PAPER",
+    "RENDER_FILES",
+    "Limits",
+    "RenderReport",
+    "RenderSettings",
+    "render_asset",
+    "render_assets",
+    "write_pictures",
+]
 
 RENDER_FILES = r"\d{3,}\.webp|\d{3,}\.(depth|normal)\.png|meta\.json|\.DS_Store"
 """Names in a folder of renders; a folder that holds anything else is never replaced."""
@@ -194,7 +204,7 @@ def render_asset(
     check_output(out / uid, holds=RENDER_FILES)
     with atomic_write(out / uid) as partial:
         partial.mkdir()
-        files = _write_pictures(pictures, partial, settings, webp)
+        files = write_pictures(pictures, partial, settings, webp=webp)
         light = settings.light_of(uid)
         drawing = {"engine": engine.version, "light": None if light is None else asdict(light), **pictures.notes}
         drawing |= (
@@ -212,24 +222,32 @@ def render_asset(
         write_json(partial / META, meta, indent=None)  # with line breaks Python writes it ten times as slowly
 
 
-def _write_pictures(pictures: Pictures, folder: Path, settings: RenderSettings, webp: Webp) -> list[dict[str, Any]]:
+def write_pictures(
+    pictures: Pictures,
+    folder: Path,
+    settings: RenderSettings,
+    *,
+    webp: Webp = "small",
+    label: Label = UNLABELLED,
+) -> list[dict[str, Any]]:
     """Write the files of each view; return their names and what is needed to read them."""
     views: list[dict[str, Any]] = []
+    fields, png = label.picture_options(".webp"), label.picture_options(".png")
     for index, picture in enumerate(_bytes(pictures.rgba)):
         name = f"{index:03d}.webp"
-        Image.fromarray(picture).save(folder / name, lossless=True, **_WEBP[webp])
+        Image.fromarray(picture).save(folder / name, lossless=True, **_WEBP[webp], **fields)
         views.append({"file": name})
     if settings.depth:
         for index, depth in enumerate(pictures.depth[:, 0].cpu().numpy()):
             scale = float(depth.max()) / DEPTH_STEPS or 1.0
             name = f"{index:03d}.depth.png"
-            Image.fromarray(np.rint(depth / scale).astype(np.uint16)).save(folder / name)
+            Image.fromarray(np.rint(depth / scale).astype(np.uint16)).save(folder / name, **png)
             views[index] |= {"depth_file": name, "depth_scale": scale}
     if settings.normals:
         there = (pictures.normal != 0).any(dim=1, keepdim=True)
         for index, normal in enumerate(_bytes((pictures.normal + 1) / 2 * there)):
             name = f"{index:03d}.normal.png"
-            Image.fromarray(normal).save(folder / name)
+            Image.fromarray(normal).save(folder / name, **png)
             views[index] |= {"normal_file": name}
     return views
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError, ViewfoldError
 from viewfold.formats import ANIMATIONS, MESHES
 from viewfold.label import UNLABELLED, Label
-from viewfold.picture import write_turntable
+from viewfold.picture import check_mp4, write_turntable
 from viewfold.scene.export import check_mesh, mesh_files, write_mesh
 from viewfold.scene.gaussian.cloud import Gaussians
 from viewfold.scene.gaussian.splatfile import splat_bytes
@@ -24,6 +24,9 @@ from viewfold.scene.standing import Standing
 from viewfold.scene.usd import check_usd
 from viewfold.store import check_output, complete_files, finite, read_json, write_json
 from viewfold.views import Views
+
+Turntable = Literal["webp", "mp4"]
+"""What a turntable beside a mesh is written as."""
 
 TURNTABLE_FRAMES = 36
 TURNTABLE_SIZE = 192
@@ -58,21 +61,21 @@ class Asset3D:
         """Draw the mesh as a viewer shows it: in `Light()`, or as it is where light is painted in."""
         return rasterize(self.mesh, cameras, size=size)
 
-    def save(self, path: str | Path, *, turntable: bool = True, splats: bool = False) -> Path:
-        """Write a mesh (.glb, .obj, .ply, .stl, .usdz) with its report (.json) and turntable (.webp), or that alone.
+    def save(self, path: str | Path, *, turntable: bool | Turntable = True, splats: bool = False) -> Path:
+        """Write a mesh (.glb, .obj, .ply, .stl, .usdz) with its report (.json) and turntable, or that alone.
 
         All files of the set appear, or none, over an older set too (`store.atomic_files`); parts and materials are
         called after the prompt; each file says what `label` does.  Returns `path`.
 
         Args:
             path: of the mesh.
-            turntable: also write that.
+            turntable: beside a mesh, as .webp or .mp4; True is .webp.
             splats: also write the 3D Gaussians that the mesh was taken from, as NAME.splats.ply: z up, whatever the
                 mesh's file has, and standing as it does.
 
         Raises:
             InputError: another suffix, what this kind cannot hold, or splats of what has none.
-            MissingExtraError: a .usdz without usd-core.
+            MissingExtraError: a .usdz without usd-core, a .mp4 without imageio-ffmpeg.
             OutputError: the place cannot be written.
         """
         path = Path(path)
@@ -89,10 +92,10 @@ class Asset3D:
         cloud = self._splats() if splats else None
         with mesh_files(path, stale=_old_companions) as temporary:
             write_mesh(mesh, temporary, label=self.label, name=self.prompt)
-            shown = temporary.with_suffix(".webp").name if turntable else None
-            if turntable:
-                self._save_turntable(temporary.with_suffix(".webp"))
-            beside = {"turntable": shown}
+            shown = turntable_beside(temporary, turntable)
+            if shown is not None:
+                self._save_turntable(shown)
+            beside = {"turntable": None if shown is None else shown.name}
             if cloud is not None:
                 beside["splats"] = splats_beside(temporary).name
                 splats_beside(temporary).write_bytes(splat_bytes(cloud, label=self.label))
@@ -111,19 +114,31 @@ class Asset3D:
         write_turntable(self.label.mark(frames), path, label=self.label)
 
 
-def check_place(path: str | Path, *, splats: bool = False) -> None:
+def check_place(path: str | Path, *, splats: bool = False, turntable: bool | Turntable = True) -> None:
     """Fail before the work if an asset could not be saved at `path`; complete one there whose writer was killed.
 
     Raises:
-        MissingExtraError: a .usdz without usd-core.
+        MissingExtraError: a .usdz without usd-core, a .mp4 without imageio-ffmpeg.
         OutputError: one of its places is taken by something else, or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() == ".usdz":
         check_usd()
-    for place in (path, path.with_suffix(".webp"), path.with_suffix(".json"), *[splats_beside(path)] * splats):
-        check_output(place)
+    shown = turntable_beside(path, turntable)
+    if shown is not None and shown.suffix == ".mp4":
+        check_mp4()
+    for place in (path, shown, path.with_suffix(".json"), *[splats_beside(path)] * splats):
+        if place is not None:
+            check_output(place)
     complete_files(path)
+
+
+def turntable_beside(path: Path, turntable: bool | Turntable) -> Path | None:
+    """Return where the turntable of an asset is: a.glb -> a.webp or a.mp4; None for none."""
+    kind = "webp" if turntable is True else turntable
+    if kind and kind not in get_args(Turntable):
+        raise InputError(f"`turntable` must be True, False, {' or '.join(get_args(Turntable))}; got {turntable!r}.")
+    return path.with_suffix(f".{kind}") if kind else None
 
 
 def splats_beside(path: Path) -> Path:
@@ -137,5 +152,6 @@ def _old_companions(path: Path) -> tuple[str, ...]:
         report = read_json(path.with_suffix(".json"))
     except ViewfoldError:
         return ()
-    ours = {"turntable": path.with_suffix(".webp").name, "splats": splats_beside(path).name}
-    return tuple(name for key, name in ours.items() if report.get(key) == name)
+    shown = [path.with_suffix(f".{kind}").name for kind in get_args(Turntable)]
+    ours = [*(("turntable", name) for name in shown), ("splats", splats_beside(path).name)]
+    return tuple(name for key, name in ours if report.get(key) == name)

@@ -96,7 +96,7 @@ def distil(
     if fitted.pictures is not None:
         pictures = fitted.pictures.shrunk(min(prior.image_size, fitted.pictures.size))
     decay = Anneal(start=1.0, end=settings.optimizer.last_rate, steps=settings.steps)
-    run = _Run(guard=_watch(fitted, studio), critic=critic, generator=generator)
+    run = _Run(guard=_watch(fitted, studio), critic=critic, ration=studio.ration, generator=generator)
     guard = run.guard
     kept = None if keeper is None else keeper.load("distil")
     first = 0 if kept is None else run.resume(kept)
@@ -145,16 +145,19 @@ class _Run:
 
     guard: Guard
     critic: Critic
+    ration: Ration
     generator: torch.Generator | None
 
     def state(self, step: int) -> dict[str, Any]:
         """Return it, before a step, for a file."""
         drawn = None if self.generator is None else self.generator.get_state()
-        return {"step": step, "guard": self.guard.state(), "critic": self.critic.state(), "generator": drawn}
+        state = {"guard": self.guard.state(), "critic": self.critic.state(), "ration": self.ration.share}
+        return {"step": step, **state, "generator": drawn}
 
     def resume(self, state: dict[str, Any]) -> int:
         """Go on from a state, and return its step; the generator last, for scores that begin draw from it."""
         self.guard.resume(state["guard"])
+        self.ration.resume(state)
         self.critic.resume(state["critic"], generator=self.generator)
         if self.generator is not None:
             self.generator.set_state(state["generator"])

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +31,10 @@ class Ration:
     def __init__(self) -> None:
         self.share = 1.0
         self._most = 0  # views that were rendered at once in this attempt
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Begin with the share that an earlier run had found, as its state tells; one of before says nothing of it."""
+        self.share = min(self.share, state.get("ration", 1.0))
 
     def of(self, drawable: Drawable) -> Drawable:
         """Return the same thing, which renders as many views at once as there is memory for."""

@@ -272,6 +272,7 @@ def _fit_first(
                 if keeper is not None and kept is not None:
                     keeper.check_views(given, kept["views"])
                     generator.set_state(kept["generator"])
+                    ration.resume(kept)
                     return resume_fit(
                         observed, kept["fit"], representation=settings.representation, settings=settings.fit
                     ), attempt
@@ -286,7 +287,7 @@ def _fit_first(
                 )
                 if keeper is not None:
                     drawn = {"seed": attempt, "views": hash_views(given), "generator": generator.get_state()}
-                    keeper.save("fit", {"fit": fitted.state(), **drawn})
+                    keeper.save("fit", {"fit": fitted.state(), "ration": ration.share, **drawn})
                 return fitted, attempt
         except FitError:
             if views is not None or attempt == seed + MAX_SEEDS - 1:

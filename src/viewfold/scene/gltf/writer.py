@@ -6,6 +6,7 @@ import io
 import json
 import math
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,22 @@ class _Writer:
             "POSITION": self.accessor(mesh.vertices[used], bounds=True),
             "NORMAL": self.accessor(normals[used]),
         }
-        has_relief = mesh.uv is not None and material.normal_texture is not None
-        if mesh.uv is not None and (material.textures or has_relief):
+        material = _placed(mesh, material)
+        glows_apart = mesh.emission_uv is not None and material.emission_texture is not None
+        on_uv = (material.texture, material.normal_texture, None if glows_apart else material.emission_texture)
+        if mesh.uv is not None and any(texture is not None for texture in on_uv):
             attributes["TEXCOORD_0"] = self.accessor(_downwards(mesh.uv[used]))
-        if has_relief:
+        if material.normal_texture is not None:
             attributes["TANGENT"] = self.accessor(tangents(mesh, normals)[used])
-        if mesh.emission_uv is not None and material.emission_texture is not None:
-            attributes["TEXCOORD_1"] = self.accessor(_downwards(mesh.emission_uv[used]))
+        glow_set = int(glows_apart and "TEXCOORD_0" in attributes)  # the sets in use are counted from 0
+        if mesh.emission_uv is not None and glows_apart:
+            attributes[f"TEXCOORD_{glow_set}"] = self.accessor(_downwards(mesh.emission_uv[used]))
         if mesh.vertex_color is not None or mesh.vertex_alpha is not None:
             attributes["COLOR_0"] = self.accessor(_colors(mesh, used), dtype="<u2", normalized=True)
         corners = faces.reshape(-1, 1)
         narrow = len(used) < 2**16 - 1
         indices = self.accessor(corners, dtype="<u2" if narrow else "<u4", target=_ELEMENT_ARRAY_BUFFER)
-        look = self._material(material, own_set="TEXCOORD_1" in attributes)
+        look = self._material(material, glow_set=glow_set)
         self.tree["materials"].append({"name": f"{self.name}_{number}", **look})
         return {"attributes": attributes, "indices": indices, "material": len(self.tree["materials"]) - 1}
 
@@ -125,7 +129,7 @@ class _Writer:
         self.tree["bufferViews"].append(entry)
         return len(self.tree["bufferViews"]) - 1
 
-    def _material(self, material: Material, *, own_set: bool) -> dict[str, Any]:
+    def _material(self, material: Material, *, glow_set: int) -> dict[str, Any]:
         base: dict[str, Any] = {
             "baseColorFactor": [*_linear(material.color), material.opacity],
             "metallicFactor": material.metallic,
@@ -141,7 +145,7 @@ class _Writer:
         if any(material.emission):
             entry["emissiveFactor"] = _linear(material.emission)
             if material.emission_texture is not None:
-                place = {"texCoord": 1} if own_set else {}
+                place = {"texCoord": glow_set} if glow_set else {}
                 entry["emissiveTexture"] = {"index": self._texture(material.emission_texture), **place}
         if material.normal_texture is not None:
             entry["normalTexture"] = {"index": self._texture(material.normal_texture)}
@@ -172,6 +176,15 @@ def png(image: Float[Tensor, "h w c"], **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", **options)
     return buffer.getvalue()
+
+
+def _placed(mesh: Mesh, material: Material) -> Material:
+    """Return a material without the textures that nothing says the place of; no renderer shows them."""
+    if mesh.uv is None:
+        material = replace(material, texture=None, normal_texture=None)
+    if mesh.uv is None and mesh.emission_uv is None:
+        material = replace(material, emission_texture=None)
+    return material
 
 
 def _downwards(uv: Float[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:
