@@ -1,0 +1,198 @@
+"""`viewfold personalize`: from pictures to a file that --lora takes; the prior, the samples, stops and refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import tyro
+from fakes import tiny_model
+from safetensors.torch import load_file, save_file
+
+from viewfold.camera import Cameras
+from viewfold.cli import main
+from viewfold.cli.command import VERBS
+from viewfold.errors import InputError
+from viewfold.model.weights_hash import weights_hash
+from viewfold.personalization import COPIES, OF_CLASS, OTHERS, PRIOR_NAME, draw_prior, latents_of
+from viewfold.pipeline.generation import load
+from viewfold.training.subject import HELD_BACK
+from viewfold.views import Views
+from viewfold.weights.lora_file import LORA_NAME, read_record
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed (extra `lora`)")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and posed views of a thing."""
+    folder = tmp_path_factory.mktemp("personal")
+    tiny_model(folder / "model")
+    cameras = Cameras.orbit(4, elevation_deg=15)
+    rgb = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    Views(rgb=rgb, cameras=cameras, prompt="a mug").save(folder / "views", turntable=False)
+    return folder
+
+
+def command(place: Path, out: Path, *flags: str) -> list[str]:
+    return ["personalize", str(place / "views"), "--subject", "a zorb mug", "--class", "mug", "--device", "cpu",
+            "--model", str(place / "model"), "--out", str(out), "--steps", "2", *flags]  # fmt: skip
+
+
+def test_every_flag_reaches_its_setting() -> None:
+    words = ["personalize", "p", "--subject", "a zorb mug", "--class", "mug", "--out", "o"]
+    flags = {"--steps": "7", "--minutes": "1.5", "--lr": "0.5", "--rank": "3", "--prior": "2", "--preservation": "0.25",
+             "--forgetting": "0.75", "--check-steps": "9", "--precision": "fp32", "--seed": "5"}  # fmt: skip
+    verb: Any = tyro.cli(VERBS, args=[*words, *(word for pair in flags.items() for word in pair)])  # type: ignore[call-overload]
+    found = verb._settings()
+    assert (found.rank, found.prior, found.preservation, found.forgetting) == (3, 2, 0.25, 0.75)
+    loop, told = found.loop, (7, 1.5, 0.5, 9, "fp32", 5)
+    assert (loop.steps, loop.minutes, loop.lr, loop.check_steps, loop.precision, loop.seed) == (
+        7,
+        1.5,
+        0.5,
+        9,
+        "fp32",
+        5,
+    )
+    never: Any = tyro.cli(VERBS, args=[*words, "--forgetting", "0", "--all-weights"])  # type: ignore[call-overload]
+    assert never._settings().forgetting is None and never._settings().rank is None
+    paper: Any = tyro.cli(VERBS, args=[*words, "--preset", "paper"])  # type: ignore[call-overload]
+    assert (paper._settings().rank, paper._settings().preservation, paper._settings().loop.steps) == (None, 1.0, 600)
+    both: Any = tyro.cli(VERBS, args=[*words, "--all-weights", "--rank", "4"])  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="`rank`"):
+        both._settings()
+
+
+def test_the_file_says_what_it_is_and_samples_and_figures_are_kept(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place, tmp_path / "my", "--sheet", "a zorb mug", "a red car", "--check-steps", "1")) == 0
+    said = capsys.readouterr()
+    assert "--lora" in said.out and "a zorb mug on a blue table" in said.out and "2 steps" in said.out
+    told = read_record(tmp_path / "my" / LORA_NAME)
+    assert told is not None and (told["subject"], told["class"]) == ("a zorb mug", "mug")
+    assert told["settings"]["rank"] == 8 and told["settings"]["loop"]["steps"] == 2
+    report = json.loads((tmp_path / "my" / "run.json").read_text())
+    assert set(report["before"]) == {"subject", "held_back"} and report["ended"] == ""
+    assert len(list((tmp_path / "my" / "samples").glob("*.png"))) == 4
+    before = (tmp_path / "my" / LORA_NAME).read_bytes()
+    assert main(command(place, tmp_path / "my", "--sheet", "a zorb mug", "a red car", "--check-steps", "1")) == 0
+    assert (tmp_path / "my" / LORA_NAME).read_bytes() == before, "done once, it is done"
+
+
+@needs_peft
+def test_generate_takes_it_and_another_model_does_not(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place, tmp_path / "my", "--lr", "0.1")) == 0
+    draw = ["generate", "a zorb mug", "--steps", "1", "--device", "cpu", "--lora", str(tmp_path / "my")]
+    assert main([*draw, "--model", str(place / "model"), "--out", str(tmp_path / "drawn")]) == 0
+    run = json.loads((tmp_path / "drawn" / "run.json").read_text())
+    assert run["lora"][0]["subject"] == "a zorb mug"
+    tiny_model(tmp_path / "other", seed=1)
+    assert main([*draw, "--model", str(tmp_path / "other"), "--out", str(tmp_path / "not")]) == 3
+    assert "made for" in capsys.readouterr().err and not (tmp_path / "not").exists()
+
+
+def test_all_weights_make_a_model(place: Path, tmp_path: Path) -> None:
+    assert main(command(place, tmp_path / "my", "--all-weights", "--lr", "0.01")) == 0
+    assert not (tmp_path / "my" / LORA_NAME).exists()
+    made, base = load(tmp_path / "my" / "model", device="cpu"), load(place / "model", device="cpu")
+    assert weights_hash(made) != weights_hash(base)
+    assert all(torch.equal(a, b) for a, b in zip(made.vae.parameters(), base.vae.parameters(), strict=True))
+
+
+def test_the_prior_is_drawn_once_and_again_if_anything_else_is_asked(place: Path, tmp_path: Path) -> None:
+    model, path, calls = load(place / "model", device="cpu"), tmp_path / PRIOR_NAME, []
+    prompts = ["a mug"] * (HELD_BACK + 1)
+
+    def draw(words: list[str] = prompts, seed: int = 0, which: Any = model) -> Any:
+        return draw_prior(which, words, path, seed=seed, stage=lambda name, done, total: calls.append(done))
+
+    first = draw()
+    assert calls == list(range(HELD_BACK + 2)) and first.latents.shape == (HELD_BACK + 1, 4, 4, 4, 4)
+    assert not torch.equal(first.latents[0], first.latents[1]), "each from a seed of its own"
+    calls.clear()
+    assert torch.equal(draw().latents, first.latents) and not calls
+    for changed in ({"words": ["a car"] * (HELD_BACK + 1)}, {"seed": 1}, {"which": tiny_model(seed=1)}):
+        calls.clear()
+        assert not torch.equal(draw(**changed).latents, first.latents) and calls
+    draw()
+    for damage in (b"", b"no file", path.read_bytes()[:-40]):
+        path.write_bytes(damage)
+        assert torch.equal(draw().latents, first.latents), "a damaged file is made again"
+    latents = load_file(path)["latents"]
+    save_file({"latents": latents * float("nan")}, path)
+    assert torch.equal(draw().latents, first.latents)
+    with pytest.raises(InputError, match="`prior_prompts`"):
+        draw(["a mug"])
+
+
+def test_posed_views_are_learned_together_and_one_by_one(place: Path) -> None:
+    model = load(place / "model", device="cpu")
+    found = latents_of(model, Views.load(place / "views"), text="a zorb mug", seed=0)
+    assert found.posed is not None and found.pictures is not None
+    assert found.posed.latents.shape == (4, 4, 4, 4) and len(found.posed.cameras) == 4
+    assert len(found.pictures) == 4 * COPIES
+    assert len({tuple(one.flatten().tolist()) for one in found.pictures}) == len(found.pictures), "each copy moved"
+
+
+def test_the_default_prior_is_of_the_class_and_of_other_things() -> None:
+    assert OF_CLASS + len(OTHERS) > 2 * HELD_BACK and len(set(OTHERS)) == len(OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--subject", "a mug"), "`--subject` must have a word of its own"),
+        (("--class", "car"), "`--subject` must end with its class"),
+        (("--rank", "0"), "`--rank` must be at least 1"),
+        (("--all-weights", "--rank", "2"), "`--rank` must be left out"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(
+    flags: tuple[str, ...], says: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place, tmp_path / "my", *flags)) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "my").exists()
+
+
+def test_a_place_without_pictures_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source in (tmp_path / "nothing", tmp_path):
+        words = command(place, tmp_path / "my")
+        words[1] = str(source)
+        assert main(words) in (2, 3)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_killed_goes_on_to_the_same_file(how: signal.Signals, place: Path, tmp_path: Path) -> None:
+    def run(out: Path) -> list[str]:
+        words = command(place, out, "--check-steps", "1000", "--seed", "3")
+        words[words.index("--steps") + 1] = "60"
+        return words
+
+    assert main(run(tmp_path / "straight")) == 0
+    command_line = [sys.executable, "-m", "viewfold.cli", *run(tmp_path / "killed")]
+    process = subprocess.Popen(command_line, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    log = tmp_path / "killed" / "log.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (log.is_file() and len(log.read_text().splitlines()) >= 5):
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.wait()
+    assert not (tmp_path / "killed" / LORA_NAME).exists()
+    assert main(run(tmp_path / "killed")) == 0
+    straight, again = (load_file(tmp_path / name / LORA_NAME) for name in ("straight", "killed"))
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
