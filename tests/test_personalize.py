@@ -56,14 +56,7 @@ def test_every_flag_reaches_its_setting() -> None:
     found = verb._settings()
     assert (found.rank, found.prior, found.preservation, found.forgetting) == (3, 2, 0.25, 0.75)
     loop, told = found.loop, (7, 1.5, 0.5, 9, "fp32", 5)
-    assert (loop.steps, loop.minutes, loop.lr, loop.check_steps, loop.precision, loop.seed) == (
-        7,
-        1.5,
-        0.5,
-        9,
-        "fp32",
-        5,
-    )
+    assert (loop.steps, loop.minutes, loop.lr, loop.check_steps, loop.precision, loop.seed) == told
     never: Any = tyro.cli(VERBS, args=[*words, "--forgetting", "0", "--all-weights"])  # type: ignore[call-overload]
     assert never._settings().forgetting is None and never._settings().rank is None
     paper: Any = tyro.cli(VERBS, args=[*words, "--preset", "paper"])  # type: ignore[call-overload]
