@@ -1,8 +1,8 @@
 """From a field to a closed triangle mesh.
 
 The usual faults of extracted meshes are avoided here: the threshold is searched for, so that the mesh covers the same
-pixels as the field's own pictures; floaters and hidden cavities are dropped; the surface is closed at the border of the
-box and stays closed when it is thinned out.  Colour comes later (scene/texture.py).
+pixels as the field's own pictures; what a thin part holds together stays one; floaters and hidden cavities are dropped;
+the surface is closed at the border of the box and stays closed when thinned out.  Colour comes later (texture.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 from viewfold.camera import Cameras
 from viewfold.errors import FitError, InputError
 from viewfold.scene.field import BOX_RADIUS, Field, lattice
+from viewfold.scene.joining import join_pieces
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.scene.rendering import Rendering
@@ -108,7 +109,7 @@ def extract_surface(
             f"{float(opacity.max()):.3f}. Lower it, or leave it out to search for one."
         )
     return close_surface(
-        *march_cubes(opacity, level, outside=0.0),
+        *march_cubes(join_pieces(opacity, level), level, outside=0.0),
         threshold=-math.log1p(-level) / OPACITY_STEP,
         cameras=cameras,
         covered=covered,
