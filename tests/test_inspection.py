@@ -17,7 +17,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import AssetError, InputError
 from viewfold.lifting.distillation import DistilSettings
-from viewfold.lifting.inspection import inspect
+from viewfold.lifting.inspection import _refuse, inspect
 from viewfold.lifting.stages import LiftSettings, lift
 from viewfold.lifting.survey import Survey
 from viewfold.views import Views
@@ -120,6 +120,20 @@ def test_a_fault_is_told_by_name_and_number_before_anything_is_fitted(fault: str
 
 def no_prior() -> PerfectPrior:
     return PerfectPrior(lambda cameras, size: ball(cameras, size=size)[0])
+
+
+@pytest.mark.parametrize(
+    ("faulty", "says"),
+    [
+        (1, "view 0 shows nothing"),
+        (8, "views 0, 1, 2, 3, 4, 5, 6, 7 show nothing"),
+        (11, "views 0, 1, 2, 3, 4, 5, 6, 7 and 3 more show nothing"),
+    ],
+)
+def test_eight_faulty_views_are_named_and_the_rest_are_counted(faulty: int, says: str) -> None:
+    with pytest.raises(InputError, match=f"`views` must be good; {says}$"):
+        _refuse(torch.arange(12) < faulty, "be good", "{} nothing", verb="show")
+    _refuse(torch.zeros(3, dtype=torch.bool), "be good", "{} nothing", verb="show")
 
 
 def test_a_prior_that_distils_makes_up_the_sides_that_one_view_does_not_show() -> None:

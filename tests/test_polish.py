@@ -153,6 +153,31 @@ def test_the_same_seed_polishes_the_same_and_progress_is_told() -> None:
     assert told[:4] == [("polish", step, 3) for step in range(4)]
 
 
+def test_colours_are_asked_for_at_the_vertices_looking_against_unit_normals() -> None:
+    asked: list[torch.Tensor] = []
+
+    class Watched(Sphere):
+        def surface_color(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
+            asked.extend((points, normals))
+            return super().surface_color(points, normals)
+
+    given = ball(0.3)
+    made = replace(extracted(given), representation=Watched(0.3, torch.tensor([0.5, 0.5, 0.5])))
+    polish(made, settings=PolishSettings(steps=1))
+    assert torch.equal(asked[0], given.vertices)
+    torch.testing.assert_close(asked[1], given.vertices / 0.3, atol=0.02, rtol=0)
+    torch.testing.assert_close(asked[1].norm(dim=-1), torch.ones(len(given.vertices)))
+
+
+def test_rates_fall_to_a_fifth_in_a_straight_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape: list[float] = []
+    color: list[float] = []
+    monkeypatch.setattr(UniformAdam, "step", lambda self, rate: shape.append(rate))
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: color.append(self.param_groups[0]["lr"]))
+    polish(extracted(ball(0.3)), settings=PolishSettings(steps=4, learning_rate=0.5, color_rate=2.0))
+    assert shape == pytest.approx([0.5, 0.4, 0.3, 0.2]) and color == pytest.approx([2.0, 1.6, 1.2, 0.8])
+
+
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     given = extracted(ball(0.3))
     given.observed.views.rgb[0, 0, 20, 20] = float("nan")

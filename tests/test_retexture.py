@@ -50,6 +50,7 @@ def test_the_light_of_the_views_is_divided_out_and_the_shape_stays_where_it_was(
     given = replace(sphere(n=24), vertices=sphere(n=24).vertices * 7 + torch.tensor([10.0, -3.0, 40.0]))
     asset = retexture(given, "a ball", redraw=halves, cameras=AROUND, size=64, settings=KNOWN)
     assert asset.report["light"] == "known" and asset.representation is None
+    assert all(0 <= spent < 600 for spent in asset.report["seconds"].values())
     seen = rasterize(asset.mesh, Cameras.orbit(1, elevation_deg=15, azimuth_deg=22.5), size=64, light=None)
     top, bottom = (seen.rgb[0, :, row, 30:34].mean(-1) for row in (16, 48))
     torch.testing.assert_close(top, torch.tensor([0.9, 0.1, 0.1]), atol=0.06, rtol=0)
@@ -128,7 +129,8 @@ def test_what_cannot_be_seen_goes_with_a_warning_and_what_is_too_much_is_refused
         {"strengths": (0.0,)},
         {"strengths": (1.1,)},
         {"faces": 3},
-        {"texture_size": 8},
+        {"texture_size": 15},
+        {"texture_size": 8193},
     ]
     for wrong in wrongs:
         with pytest.raises(InputError, match=next(iter(wrong))):

@@ -247,6 +247,7 @@ def test_a_sphere_is_found_within_two_hundredths_of_a_voxel() -> None:
     a, b, c = surface.mesh.vertices[surface.mesh.faces].double().unbind(1)
     volume = float((a * torch.linalg.cross(b, c)).sum() / 6)
     assert volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.005)
+    assert len(ball(24).to_mesh(resolution=24, max_faces=200).mesh.faces) <= 200
 
 
 def test_what_touches_the_border_of_the_box_is_closed_there() -> None:
