@@ -138,7 +138,8 @@ def _shown_through(picture: Float[np.ndarray, "h w 3"], subject: Bool[np.ndarray
     like = subject & (distance < max(MIN_DISTANCE, float(np.quantile(distance[border], 0.95))))
     pieces, areas = _pieces(ndimage.binary_opening(like))  # not through seams of a pixel
     hole = areas >= MIN_HOLE * subject.sum()
-    hole[0] = hole[pieces[ndimage.binary_dilation(~subject, iterations=2)]] = False
+    around = ndimage.binary_dilation(~subject, iterations=2)
+    hole[np.unique(pieces * around)] = False  # with 0, which is no piece
     return hole[pieces]
 
 
