@@ -65,7 +65,7 @@ class PhotoSettings:
     """How pictures of a subject are prepared."""
 
     background: Literal["keep", "alpha", "remove"] = "keep"
-    """Cut out pictures with transparency alone (keep), take no others (alpha), or find the subject of the rest (remove)."""
+    """Of pictures without transparency of their own: kept, refused (alpha), or removed, the subject cut out."""
 
     margin: float = 0.1
     """Of a subject that is cut out: the share of the square left free on each side, 0 to 0.4."""
