@@ -232,8 +232,10 @@ def test_many_pictures_are_all_used_and_said_to_be_many(tmp_path: Path) -> None:
     assert not any("pictures" in note for note in remarks(rgba[[0] * 20], names[:20]))
 
 
-@pytest.mark.parametrize(("kind", "main", "accent"), [("mug", "purple", "lime"), ("car", "red", "white"),
-                                                      ("cat", "black", "orange"), ("chair", "brown", "pink")])  # fmt: skip
+TOYS = [("mug", "purple", "lime"), ("car", "red", "white"), ("cat", "black", "orange"), ("chair", "brown", "pink")]
+
+
+@pytest.mark.parametrize(("kind", "main", "accent"), TOYS)
 @pytest.mark.parametrize("opaque", [False, True])
 def test_nothing_is_said_of_four_sides_of_one_thing(kind: str, main: str, accent: str, opaque: bool) -> None:
     rgba = straight(toy(kind, main, accent))
