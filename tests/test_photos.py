@@ -86,17 +86,18 @@ def test_every_kind_of_file_gives_its_colours(tmp_path: Path, kind: str) -> None
     assert color_at(rgba, 0.3, 0.5) == pytest.approx(expected, abs=12)
 
 
-def test_a_tall_picture_is_padded_with_its_border_s_colour_and_not_squashed(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (100, 300), GREEN)
-    picture.paste(RED, (30, 130, 70, 170))  # a square
-    picture.save(tmp_path / "tall.png")
+@pytest.mark.parametrize("is_tall", [True, False])
+def test_a_long_picture_is_padded_with_its_border_s_colour_and_not_squashed(tmp_path: Path, is_tall: bool) -> None:
+    picture = Image.new("RGB", (100, 300) if is_tall else (300, 100), GREEN)
+    picture.paste(RED, (30, 130, 70, 170) if is_tall else (130, 30, 170, 70))  # a square in its middle
+    picture.paste(BLUE, (0, 0, 20, 20))
+    picture.save(tmp_path / "long.png")
     rgba = only(tmp_path, size=150)
-    is_red = rgba[0] > 0.5
-    rows, columns = is_red.any(1).sum(), is_red.any(0).sum()
-    assert rows == columns == 20  # 40 of 300 px in 150
-    assert color_at(rgba, 0.02, 0.5) == color_at(rgba, 0.5, 0.02) == list(GREEN)
-    middle = is_red.nonzero().float().mean(0)
-    torch.testing.assert_close(middle, torch.tensor([74.5, 74.5]), atol=0.6, rtol=0)
+    is_red, is_blue = rgba[0] > 0.5, (rgba[2] > 0.5) & (rgba[0] < 0.3)
+    assert is_red.any(1).sum() == is_red.any(0).sum() == 20  # 40 of 300 px in 150
+    torch.testing.assert_close(is_red.nonzero().float().mean(0), torch.tensor([74.5, 74.5]), atol=0.6, rtol=0)
+    assert is_blue.nonzero()[0].tolist() == ([0, 50] if is_tall else [50, 0])
+    assert color_at(rgba, 0.02, 0.5) == color_at(rgba, 0.5, 0.02) == color_at(rgba, 0.98, 0.98) == list(GREEN)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.25])
@@ -262,6 +263,12 @@ def test_a_picture_that_is_blurred_by_a_pixel_is_said_to_be_so() -> None:
         assert remarks(torch.stack([rgba[0], blurred, *rgba[2:]]), list("abcd")) == expected
 
 
+def test_pictures_that_are_the_same_are_paired_with_the_first_of_them() -> None:
+    rgba = straight(toy())
+    pairs = [f"the same picture, or nearly: a and {name}" for name in "bd"]
+    assert remarks(rgba[[0, 0, 2, 0]], list("abcd")) == pairs
+
+
 def test_a_copy_that_was_saved_anew_is_said_once(tmp_path: Path) -> None:
     drawn = toy(size=256)
     for index, picture in enumerate(drawn.over(0.7)):
@@ -335,12 +342,12 @@ def test_a_toy_is_cut_out_of_its_ground_and_its_handle_is_open(tmp_path: Path, n
     assert photos.photos[0].notes == () and 0.1 < float(photos.rgba[0, 3].mean()) < 0.8
 
 
-@pytest.mark.parametrize("scene", ["nothing", "wall", "speck"])
+@pytest.mark.parametrize("scene", ["nothing", "close", "speck"])
 def test_a_picture_of_which_no_plausible_subject_is_found_is_kept_whole_and_said(tmp_path: Path, scene: str) -> None:
     pytest.importorskip("cv2", reason="pip install opencv-python-headless")
     picture = Image.new("RGB", (200, 200), GREEN)
-    if scene == "wall":
-        picture.paste(RED, (0, 12, 200, 188))
+    if scene == "close":
+        picture.paste(RED, (8, 8, 192, 192))
     elif scene == "speck":
         picture.paste(RED, (100, 100, 110, 110))
     picture.save(tmp_path / "a.png")
@@ -348,3 +355,20 @@ def test_a_picture_of_which_no_plausible_subject_is_found_is_kept_whole_and_said
     assert bool((photos.rgba[0, 3] == 1).all()) and said(
         photos, "a.png: its background is kept, since what was cut out"
     )
+
+
+def test_the_largest_thing_is_cut_out_with_its_hole_and_without_specks() -> None:
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+    from viewfold.data.cutout import find_subject
+
+    picture = Image.new("RGB", (200, 200), GREEN)
+    picture.paste(RED, (40, 40, 140, 140))
+    picture.paste(GREEN, (70, 70, 110, 110))  # what shows through a handle
+    picture.paste(GREEN, (50, 50, 55, 55))  # a spot
+    picture.paste(BLUE, (160, 160, 180, 180))  # another thing
+    rgb = torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).permute(2, 0, 1)
+    mask = find_subject((rgb + 0.02 * torch.randn(rgb.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1))
+    expected = torch.zeros(1, 200, 200)
+    expected[:, 40:140, 40:140] = 1
+    expected[:, 70:110, 70:110] = 0
+    assert isinstance(mask, torch.Tensor) and ((mask > 0.5) != (expected > 0.5)).float().mean() < 0.005

@@ -39,7 +39,7 @@ MIN_HOLE = 0.01
 """Of the subject's area: smaller holes are filled, and larger ones, such as a handle's, are looked for."""
 
 MIN_DISTANCE = 0.1
-"""Colours nearer than this to one of the border's (Euclidean, sRGB) are like it; more where the border varies more."""
+"""Colours nearer than this to one of the four that stand for the border (Euclidean, sRGB) are the ground's."""
 
 
 def find_subject(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | str:
@@ -135,7 +135,9 @@ def _shown_through(picture: Float[np.ndarray, "h w 3"], subject: Bool[np.ndarray
     stop = (cv2.TERM_CRITERIA_MAX_ITER, 10, 0.0)
     _, _, centers = cv2.kmeans(picture[border], min(4, int(border.sum())), None, stop, 1, cv2.KMEANS_PP_CENTERS)
     distance = np.linalg.norm(picture[:, :, None] - centers, axis=-1).min(axis=-1)
-    like = subject & (distance < max(MIN_DISTANCE, float(np.quantile(distance[border], 0.95))))
+    if np.quantile(distance[border], 0.95) > MIN_DISTANCE:  # a lively ground has colours of the subject too
+        return np.zeros_like(subject)
+    like = subject & (distance < MIN_DISTANCE)
     pieces, areas = _pieces(ndimage.binary_opening(like))  # not through seams of a pixel
     hole = areas >= MIN_HOLE * subject.sum()
     around = ndimage.binary_dilation(~subject, iterations=2)
