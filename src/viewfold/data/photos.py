@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -60,17 +60,23 @@ SMALLEST = 0.9
 """Of `augmented`'s scales."""
 
 
+Background = Literal["keep", "alpha", "remove"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PhotoSettings:
     """How pictures of a subject are prepared."""
 
-    background: Literal["keep", "alpha", "remove"] = "keep"
+    background: Background = "keep"
     """Of pictures without transparency of their own: kept, refused (alpha), or removed, the subject cut out."""
 
     margin: float = 0.1
     """Of a subject that is cut out: the share of the square left free on each side, 0 to 0.4."""
 
     def __post_init__(self) -> None:
+        if self.background not in get_args(Background):
+            known = ", ".join(get_args(Background))
+            raise InputError(f"`background` must be one of {known}; got {self.background!r}.")
         if not 0 <= self.margin <= 0.4:
             raise InputError(f"`margin` must lie between 0 and 0.4; got {self.margin:g}.")
 
