@@ -91,6 +91,7 @@ LAZY = {
     "pyarrow",
     "pxr",
     "gsplat",
+    "cv2",
 }
 """Slow to import or optional: only inside the functions that use them."""
 

@@ -78,6 +78,12 @@ TEXTURE_PIXELS = 8192 * 8192
 PICTURE_PIXELS = 4096 * 4096
 """Of any other picture: 64 MiB once it is decoded, 256 MiB as numbers."""
 
+PHOTO_PIXELS = 8192 * 8192
+"""Of a JPEG that is decoded at a fraction of its size; phones and cameras have 12 to 61 million."""
+
+PHOTOS = 256
+"""Of one subject; 3 to 8 are enough."""
+
 PICTURE_BYTES = 256 * 2**20
 """Of its file: twice what 16 bits in each of four channels take."""
 

