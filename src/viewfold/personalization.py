@@ -224,7 +224,7 @@ def latents_of(model: MultiViewPipeline, source: Photos | Views, *, text: str, s
         alpha = torch.ones_like(rgb[:, :1])
         rgba = torch.cat([rgb, alpha], dim=1)
     else:
-        rgba = torch.stack([photo.rgba for photo in source.photos])
+        rgba = source.rgba
     generator = torch.Generator().manual_seed(seed)
     copies = [over_ground(augmented(picture, generator)) for _ in range(COPIES) for picture in rgba]
     return Subject(

@@ -103,17 +103,17 @@ class PriorSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectSettings:
-    """How a subject is learned; the defaults were found on the shipped model (docs/personalize.md)."""
+    """How a subject is learned; docs/personalize.md says what was tried."""
 
     rank: int | None = 8
     """Of the low-rank layers on the attention; None trains all weights."""
     pictures: int = 4
     """Single pictures a step, if there are any."""
-    posed: int = 2
+    posed: int = 1
     """Draws of posed views a step, if there are any."""
     views: int = 4
     """Views of a draw."""
-    prior: int = 2
+    prior: int = 1
     """Samples of the prior a step; 0 for none."""
     prior_weight: float = 1.0
     preservation: float = 0.0
@@ -123,7 +123,7 @@ class SubjectSettings:
     objective: ObjectiveSettings = field(default_factory=lambda: ObjectiveSettings(share_2d=0.0))
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
-            steps=200, optimizer="adamw", lr=2e-3, warmup=10, weight_decay=0.01, ema=0.9, check_steps=25
+            steps=150, optimizer="adamw", lr=2e-3, warmup=10, weight_decay=0.01, ema=0.9, check_steps=50
         )
     )
 
