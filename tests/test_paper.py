@@ -27,6 +27,7 @@ from viewfold.scene.blob import Blob
 from viewfold.scene.hashfield import HashField, HashGridSettings
 from viewfold.scene.volume import SCENE_RADIUS
 from viewfold.training.objective import ObjectiveSettings
+from viewfold.training.subject import PAPER as DREAMBOOTH
 
 ROOT = Path(__file__).parents[1]
 DISTIL = MVDREAM.distil
@@ -301,3 +302,14 @@ def test_every_statement_tested_here_is_on_the_map() -> None:
         "test_every_statement_tested_here_is_on_the_map",
     }
     assert {name for name in here - about if f"`test_paper::{name}`" not in page} == set()
+
+
+# Multi-view DreamBooth: section 3.3 and the appendix ------------------------------------------------------------------
+
+
+def test_dreambooth_is_600_steps_at_2e_6_with_lambda_1() -> None:
+    """AdamW, weight decay 0.01, batches of 4 pictures, all weights, and nothing but the distance of the weights."""
+    loop = DREAMBOOTH.loop
+    assert (loop.steps, loop.lr, loop.optimizer, loop.weight_decay) == (600, 2e-6, "adamw", 0.01)
+    assert (loop.warmup, loop.schedule, loop.ema) == (0, "constant", 0.0), "no averages of the weights"
+    assert (DREAMBOOTH.pictures, DREAMBOOTH.preservation, DREAMBOOTH.rank, DREAMBOOTH.prior) == (4, 1.0, None, 0)
