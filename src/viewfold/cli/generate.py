@@ -52,7 +52,7 @@ class DrawingFlags:
     scheduler: Annotated[Literal["ddim", "dpm", "euler", "unipc"] | None, unset("{ddim,dpm,euler,unipc}")] = None
     """The sampler; by default as the model was made: ddim."""
     lora: Loras = ()
-    """A .safetensors file, or folder of `personalize`, that changes the model, and how much; may be given several times."""
+    """A .safetensors file or folder of personalize, that changes the model, and how much (else 1); several add up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class Lift:
     previews: bool = False
     """Show the object as it grows: writes preview.webp into the folder that is kept beside OUT, NAME.lift."""
     lora: Loras = ()
-    """A .safetensors file, or folder of `personalize`, that changes the model, and how much; may be given several times."""
+    """A .safetensors file or folder of personalize, that changes the model, and how much (else 1); several add up."""
     device: Device = "auto"
     """Where to compute."""
     memory: PlacementFlags = PlacementFlags()
