@@ -25,6 +25,8 @@ LEAST_SHARE = 0.002
 ABOVE = 1.1
 """Of the level: what a bridge is raised to."""
 
+MOST = 6
+"""Pieces that are looked at, the largest; fog that falls into hundreds is left alone."""
 
 STEPS = 7
 """Halvings of the range in which the opacity of the saddle between two pieces is searched."""
@@ -46,14 +48,14 @@ def join_pieces(values: Float[Tensor, "z y x"], level: float) -> Float[Tensor, "
     solid = array > level
     pieces, count = _labelled(solid)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    large = [number + 1 for number in np.argsort(-sizes) if sizes[number] >= LEAST_SHARE * sizes.sum()]
+    large = [number + 1 for number in np.argsort(-sizes)[:MOST] if sizes[number] >= LEAST_SHARE * sizes.sum()]
     if len(large) < 2:
         return values
     joined = array.copy()
-    away: dict[int, Any] = {number: distance_transform_edt(pieces != number) for number in large}
-    for at, first in enumerate(large):
+    for at, first in enumerate(large[:-1]):
+        from_first: Any = distance_transform_edt(pieces != first)
         for second in large[at + 1 :]:
-            ways = away[first] + away[second]
+            ways = from_first + distance_transform_edt(pieces != second)
             if ways[~solid].min() > WIDEST_GAP + 1:
                 continue
             saddle = _saddle(array, pieces == first, pieces == second, level)
