@@ -108,6 +108,11 @@ class TextCache:
             del self._known[next(iter(self._known))]
         return condition
 
+    def read_some(self, captions: Sequence[str], *, dropped: float, generator: torch.Generator) -> Condition:
+        """Return the same with a share of the captions, drawn by chance, read as the empty text."""
+        gone = drop(len(captions), dropped, generator).tolist()
+        return self.read(["" if lost else caption for lost, caption in zip(gone, captions, strict=True)])
+
 
 def train_diffusion(
     unet: Backbone,
@@ -180,9 +185,8 @@ def train_diffusion(
     texts = TextCache(reader)
 
     def term(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:
-        dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
-        captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
-        condition, latents = texts.read(captions).to(device), batch.latents
+        condition = texts.read_some(batch.captions, dropped=objective.drop_text, generator=generator).to(device)
+        latents = batch.latents
         if not settings.fold and batch.cameras is not None:  # each view an object of its own
             condition, latents = condition.repeat_interleave(latents.shape[1]), latents.flatten(0, 1)[:, None]
         return diffusion_loss(

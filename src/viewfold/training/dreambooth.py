@@ -25,7 +25,7 @@ from viewfold.model.weights_hash import hash_tensors
 from viewfold.training.diffusion import TextCache
 from viewfold.training.loop import fit
 from viewfold.training.monitor import Progress
-from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop
+from viewfold.training.objective import ObjectiveSettings, diffusion_loss
 from viewfold.training.run import Checked, Trained
 from viewfold.training.subject import PriorSamples, Subject, SubjectBatch, SubjectSettings
 
@@ -90,12 +90,11 @@ def learn_subject(
         low_rank, start = LowRankWeights(learner), []
 
     def error(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:
-        dropped = drop(len(batch.captions), objective.drop_text, generator).tolist()
-        captions = ["" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)]
+        condition = texts.read_some(batch.captions, dropped=objective.drop_text, generator=generator)
         return diffusion_loss(
             learner,
             batch.latents,
-            texts.read(captions).to(device),
+            condition.to(device),
             batch.cameras,
             alphas_cumprod=alphas_cumprod,
             settings=objective,
