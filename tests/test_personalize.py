@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.cli.command import VERBS
+from viewfold.data.photos import Photo, Photos
 from viewfold.errors import InputError
 from viewfold.model.weights_hash import weights_hash
 from viewfold.personalization import COPIES, OF_CLASS, OTHERS, PRIOR_NAME, draw_prior, latents_of
+from viewfold.picture import to_pil
 from viewfold.pipeline.generation import load
 from viewfold.training.subject import HELD_BACK
 from viewfold.views import Views
@@ -139,6 +141,39 @@ def test_posed_views_are_learned_together_and_one_by_one(place: Path) -> None:
     assert found.posed.latents.shape == (4, 4, 4, 4) and len(found.posed.cameras) == 4
     assert len(found.pictures) == 4 * COPIES
     assert len({tuple(one.flatten().tolist()) for one in found.pictures}) == len(found.pictures), "each copy moved"
+
+
+def test_what_is_see_through_is_learned_as_the_models_own_grey(place: Path) -> None:
+    model = load(place / "model", device="cpu")
+    clear = Photo(rgba=torch.cat([torch.ones(3, 16, 16), torch.zeros(1, 16, 16)]), path=Path("a.png"))
+    found = latents_of(model, Photos(photos=(clear,), failed=[], notes=[]), text="a zorb mug", seed=0)
+    with torch.no_grad():
+        grey = model.encode(torch.full((1, 3, 16, 16), 0.5))
+    assert found.posed is None and found.pictures is not None
+    assert torch.allclose(found.pictures, grey.expand_as(found.pictures), atol=1e-5)
+
+
+def test_a_folder_of_photographs_is_learned_from_and_what_was_left_out_is_said(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        noise = torch.rand(3, 40, 30, generator=torch.Generator().manual_seed(number))
+        to_pil(noise).save(photos / f"{number}.jpg")
+    (photos / "broken.png").write_bytes(b"no picture")
+    words = command(place, tmp_path / "my")
+    words[1] = str(photos)
+    assert main(words) == 0
+    assert "broken.png" in capsys.readouterr().err
+    assert read_record(tmp_path / "my" / LORA_NAME) is not None
+
+
+def test_a_folder_of_something_else_is_not_replaced(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "my" / "model").mkdir(parents=True)
+    (tmp_path / "my" / "model" / "thesis.txt").write_text("years")
+    assert main(command(place, tmp_path / "my", "--all-weights")) == 4
+    assert (tmp_path / "my" / "model" / "thesis.txt").read_text() == "years"
 
 
 def test_the_default_prior_is_of_the_class_and_of_other_things() -> None:

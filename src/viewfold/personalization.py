@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,13 @@ from viewfold.model.weights_hash import hash_base, hash_tensors
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.pipeline.anchors import opaque
 from viewfold.pipeline.generation import orbit
-from viewfold.store import atomic_write
+from viewfold.store import atomic_write, check_output
 from viewfold.training.dreambooth import learn_subject
 from viewfold.training.monitor import Progress
+from viewfold.training.ranks import Ranks
 from viewfold.training.subject import HELD_BACK, Posed, PriorSamples, Subject, SubjectSettings
 from viewfold.views import GROUND, Views
+from viewfold.weights.components import MODEL_PARTS
 from viewfold.weights.lora_file import LORA_NAME, write_lora
 
 if TYPE_CHECKING:
@@ -135,13 +138,15 @@ def personalize(
     if model.loras:
         raise InputError("`model` must be without LoRA files to learn a subject. Call `unload_lora_weights` first.")
     check_subject(model, subject, class_name)
-    out, settings = Path(out), settings or SubjectSettings()
+    out, settings, ranks = Path(out), settings or SubjectSettings(), Ranks.join(model.device)
+    check_output(out / "model", holds=rf"{'|'.join(MODEL_PARTS)}|model_index\.json")
     prediction = model.scheduler.config["prediction_type"]
     settings = replace(settings, objective=replace(settings.objective, prediction=prediction))
     prior = None
     if settings.prior or settings.forgetting is not None:
         prompts = [f"a {class_name}"] * OF_CLASS + [*OTHERS] if prior_prompts is None else list(prior_prompts)
-        prior = draw_prior(model, prompts, out / PRIOR_NAME, seed=settings.loop.seed, stage=stage)
+        drawn = partial(draw_prior, model, prompts, out / PRIOR_NAME, seed=settings.loop.seed, stage=stage)
+        prior = ranks.first_of_each_machine_first(drawn)
     base, name = hash_base(model), str(model.config.get("_name_or_path") or "unnamed")
     learned = learn_subject(
         model.unet,
@@ -156,13 +161,14 @@ def personalize(
         progress=progress,
     )
     if learned.low_rank is None:
-        model.unet = learned.network.eval()
-        path = out / "model"
-        with atomic_write(path) as temporary:
-            model.save_pretrained(temporary)
+        model.unet, path = learned.network.eval(), out / "model"
+        if ranks.lead:
+            with atomic_write(path) as temporary:
+                model.save_pretrained(temporary)
         return Personalized(path=path, report=learned.trained.report)
-    record = {"subject": subject, "class": class_name, "base": base, "base_name": name, "settings": asdict(settings)}
-    write_lora(out / LORA_NAME, learned.low_rank.factors(), record=record)
+    if ranks.lead:
+        told = {"subject": subject, "class": class_name, "base": base, "base_name": name, "settings": asdict(settings)}
+        write_lora(out / LORA_NAME, learned.low_rank.factors(), record=told)
     return Personalized(path=out, report=learned.trained.report)
 
 
@@ -177,9 +183,10 @@ def draw_prior(
 ) -> PriorSamples:
     """Return what the model draws of some prompts, as latents; kept in a file, and read from it the next time.
 
+    A file that is damaged, or of other prompts, seeds or weights, is drawn anew.
+
     Raises:
         InputError: no more than `HELD_BACK` prompts.
-        WeightsError: the file is damaged.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
@@ -214,7 +221,7 @@ def draw_prior(
 
 @torch.no_grad()
 def latents_of(model: MultiViewPipeline, source: Photos | Views, *, text: str, seed: int) -> Subject:
-    """Return a subject's pictures as the model's latents: each `COPIES` times, moved and scaled, over greys near it."""
+    """Return a subject's pictures as the model's latents, over grey: each `COPIES` times, moved and scaled."""
     from viewfold.data.photos import augmented
 
     posed = None

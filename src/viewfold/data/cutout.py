@@ -1,9 +1,9 @@
 """Cut the subject out of a photograph: GrabCut (Rother et al. 2004) of OpenCV, begun from the picture's border.
 
-Of the packages that remove backgrounds by a network, none was found that holds its weights: rembg, withoutbg, carvekit,
-transparent-background and backgroundremover download them when they first run, and mediapipe's wheel has none any more
-(1.2.3).  GrabCut needs no weights: it tells two mixtures of colours apart, of the border's and of the rest's, and cuts
-where the picture has edges.  How well it does so, `benchmarks/cutout.py` measures; docs/personalize.md has the figures.
+Of the packages that remove backgrounds by a network, none was found whose wheel holds the weights: those of rembg and
+withoutbg are too small to, and mediapipe's has none any more (1.2.3).  GrabCut needs no weights: it tells two mixtures
+of colours apart, of the border's and of the rest's, and cuts where the picture has edges.  How well it does so,
+`benchmarks/cutout.py` measures; docs/personalize.md has the figures.
 
 Knows single pictures; what is made of them is photos.py's.
 """
