@@ -102,6 +102,57 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
     assert names(tmp_path) == ["a", "b"] and text_of(path) == "again"
 
 
+KILLED_AT_EACH_LINE = """
+import os, shutil, signal, sys, time
+from pathlib import Path
+from viewfold.store import atomic_write, temporary
+path, then = Path(sys.argv[1]), sys.argv[2]
+
+def traced(frame, event, argument):
+    global left
+    if frame.f_code.co_filename == temporary.__file__ and event == "line":
+        left -= 1
+        if left == 0:
+            if then == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.05)  # while the other one looks for what is left
+    return traced
+
+line = killed = 0
+while killed == line:
+    line, left = line + 1, line + 1
+    child = os.fork()
+    if child == 0:
+        sys.settrace(traced)
+        with atomic_write(path) as new:
+            new.write_text("child")
+        os._exit(0)
+    if then == "dies":
+        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    else:
+        time.sleep(0.03)
+    temporary.sweep(path)
+    here = sorted(entry.name for entry in path.parent.iterdir())
+    if then != "dies":
+        assert os.waitpid(child, 0)[1] == 0, line
+        killed += line < 60
+        here = sorted(entry.name for entry in path.parent.iterdir())
+    assert here in ([path.name], []), (line, here)
+print(line)
+"""
+
+
+@posix
+@pytest.mark.parametrize("then", ["dies", "waits"])
+def test_a_writer_is_killed_or_kept_waiting_at_any_line_of_ours(then: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_EACH_LINE, str(tmp_path / "a"), then],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) >= 60
+
+
 @posix
 def test_what_was_killed_on_another_machine_is_left_alone(tmp_path: Path) -> None:
     """Whether its writer is gone cannot be told from here: some network disks keep locks within a machine."""

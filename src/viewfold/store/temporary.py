@@ -6,17 +6,18 @@
         old                  what stood there before, between two renames where one cannot do
         ready, plan, kept    of several files that take their places together: see `fileset`
 
-`held` also names the machine: some network disks keep locks within one.  What another machine left stays.
+`held` also names the machine: some network disks keep locks within one.  What another machine left stays.  It is the
+first thing in the folder: an empty one may be removed at any time, for a writer who finds his gone makes another.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
 import platform
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ def sweep(path: Path, *, complete: Callable[[Path], None] | None = None) -> None
     """
     for slot in range(SWEPT):
         _reclaim(_holder(path, slot), path, complete)
+        shutil.rmtree(_gone(_holder(path, slot)), ignore_errors=True)
 
 
 def _clear(holder: Path, path: Path, descriptor: int) -> None:
@@ -94,11 +96,20 @@ def _clear(holder: Path, path: Path, descriptor: int) -> None:
         for entry in (holder / "new", old, kept_in(holder)):
             shutil.rmtree(entry, ignore_errors=True)
         if fcntl is not None:
-            with contextlib.suppress(OSError):
-                holder = holder.rename(holder.with_name(f"{holder.name}.{secrets.token_hex(8)}"))
+            gone = _gone(holder)
+            shutil.rmtree(gone, ignore_errors=True)  # of one who was killed right here
+            try:
+                holder = holder.rename(gone)
+            except OSError:
+                return
     finally:
         os.close(descriptor)
     shutil.rmtree(holder, ignore_errors=True)
+
+
+def _gone(holder: Path) -> Path:
+    """Return the name under which a temporary folder is removed."""
+    return holder.with_name(f"{holder.name}.gone")
 
 
 def _holder(path: Path, slot: int) -> Path:
@@ -116,10 +127,17 @@ def _make(path: Path) -> tuple[Path, int]:
             holder.mkdir(mode=0o700)
         except FileExistsError:
             continue
+        descriptor = None
         try:
+            descriptor = _hold(holder)
             (holder / "new").mkdir()
-            return holder, _hold(holder)
+            return holder, descriptor
+        except (FileNotFoundError, FileExistsError):  # another took it for one that a killed writer left empty
+            if descriptor is not None:
+                os.close(descriptor)
         except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
             shutil.rmtree(holder, ignore_errors=True)
             raise
     raise AssertionError
@@ -133,6 +151,8 @@ def _hold(holder: Path) -> int:
         os.write(descriptor, _machine())
         if _locked(descriptor):
             unnamed.rename(holder / "held")
+            if not _is_named(descriptor, holder / "held"):
+                raise FileNotFoundError(errno.ENOENT, "taken by another", str(holder))
     except BaseException:
         os.close(descriptor)
         raise
@@ -155,6 +175,7 @@ def _reclaim(holder: Path, path: Path, complete: Callable[[Path], None] | None) 
     try:
         descriptor = os.open(holder / "held", os.O_RDWR)
     except OSError:  # there is none, as a rule
+        _reclaim_unheld(holder)
         return
     if _locked(descriptor) and _is_named(descriptor, holder / "held") and os.read(descriptor, 1024) == _machine():
         try:
@@ -164,6 +185,14 @@ def _reclaim(holder: Path, path: Path, complete: Callable[[Path], None] | None) 
             _clear(holder, path, descriptor)
     else:
         os.close(descriptor)
+
+
+def _reclaim_unheld(holder: Path) -> None:
+    """Remove a temporary folder in which nothing is yet, or never was."""
+    if holder.is_dir():
+        with contextlib.suppress(OSError):
+            (holder / "new.held").unlink(missing_ok=True)
+            holder.rmdir()
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
