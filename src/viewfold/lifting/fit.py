@@ -1,8 +1,9 @@
 """Fit a representation to posed pictures of one object: the quick path from views to 3D, and where distillation starts.
 
-The soft visual hull of the silhouettes says where to begin, so that a hundred steps suffice.  The renders are compared
-with the pictures (lifting/photometric.py), and the representation's own regularisation is added, which rounds what no
-view has seen:
+The soft visual hull of the silhouettes says where to begin, so that a hundred steps suffice.  It is carved where
+pictures show a hollow (lifting/carving.py), for what begins filled stays filled: nothing asks a fit to look behind a
+surface.  The renders are compared with the pictures (lifting/photometric.py), and the representation's own
+regularisation is added, which rounds what no view has seen:
 
     loss = photometric + prior_loss
 
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from viewfold.errors import FitError, InputError
+from viewfold.lifting.carving import CarveSettings, at, carve
 from viewfold.lifting.descent import REFRESH_EVERY, Progress, make_optimizer
 from viewfold.lifting.hull import facing_color, visual_hull
 from viewfold.lifting.observation import Observed
@@ -59,6 +61,9 @@ class FitSettings:
     views_at_once: int = 8
     """Views that a step is compared with, drawn at random where there are more, so that many cost what a few do: of
     16 true views, 6 at once lose 0.2 dB at unseen sides and take half the time of all."""
+
+    carve: CarveSettings | None = CarveSettings()
+    """How the first guess is opened where pictures show a hollow (lifting/carving.py); None begins with the hull."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("steps", 1, 100_000), ("views_at_once", 1, 256)):
@@ -115,7 +120,7 @@ def fit(
     pictures = Photometric.of(observed, alpha_weight=settings.alpha_weight)
     photometric = total = pictures.rgb.new_zeros(())
     made = (representation or GridSettings()).begin(
-        first_guess(observed), detail=COARSE, device=observed.views.rgb.device
+        first_guess(observed, carving=settings.carve), detail=COARSE, device=observed.views.rgb.device
     )
     n_coarse = round(COARSE_SHARE * settings.steps)
     for first, last, detail in ((0, n_coarse, COARSE), (n_coarse, settings.steps, 1.0)):
@@ -166,8 +171,8 @@ def _descend(
     return photometric.detach(), total.detach()
 
 
-def first_guess(observed: Observed) -> Solid:
-    """Return the soft visual hull of the silhouettes, coloured by the views that face each point.
+def first_guess(observed: Observed, *, carving: CarveSettings | None = None) -> Solid:
+    """Return the soft visual hull of the silhouettes, carved if asked, coloured by the views that face each point.
 
     Raises:
         FitError: the silhouettes share no volume.
@@ -179,8 +184,17 @@ def first_guess(observed: Observed) -> Solid:
             "`views` must show one object from their cameras; the silhouettes share no volume. Try a new seed."
         )
 
+    gone = None
+    if carving is not None:
+        n = carving.resolution
+        hull = visual_hull(known, cameras, lattice(n, device=known.device)).reshape(n, n, n)
+        gone = carve(Photometric.of(observed), hull, carving)
+
     def solid(points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]:
-        return visual_hull(known, cameras, points), facing_color(rgb, cameras, points)
+        inside = visual_hull(known, cameras, points)
+        if gone is not None:
+            inside = inside * (1 - at(gone, points))
+        return inside, facing_color(rgb, cameras, points)
 
     return solid
 

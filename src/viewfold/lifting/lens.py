@@ -104,7 +104,7 @@ def _unexplained(observed: Observed) -> float:
     fitted = fit(
         observed,
         representation=GridSettings(resolution=44, samples=44),
-        settings=FitSettings(steps=40),
+        settings=FitSettings(steps=40, carve=None),
         generator=torch.Generator().manual_seed(0),
     )
     views, ground = observed.views, observed.foreground.background[:, :, None, None]
