@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from viewfold.camera import Cameras
+from viewfold.cli.model import path_and_scale, unnamed_subjects
 from viewfold.errors import WeightsError
 from viewfold.model.lowrank import LowRankWeights, copy_with_low_rank
 from viewfold.model.weights_hash import freeze_hash, hash_base
@@ -55,6 +57,36 @@ def test_a_file_holds_the_factors_and_says_what_it_is_of(tmp_path: Path) -> None
     for name, (down, up) in layers.factors().items():
         assert torch.equal(read[f"unet.{name}.lora_A.weight"], down)
         assert torch.equal(read[f"unet.{name}.lora_B.weight"], up), "alpha is the rank"
+
+
+def test_a_prompt_that_does_not_name_the_subject_is_remarked_on(tmp_path: Path) -> None:
+    model = tiny_model()
+    _, layers = trained(model)
+    write_lora(tmp_path / LORA_NAME, layers.factors(), record=record(model, subject="a zorb mug"))
+    other = tmp_path / "of_others.safetensors"
+    save_file({"unet.a.lora_A.weight": torch.zeros(1, 1)}, other)
+    files = [f"{tmp_path}:0.5", str(other)]
+    for names_it in ("a zorb mug", "two Zorb  mug, on a table", "a red zorb mug."):
+        assert unnamed_subjects(names_it, files) == []
+    for other_words in ("a mug", "a zorb", "a zorb mugger"):
+        assert unnamed_subjects(other_words, files) == [
+            f'`{tmp_path}` has learned "a zorb mug", which the prompt does not name.'
+        ]
+
+
+def test_a_number_after_a_colon_is_a_scale() -> None:
+    assert path_and_scale("a.safetensors:0.5") == ("a.safetensors", 0.5)
+    assert path_and_scale("a:-1") == ("a", -1.0)
+    assert path_and_scale("C:a.safetensors") == ("C:a.safetensors", 1.0)
+    assert path_and_scale("folder") == ("folder", 1.0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_others_may_read_a_file_if_they_may_read_what_this_user_writes(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_lora(tmp_path / "a.safetensors", trained(model)[1].factors(), record=record(model))
+    (tmp_path / "b").write_text("")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_files_of_others_have_no_record_and_a_damaged_one_is_named(tmp_path: Path) -> None:

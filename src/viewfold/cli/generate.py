@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional
 
 from viewfold.cli.cluster import cluster_of
-from viewfold.cli.model import Device, Loras, open_model, say_notes
+from viewfold.cli.model import Device, Loras, open_model, say_notes, unnamed_subjects
 from viewfold.cli.option import slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
@@ -140,7 +140,7 @@ class Generate:
         check_output(out, holds=VIEW_FILES)
         views = None if self.source is None else Views.load(self.source)
         model = self._open()
-        say_notes(model.text.check(self.prompt))
+        say_notes([*model.text.check(self.prompt), *unnamed_subjects(self.prompt, self.drawing.lora)])
         cameras, defaults = self._cameras(model.defaults), model.defaults
         negative = defaults.negative if self.drawing.negative is None else self.drawing.negative
         model.release_text([defaults.worded(self.prompt, self.drawing.suffix), negative])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional
 
 from viewfold.cli.generate import check_source
-from viewfold.cli.model import Device, Loras, open_model, say_notes
+from viewfold.cli.model import Device, Loras, open_model, say_notes, unnamed_subjects
 from viewfold.cli.option import given, slug, unset
 from viewfold.cli.origin import OriginFlags
 from viewfold.cli.placement import PlacementFlags
@@ -197,7 +197,7 @@ class Lift:
         check_places(out, self)
         views = None if self.source is None else Views.load(self.source)
         model = self._open()
-        say_notes(model.text.check(self.prompt))
+        say_notes([*model.text.check(self.prompt), *unnamed_subjects(self.prompt, self.lora)])
         defaults = model.defaults  # of the views; the distillation reads the bare prompt, as the original's does
         model.release_text([self.prompt, settings.distil.negative, defaults.worded(self.prompt), defaults.negative])
         with kept_beside(out) as keeper, progress_bars() as report:

@@ -23,13 +23,38 @@ def open_model(
     from viewfold.pipeline import load
 
     model = load(name, device=chosen(device), **placement.settings())
-    for entry in lora:
-        path, _, scale = entry.rpartition(":")
-        is_scale = bool(path) and re.fullmatch(r"[-+]?\d*\.?\d+", scale) is not None
-        model.load_lora_weights(path if is_scale else entry, scale=float(scale) if is_scale else 1.0)
+    for path, scale in map(path_and_scale, lora):
+        model.load_lora_weights(path, scale=scale)
     if scheduler is not None:
         model.scheduler = named_scheduler(scheduler, like=model.scheduler)
     return model
+
+
+def path_and_scale(entry: str) -> tuple[str, float]:
+    """Return what FILE[:SCALE] names; a colon that no number follows is part of the file's name."""
+    path, _, scale = entry.rpartition(":")
+    is_scale = bool(path) and re.fullmatch(r"[-+]?\d*\.?\d+", scale) is not None
+    return (path, float(scale)) if is_scale else (entry, 1.0)
+
+
+def unnamed_subjects(prompt: str, lora: Iterable[str]) -> list[str]:
+    """Return a note for each LoRA file of `personalize` whose subject the prompt does not name: it would do little.
+
+    Args:
+        prompt: what is drawn.
+        lora: FILE[:SCALE], all of which have been loaded.
+    """
+    from viewfold.weights.lora_file import lora_path, read_record
+
+    notes, said = [], f" {' '.join(prompt.lower().split())} "
+    for path, _ in map(path_and_scale, lora):
+        record = read_record(lora_path(path))
+        if record is None:
+            continue
+        words = re.sub(r"^(a|an|the) ", "", " ".join(record["subject"].lower().split()))
+        if re.search(rf"\W{re.escape(words)}\W", said) is None:
+            notes.append(f'`{path}` has learned "{record["subject"]}", which the prompt does not name.')
+    return notes
 
 
 def chosen(device: Device) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viewfold.cli.model import open_model, say_notes
+from viewfold.cli.model import open_model, say_notes, unnamed_subjects
 from viewfold.cli.option import given
 from viewfold.cli.progress import progress_bars
 from viewfold.cli.result import check_places, save_asset, say_asset
@@ -39,7 +39,7 @@ def retexture_file(options: Lift, mesh: Path, out: Path) -> None:
         settings = replace(settings, strengths=settings.strengths[:1])
     shape = load_mesh(mesh)
     model = open_model(options.model, device=options.device, placement=options.memory, lora=options.lora)
-    say_notes(model.text.check(options.prompt))
+    say_notes([*model.text.check(options.prompt), *unnamed_subjects(options.prompt, options.lora)])
     model.release_text([model.defaults.worded(options.prompt), model.defaults.negative])
     with progress_bars() as report:
         asset = retexture(

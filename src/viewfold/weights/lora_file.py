@@ -39,14 +39,15 @@ def write_lora(path: str | Path, factors: Mapping[str, tuple[Tensor, Tensor]], *
         factors: A "rank n" and B "m rank" by the names of the layers.
         record: see `TOLD`; what else it holds is kept with it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {}
     for name, (down, up) in factors.items():
         tensors[f"unet.{name}.lora_A.weight"] = down.detach().cpu().contiguous()
         tensors[f"unet.{name}.lora_B.weight"] = up.detach().cpu().contiguous()
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", RECORD: json.dumps(dict(record))})
+        # not `save_file`, whose files their owner alone may read
+        temporary.write_bytes(save(tensors, metadata={"format": "pt", RECORD: json.dumps(dict(record))}))
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
