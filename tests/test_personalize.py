@@ -94,7 +94,10 @@ def test_generate_takes_it_and_another_model_does_not(
     draw = ["generate", "a zorb mug", "--steps", "1", "--device", "cpu", "--lora", str(tmp_path / "my")]
     assert main([*draw, "--model", str(place / "model"), "--out", str(tmp_path / "drawn")]) == 0
     run = json.loads((tmp_path / "drawn" / "run.json").read_text())
-    assert run["lora"][0]["subject"] == "a zorb mug"
+    assert run["lora"][0]["subject"] == "a zorb mug" and "does not name" not in capsys.readouterr().err
+    draw[1] = "a mug"
+    assert main([*draw, "--model", str(place / "model"), "--out", str(tmp_path / "drawn")]) == 0
+    assert 'has learned "a zorb mug", which the prompt does not name' in capsys.readouterr().err
     tiny_model(tmp_path / "other", seed=1)
     assert main([*draw, "--model", str(tmp_path / "other"), "--out", str(tmp_path / "not")]) == 3
     assert "made for" in capsys.readouterr().err and not (tmp_path / "not").exists()
