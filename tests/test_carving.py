@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import trimesh
+from second_device import second_device
 
 from viewfold.camera import Cameras
 from viewfold.errors import InputError
@@ -49,7 +50,7 @@ def seen(mesh: Mesh, *, n_views: int = 16) -> Observed:
 
 
 def hull_of(observed: Observed, n: int = N) -> torch.Tensor:
-    points = lattice(n)
+    points = lattice(n, device=observed.foreground.alpha.device)
     return visual_hull(observed.foreground.alpha, observed.views.cameras, points).reshape(n, n, n)
 
 
@@ -138,6 +139,18 @@ def test_a_fit_begins_with_an_open_mouth_if_it_is_asked_to() -> None:
     filled, _ = first_guess(observed)(AXIS)
     opened, _ = first_guess(observed, carving=CARVE)(AXIS)
     assert filled.min() > 0.9 and opened.max() < 0.5
+
+
+def test_a_hull_is_carved_where_the_views_are_and_alike() -> None:
+    expected = gone_from(seen(cup()))
+    views = seen(cup()).views
+    with second_device() as device:
+        observed = observe(views.to(device))
+        gone = carve(Photometric.of(observed), hull_of(observed), CARVE)
+        assert gone is not None and gone.device == device
+        assert torch.equal((gone[0, 0] > 0).cpu(), expected)
+        inside, _ = first_guess(observed, carving=CARVE)(AXIS.to(device))
+        assert inside.device == device and float(inside.max()) < 0.5
 
 
 @pytest.mark.parametrize(
