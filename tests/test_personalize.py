@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,26 @@ from safetensors.torch import load_file, save_file
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.cli.command import VERBS
-from viewfold.data.photos import Photo, Photos
+from viewfold.cli.personalize import _poses
+from viewfold.data.photos import Photo, Photos, framed_alike
 from viewfold.errors import InputError
 from viewfold.model.weights_hash import weights_hash
-from viewfold.personalization import COPIES, OF_CLASS, OTHERS, PRIOR_NAME, draw_prior, latents_of
+from viewfold.personalization import (
+    CLEAR,
+    COPIES,
+    OF_CLASS,
+    OTHERS,
+    POSED_NAME,
+    PRIOR_NAME,
+    SHARES,
+    draw_prior,
+    latents_of,
+    pose,
+)
 from viewfold.picture import to_pil
 from viewfold.pipeline.generation import load
+from viewfold.pipeline.posing import Poses
+from viewfold.scene.meshfile import load_mesh
 from viewfold.training.subject import HELD_BACK
 from viewfold.views import Views
 from viewfold.weights.lora_file import LORA_NAME, read_record
@@ -63,6 +78,9 @@ def test_every_flag_reaches_its_setting() -> None:
     assert never._settings().forgetting is None and never._settings().rank is None
     paper: Any = tyro.cli(VERBS, args=[*words, "--preset", "paper"])  # type: ignore[call-overload]
     assert (paper._settings().rank, paper._settings().preservation, paper._settings().loop.steps) == (None, 1.0, 600)
+    assert never._settings().pose and not paper._settings().pose
+    alone: Any = tyro.cli(VERBS, args=[*words, "--no-pose"])  # type: ignore[call-overload]
+    assert not alone._settings().pose
     both: Any = tyro.cli(VERBS, args=[*words, "--all-weights", "--rank", "4"])  # type: ignore[call-overload]
     with pytest.raises(InputError, match="`rank`"):
         both._settings()
@@ -73,7 +91,7 @@ def test_the_file_says_what_it_is_and_samples_and_figures_are_kept(
 ) -> None:
     assert main(command(place, tmp_path / "my", "--sheet", "a zorb mug", "a red car", "--check-steps", "1")) == 0
     said = capsys.readouterr()
-    assert "--lora" in said.out and "a zorb mug on a blue table" in said.out and "2 steps" in said.out
+    assert f'viewfold generate "a zorb mug" --lora {tmp_path / "my"}' in said.out and "2 steps" in said.out
     told = read_record(tmp_path / "my" / LORA_NAME)
     assert told is not None and (told["subject"], told["class"]) == ("a zorb mug", "mug")
     assert told["settings"]["rank"] == 8 and told["settings"]["loop"]["steps"] == 2
@@ -168,8 +186,79 @@ def test_a_folder_of_photographs_is_learned_from_and_what_was_left_out_is_said(
     words = command(place, tmp_path / "my")
     words[1] = str(photos)
     assert main(words) == 0
-    assert "broken.png" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "broken.png" in said and "2.jpg: seen from azimuth" in said
     assert read_record(tmp_path / "my" / LORA_NAME) is not None
+    posed = Views.load(tmp_path / "my" / POSED_NAME)
+    assert posed.run["pictures"] == ["0.jpg", "1.jpg", "2.jpg"] and len(posed.run["clarity"]) == 3
+    words[1] = str(tmp_path / "my" / POSED_NAME)
+    words[words.index("--out") + 1] = str(tmp_path / "again")
+    assert main(words) == 0, "what was found is a source of its own"
+    words[1], words[words.index("--out") + 1] = str(photos), str(tmp_path / "alone")
+    assert main([*words, "--no-pose"]) == 0
+    assert not (tmp_path / "alone" / POSED_NAME).exists() and "seen from" not in capsys.readouterr().err
+
+
+def test_cameras_are_asked_for_once_and_those_put_right_stay(place: Path, tmp_path: Path) -> None:
+    model, path, calls = load(place / "model", device="cpu"), tmp_path / POSED_NAME, []
+    shots = torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    shots[:, 3] = 1.0
+    photos = Photos(
+        photos=tuple(Photo(rgba=p, path=Path(f"{i}.png")) for i, p in enumerate(shots)), failed=[], notes=[]
+    )
+
+    def ask(prompt: str = "a mug", seed: int = 0, shown: Photos = photos) -> Views:
+        calls.clear()
+        return pose(model, shown, prompt, path, seed=seed, stage=lambda name, done, total: calls.append(name))
+
+    first = ask()
+    assert set(calls) == {"poses"} and torch.allclose(first.rgb, shots[:, :3], atol=1 / 255)
+    again = ask()
+    assert not calls and torch.equal(again.cameras.world_from_camera, first.cameras.world_from_camera)
+    for changed in (
+        lambda: ask("a car"),
+        lambda: ask(seed=1),
+        lambda: ask(shown=Photos(photos=photos.photos[:1], failed=[], notes=[])),
+    ):
+        changed()
+        assert calls
+    ask()
+    (path / "transforms.json").write_text("{}")
+    assert torch.equal(ask().cameras.world_from_camera, first.cameras.world_from_camera) and calls, "damaged: made anew"
+    right = Cameras.at(azimuth_deg=[33.0, 66.0], elevation_deg=3.0)
+    replace(Views.load(path), cameras=right).save(path, turntable=False)
+    assert torch.allclose(ask().cameras.azimuth_deg, right.azimuth_deg) and not calls
+
+
+def test_what_is_cut_out_is_learned_in_the_framing_that_the_model_found(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = torch.zeros(2, 4, 16, 16)
+    shots[0, :, 4:12, 6:10], shots[1, :, 5:11, 2:14] = 1.0, 1.0
+    photos = Photos(
+        photos=tuple(Photo(rgba=p, path=Path(f"{i}.png")) for i, p in enumerate(shots)), failed=[], notes=[]
+    )
+    model, asked = load(place / "model", device="cpu"), []
+
+    def find(_model: Any, latents: Any, _prompt: str, **_: Any) -> Poses:
+        asked.append(tuple(latents.shape))
+        return Poses(framing=3, cameras=Cameras.orbit(2, elevation_deg=5), clarity=torch.ones(2))
+
+    monkeypatch.setattr("viewfold.personalization.find_cameras", find)
+    found = pose(model, photos, "a mug", tmp_path / "posed", seed=0)
+    assert asked == [(len(SHARES), 2, 4, 4, 4)]
+    alike = framed_alike(shots, share=SHARES[3])
+    assert alike is not None and found.alpha is not None
+    assert torch.allclose(torch.cat([found.rgb, found.alpha], dim=1), alike, atol=1 / 255)
+
+
+def test_pictures_whose_side_the_model_cannot_tell_are_named() -> None:
+    run = {"pictures": ["a.png", "b.png"], "clarity": [CLEAR / 2, 2 * CLEAR]}
+    views = Views(rgb=torch.zeros(2, 3, 8, 8), cameras=Cameras.orbit(2, elevation_deg=5), run=run)
+    first, second, note = _poses(views)
+    assert first == "a.png: seen from azimuth 0, elevation 5" and second == "b.png: seen from azimuth 180, elevation 5"
+    assert "a.png" in note and "b.png" not in note and "posed/transforms.json" in note
+    assert len(_poses(replace(views, run=run | {"clarity": [1.0, 1.0]}))) == 2 and not _poses(None)
 
 
 def test_a_folder_of_something_else_is_not_replaced(place: Path, tmp_path: Path) -> None:
@@ -228,3 +317,14 @@ def test_a_run_that_is_killed_goes_on_to_the_same_file(how: signal.Signals, plac
     assert main(run(tmp_path / "killed")) == 0
     straight, again = (load_file(tmp_path / name / LORA_NAME) for name in ("straight", "killed"))
     assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+@needs_peft
+@pytest.mark.slow
+def test_the_recipe_goes_from_pictures_to_an_asset(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path / "out")}
+    root = Path(__file__).parents[1]
+    subprocess.run(["bash", "recipes/personalize.sh", "--quick"], cwd=root, env=environment, check=True, timeout=600)
+    assert len(Views.load(tmp_path / "out" / "subject" / "posed")) == 4
+    assert len(load_mesh(tmp_path / "out" / "subject.glb").faces) > 100
+    assert len(Views.load(tmp_path / "out" / "views")) == 4

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from viewfold import limits
 from viewfold.camera import Cameras
-from viewfold.data.photos import Photos, PhotoSettings, augmented, read_photos
+from viewfold.data.photos import FILLED, Photos, PhotoSettings, augmented, framed_alike, read_photos
 from viewfold.data.remark import remarks
 from viewfold.data.toybox import Asset
 from viewfold.errors import InputError, MissingExtraError
@@ -311,3 +311,30 @@ def test_without_opencv_the_message_says_how_to_get_it(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'viewfold\[photos\]'"):
         read_photos(tmp_path, size=64, settings=PhotoSettings(background="remove"))
+
+
+def test_a_set_is_framed_so_that_its_thing_is_equally_high_in_all() -> None:
+    shots = torch.zeros(2, 4, 64, 64)
+    shots[0, :, 6:58, 20:30], shots[1, :, 30:40, 10:30] = (
+        1.0,
+        1.0,
+    )  # high and narrow; low, twice as wide, off the middle
+    heights, middles = [], []
+    for share in (1.0, 0.5):
+        framed = framed_alike(shots, share=share)
+        assert framed is not None and framed.shape == shots.shape
+        for picture in framed:
+            inside = (picture[3] > 0.5).nonzero()
+            first, last = inside.amin(0), inside.amax(0) + 1
+            heights.append(int(last[0] - first[0]))
+            middles.append((first + last) / 2)
+            assert int(last[1] - first[1]) <= FILLED * 64 + 1
+    assert abs(heights[0] - heights[1]) <= 2 and abs(heights[0] - 0.94 * 64 / 2) <= 2, "the wide one decides"
+    assert abs(heights[2] - heights[0] / 2) <= 2 and abs(heights[3] - heights[1] / 2) <= 2
+    assert all((middle - 32).abs().max() <= 1.5 for middle in middles)
+
+
+def test_a_set_with_a_picture_whose_subject_is_not_known_is_not_framed() -> None:
+    shots = torch.zeros(2, 4, 16, 16)
+    shots[0, :, 4:12, 6:10], shots[1, 3] = 1.0, 1.0
+    assert framed_alike(shots, share=1.0) is None

@@ -1,9 +1,10 @@
 """Teach a model one thing from a few pictures of it: multi-view DreamBooth (MVDream, section 3.3).
 
-    pictures or posed views -> latents;  the model's own samples as a prior -> training -> a LoRA file, or a whole model
+    pictures -> cameras, by the model itself;  posed views -> latents;  the model's own samples as a prior
+    -> training -> a LoRA file, or a whole model
 
-The verb joins the parts: pictures become latents of the model's own size and ground, the prior is drawn once and kept,
-`training.dreambooth` trains, and what comes out carries a record of what it is.
+The verb joins the parts: the model says from where pictures were taken, they become latents of its own size and ground,
+the prior is drawn once and kept, `training.dreambooth` trains, and what comes out carries a record of what it is.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from viewfold.errors import InputError
+from viewfold.errors import AssetError, InputError
 from viewfold.model.weights_hash import hash_base, hash_tensors
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.pipeline.anchors import opaque
 from viewfold.pipeline.generation import orbit
+from viewfold.pipeline.posing import find_cameras
 from viewfold.store import atomic_write, check_output
 from viewfold.training.dreambooth import learn_subject
 from viewfold.training.monitor import Progress
@@ -50,6 +52,15 @@ COPIES = 8
 
 PRIOR_NAME = "prior.safetensors"
 
+POSED_NAME = "posed"
+"""Folder of the pictures with the cameras that the model found: a source of its own, once they are put right."""
+
+SHARES = (1.0, 0.85, 0.72, 0.6)
+"""Of the largest height in the frame: how large a subject that is cut out may be drawn."""
+
+CLEAR = 0.05
+"""Pictures whose cameras stand out by less are the same all round, or of something that the model does not know."""
+
 ARTICLES = frozenset({"a", "an", "the"})
 
 MADE_UP = ("zorb", "quib", "vask", "plim", "snurf", "tweg", "drox", "floon")
@@ -64,6 +75,8 @@ class Personalized:
     """The folder that `--lora` takes, or the model's folder where all weights were trained."""
     report: dict[str, Any]
     """What is in run.json."""
+    posed: Views | None = None
+    """The pictures with the cameras that the model found for them, if it was asked."""
 
 
 def check_subject(model: MultiViewPipeline, subject: str, class_name: str) -> list[str]:
@@ -117,8 +130,9 @@ def personalize(
 
     Args:
         model: what `load(name, dtype=torch.float32)` returned.
-        source: pictures of one thing (`data.photos.read_photos`), or posed views of it, which are learned together with
-            their cameras and one by one without.
+        source: pictures of one thing (`data.photos.read_photos`), whose cameras the model is asked for if
+            `settings.pose` says so; or posed views of it.  What has cameras is learned together with them, and one by
+            one without.
         subject: what it is called from now on, "a zorb mug".
         class_name: what kind of thing it is, "mug"; `subject` ends with it.
         out: folder of the run; gets the LoRA file (or model/), the prior, checkpoints, log.jsonl, run.json, samples/.
@@ -128,7 +142,7 @@ def personalize(
             the class.
         sheets: prompts that are drawn at each check, into out/samples.
         override: see `training.loop.fit`.
-        stage: called with ("prior", done, all) as the prior is drawn.
+        stage: called with ("poses", done, all) as pictures get cameras, and ("prior", done, all) as the prior is drawn.
         progress: called after each step of the training.
 
     Raises:
@@ -142,10 +156,13 @@ def personalize(
     check_output(out / "model", holds=rf"{'|'.join(MODEL_PARTS)}|model_index\.json")
     prediction = model.scheduler.config["prediction_type"]
     settings = replace(settings, objective=replace(settings.objective, prediction=prediction))
-    prior = None
+    seed, posed, prior = settings.loop.seed, None, None
+    if settings.pose and not isinstance(source, Views):
+        looked = partial(pose, model, source, f"a {class_name}", out / POSED_NAME, seed=seed, stage=stage)
+        posed = ranks.first_of_each_machine_first(looked)
     if settings.prior or settings.forgetting is not None:
         prompts = [f"a {class_name}"] * OF_CLASS + [*OTHERS] if prior_prompts is None else list(prior_prompts)
-        drawn = partial(draw_prior, model, prompts, out / PRIOR_NAME, seed=settings.loop.seed, stage=stage)
+        drawn = partial(draw_prior, model, prompts, out / PRIOR_NAME, seed=seed, stage=stage)
         prior = ranks.first_of_each_machine_first(drawn)
     base, name = hash_base(model), str(model.config.get("_name_or_path") or "unnamed")
     learned = learn_subject(
@@ -153,7 +170,7 @@ def personalize(
         model.text,
         model.alphas_cumprod,
         out,
-        subject=latents_of(model, source, text=subject, seed=settings.loop.seed),
+        subject=latents_of(model, source if posed is None else posed, text=subject, seed=seed),
         prior=prior,
         settings=settings,
         sheets=_sheets(model, list(sheets)),
@@ -165,11 +182,48 @@ def personalize(
         if ranks.lead:
             with atomic_write(path) as temporary:
                 model.save_pretrained(temporary)
-        return Personalized(path=path, report=learned.trained.report)
+        return Personalized(path=path, report=learned.trained.report, posed=posed)
     if ranks.lead:
         told = {"subject": subject, "class": class_name, "base": base, "base_name": name, "settings": asdict(settings)}
         write_lora(out / LORA_NAME, learned.low_rank.factors(), record=told)
-    return Personalized(path=out, report=learned.trained.report)
+    return Personalized(path=out, report=learned.trained.report, posed=posed)
+
+
+@torch.no_grad()
+def pose(
+    model: MultiViewPipeline,
+    photos: Photos,
+    prompt: str,
+    path: Path,
+    *,
+    seed: int,
+    stage: Callable[[str, int, int], None] | None = None,
+) -> Views:
+    """Return pictures with the cameras that the model finds for them; kept in a folder, and read from it the next time.
+
+    Subjects that are cut out are framed as the model draws them, and equally high in all.  `run` holds the names of the
+    pictures and how clear each pose is (`pipeline.posing.Poses`).  A folder that is damaged, or of other pictures,
+    words or weights, is made anew; cameras that were put right in it stay.
+    """
+    from viewfold.data.photos import framed_alike
+
+    key = f"{hash_base(model)} {hash_tensors([(f'{seed} {prompt}', photos.rgba)]).hexdigest()}"
+    try:
+        found = Views.load(path) if path.is_dir() else None
+    except AssetError:
+        found = None
+    if found is not None and found.run.get("key") == key and len(found) == len(photos.photos):
+        return found
+    shares = [framed_alike(photos.rgba, share=share) for share in SHARES]
+    framings = [rgba for rgba in shares if rgba is not None] or [photos.rgba]
+    latents = torch.stack([_encoded(model, torch.stack([over_ground(p) for p in framing])) for framing in framings])
+    progress = None if stage is None else partial(stage, "poses")
+    poses = find_cameras(model, latents, model.defaults.worded(prompt), seed=seed, progress=progress)
+    rgb, alpha = framings[poses.framing].split([3, 1], dim=1)
+    names = [photo.path.name for photo in photos.photos]
+    run = {"key": key, "pictures": names, "clarity": [round(x, 4) for x in poses.clarity.tolist()]}
+    views = Views(rgb=rgb, alpha=alpha, cameras=poses.cameras, prompt=prompt, run=run)
+    return Views.load(views.save(path, turntable=False))  # so that they are what the next run will read
 
 
 @torch.no_grad()
@@ -228,8 +282,7 @@ def latents_of(model: MultiViewPipeline, source: Photos | Views, *, text: str, s
     if isinstance(source, Views):
         rgb = opaque(source, size=model.image_size)
         posed = Posed(latents=_encoded(model, rgb), cameras=source.cameras)
-        alpha = torch.ones_like(rgb[:, :1])
-        rgba = torch.cat([rgb, alpha], dim=1)
+        rgba = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
     else:
         rgba = source.rgba
     generator = torch.Generator().manual_seed(seed)

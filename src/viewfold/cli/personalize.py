@@ -17,6 +17,7 @@ from viewfold.formats import VIEW_RECORDS
 
 if TYPE_CHECKING:
     from viewfold.training.subject import SubjectSettings
+    from viewfold.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Personalize:
     """Learning rate; by default 0.002, and 0.000002 with paper."""
     rank: Annotated[int | None, unset("INT")] = None
     """Of the LoRA; by default 8."""
+    no_pose: bool = False
+    """Learn pictures one by one alone, without asking the model from where each was taken (as with paper)."""
     all_weights: bool = False
     """Train every weight instead of a LoRA: OUT/model is then a model of its own."""
     prior: Annotated[int | None, unset("INT")] = None
@@ -111,6 +114,8 @@ class Personalize:
                 progress=report,
             )
         if lead:
+            for line in _poses(made.posed):
+                print(line, file=sys.stderr)
             print(_summary(made.report))
             print(self._use(made.path))
 
@@ -145,6 +150,8 @@ class Personalize:
             base = replace(base, forgetting=self.forgetting or None)
         if self.all_weights:
             base = replace(base, rank=None)
+        if self.no_pose:
+            base = replace(base, pose=False)
         return replace(
             base, **given(own), loop=replace(base.loop, seed=self.seed, precision=self.precision, **given(loop))
         )
@@ -152,7 +159,26 @@ class Personalize:
     def _use(self, path: Path) -> str:
         how = f"--lora {path}" if path == self.out else f"--model {path}"
         base = "" if path != self.out or self.model == "toybox" else f" --model {self.model}"
-        return f'{path}: viewfold generate "{self.subject} on a blue table" {how}{base}'
+        return f'{path}: viewfold generate "{self.subject}" {how}{base}'
+
+
+def _poses(posed: Views | None) -> list[str]:
+    """Return what is said of the cameras that were found."""
+    if posed is None:
+        return []
+    from viewfold.personalization import CLEAR, POSED_NAME
+
+    names, clear = posed.run["pictures"], posed.run["clarity"]
+    sides = zip(posed.cameras.azimuth_deg.tolist(), posed.cameras.elevation_deg.tolist(), strict=True)
+    lines = [f"{name}: seen from azimuth {a:.0f}, elevation {e:.0f}" for name, (a, e) in zip(names, sides, strict=True)]
+    unclear = [name for name, clarity in zip(names, clear, strict=True) if clarity < CLEAR]
+    if unclear:
+        lines.append(
+            f"note: the model hardly tells the sides of {', '.join(unclear)} apart: the same all round, or "
+            f"unknown to it. If views come out mixed up, put the cameras right in {POSED_NAME}/transforms.json, "
+            "and give that folder in place of the pictures"
+        )
+    return lines
 
 
 def _summary(report: dict[str, Any]) -> str:

@@ -56,6 +56,9 @@ MAX_ASPECT = 10
 FAINT = 0.05
 """Coverage below this does not belong to the subject's box."""
 
+FILLED = 0.94
+"""Share of the frame that a thing as large as the unit sphere reaches, seen by the cameras of `Cameras.at`."""
+
 SMALLEST = 0.9
 """Of `augmented`'s scales."""
 
@@ -164,6 +167,31 @@ def augmented(rgba: Float[Tensor, "4 h w"], generator: torch.Generator) -> Float
     return _straight(moved).to(rgba.device)
 
 
+def framed_alike(rgba: Float[Tensor, "n 4 s s"], *, share: float) -> Float[Tensor, "n 4 s s"] | None:
+    """Return pictures of one thing with their subject equally high in all, its box in the middle of the frame.
+
+    A thing is about as high from one side as from another, though not as wide.  Framed by its box alone, it would be
+    larger from where it is narrow.
+
+    Args:
+        rgba: straight, as `read_photos` returns them.
+        share: of the largest height at which no box is wider or higher than `FILLED` of the frame.
+
+    Returns:
+        The pictures; None where the subject of one of them is not known, because it is opaque.
+    """
+    if bool((rgba[:, 3] >= 1).flatten(1).all(dim=1).any()):
+        return None
+    size, boxes = rgba.shape[-1], [_box(picture[3]) for picture in rgba]
+    widest = max(1.0, *((right - left) / (bottom - top) for top, left, bottom, right in boxes))
+    height, framed = share * FILLED * size / widest, []
+    for picture, (top, left, bottom, right) in zip(rgba, boxes, strict=True):
+        side = round(size * (bottom - top) / height)
+        corner = ((top + bottom - side) // 2, (left + right - side) // 2)
+        framed.append(_straight(_framed(_premultiplied(picture), *corner, side, size=size)))
+    return torch.stack(framed)
+
+
 def _listed(folder: Path) -> tuple[list[Path], list[tuple[str, str]], list[str]]:
     """Return a folder's pictures, what is a picture of another kind with the reason, and the names of all else."""
     try:
@@ -253,13 +281,22 @@ def _around(alpha: Float[Tensor, "h w"], *, margin: float) -> tuple[int, int, in
     Raises:
         AssetError: nothing is opaque.
     """
+    top, left, bottom, right = _box(alpha)
+    side = math.ceil(max(bottom - top, right - left) / (1 - 2 * margin))
+    return (top + bottom - side) // 2, (left + right - side) // 2, side
+
+
+def _box(alpha: Float[Tensor, "h w"]) -> tuple[int, int, int, int]:
+    """Return the smallest box around a subject: its top, left, bottom and right in pixels.
+
+    Raises:
+        AssetError: nothing is opaque.
+    """
     inside = (alpha > FAINT).nonzero()
     if not len(inside):
         raise AssetError("it is transparent everywhere")
-    first, last = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
-    side = math.ceil(max(last[0] - first[0], last[1] - first[1]) / (1 - 2 * margin))
-    top, left = ((a + b - side) // 2 for a, b in zip(first, last, strict=True))
-    return top, left, side
+    (top, left), (bottom, right) = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
+    return top, left, bottom, right
 
 
 def _premultiplied(picture: Float[Tensor, "c h w"]) -> Float[Tensor, "4 h w"]:

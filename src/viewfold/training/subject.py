@@ -107,6 +107,8 @@ class SubjectSettings:
 
     rank: int | None = 8
     """Of the low-rank layers on the attention; None trains all weights."""
+    pose: bool = True
+    """Ask the model from where single pictures were taken, and learn them as posed views too."""
     pictures: int = 4
     """Single pictures a step, if there are any."""
     posed: int = 1
@@ -141,6 +143,7 @@ class SubjectSettings:
 
 PAPER = SubjectSettings(
     rank=None,
+    pose=False,
     pictures=4,
     prior=0,
     preservation=1.0,

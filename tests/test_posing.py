@@ -1,0 +1,124 @@
+"""Cameras of pictures, found by the network's own error: on a network that is known in closed form, and the shipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fakes import tiny_model
+
+from viewfold.camera import Cameras
+from viewfold.data.toybox import sample_asset
+from viewfold.errors import InputError, PromptError
+from viewfold.pipeline import MultiViewPipeline, load
+from viewfold.pipeline.posing import ROUNDS, Poses, Round, _spread, find_cameras
+from viewfold.scene.rasterize import rasterize
+
+Tensor = torch.Tensor
+
+
+def seen_from(cameras: Cameras) -> Tensor:
+    """Return latents "v 4 4 4" of a thing that looks different from each side, smoothly."""
+    generator = torch.Generator().manual_seed(5)
+    directions = torch.nn.functional.normalize(cameras.position.to("cpu"), dim=-1)
+    first = torch.tanh(1.5 * directions @ torch.randn(3, 64, generator=generator))
+    return first.reshape(-1, 4, 4, 4)
+
+
+class Knows(MultiViewPipeline):
+    """A model whose network takes every picture for the thing, from the camera that it is told."""
+
+    same_all_round = False
+    asked = 0
+
+    def predict_noise(self, x: Tensor, t: Tensor, condition: Any, cameras: Cameras | None, **_: Any) -> Tensor:
+        assert x.shape[1] == 1 and len(condition) == len(x) and (cameras is None or len(cameras) == len(x))
+        self.asked += len(x)
+        known = cameras is not None and not self.same_all_round
+        clean = seen_from(cameras)[:, None] if cameras is not None and known else torch.zeros_like(x)
+        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
+        return (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+
+@pytest.fixture
+def knows() -> Knows:
+    return Knows(**tiny_model().components)
+
+
+def off_deg(found: Poses, true: Cameras) -> tuple[Tensor, Tensor]:
+    """Return how far azimuths and elevations are from the true ones."""
+    azimuth = (found.cameras.azimuth_deg - true.azimuth_deg + 180) % 360 - 180
+    return azimuth.abs(), (found.cameras.elevation_deg - true.elevation_deg).abs()
+
+
+def test_each_picture_gets_the_camera_that_explains_it(knows: Knows) -> None:
+    generator = torch.Generator().manual_seed(0)
+    azimuths, elevations = 360 * torch.rand(12, generator=generator), 40 * torch.rand(12, generator=generator) - 5
+    true = Cameras.at(azimuth_deg=azimuths, elevation_deg=elevations)
+    calls: list[tuple[int, int]] = []
+    found = find_cameras(knows, seen_from(true)[None], "a mug", progress=lambda *told: calls.append(told))
+    azimuth, elevation = off_deg(found, true)
+    assert azimuth.max() <= 11.5 and azimuth.mean() < 5, "half a step of 15 degrees, and what noise there is"
+    assert elevation.max() <= 11.5 and elevation.mean() < 5
+    assert (found.clarity > 0.3).all()
+    assert calls == [(done, 12) for done in range(13)]
+    assert 12 * 180 < knows.asked <= 12 * 228, "what the module says it costs"
+    assert found.cameras.fov_deg.unique().tolist() == true.fov_deg.unique().tolist()
+
+
+def test_what_looks_the_same_from_everywhere_is_not_clear(knows: Knows) -> None:
+    knows.same_all_round = True
+    found = find_cameras(knows, torch.randn(1, 2, 4, 4, 4), "a mug")
+    assert found.clarity.abs().max() < 1e-6
+
+
+def test_of_several_framings_it_takes_the_one_that_the_model_draws(knows: Knows) -> None:
+    true = Cameras.at(azimuth_deg=[10.0, 130.0], elevation_deg=[5.0, 25.0])
+    right = seen_from(true)
+    empty, other = 0.05 * right.flip(-1), right.roll(1, dims=-1)  # next to nothing is easy whatever one is told
+    calls: list[tuple[int, int]] = []
+    framings = torch.stack([other, empty, right])
+    found = find_cameras(knows, framings, "a mug", progress=lambda *told: calls.append(told))
+    assert found.framing == 2
+    alone = find_cameras(knows, right[None], "a mug")
+    assert torch.equal(found.cameras.world_from_camera, alone.cameras.world_from_camera)
+    assert calls == [(done, 8) for done in range(9)]
+
+
+def test_a_search_is_the_same_again_and_a_picture_is_alone(knows: Knows) -> None:
+    latents = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    first, again = find_cameras(knows, latents, "a mug"), find_cameras(knows, latents, "a mug")
+    assert torch.equal(first.cameras.world_from_camera, again.cameras.world_from_camera)
+    alone = find_cameras(knows, latents[:, 1:2], "a mug")
+    assert torch.equal(alone.cameras.world_from_camera, first.cameras.world_from_camera[1:2])
+
+
+def test_candidates_go_round_and_are_never_overhead() -> None:
+    turn = Round(azimuth_deg=(-15.0, 0.0), elevation_deg=(0.0, 15.0), draws=1, keep=1)
+    around = _spread(torch.tensor([[0.0, 80.0], [345.0, 80.0]], dtype=torch.float64), turn)
+    assert around.tolist() == [[0, 80], [0, 85], [330, 80], [330, 85], [345, 80], [345, 85]]
+    assert ROUNDS[-1].keep == 1
+
+
+def test_it_is_refused_where_it_cannot_be_told() -> None:
+    model = tiny_model()
+    with pytest.raises(PromptError):
+        find_cameras(model, torch.zeros(1, 1, 4, 4, 4), " ")
+    model.unet.class_embedding = None
+    with pytest.raises(InputError, match="camera embedding"):
+        find_cameras(model, torch.zeros(1, 1, 4, 4, 4), "a mug")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_knows_the_sides_of_toys_that_it_never_saw() -> None:
+    model = load("toybox", device="cpu", dtype=torch.float32)
+    true = Cameras.at(azimuth_deg=[20.0, 140.0, 265.0], elevation_deg=[5.0, 25.0, 15.0])
+    toy = next(
+        t for t in (sample_asset(seed, held_out=True) for seed in range(80_000_000, 80_000_900)) if t.kind == "mug"
+    )
+    rgb = rasterize(toy.mesh(), true, size=model.image_size).over(0.5)
+    with torch.no_grad():
+        latents = model.encode(rgb)
+    azimuth, elevation = off_deg(find_cameras(model, latents[None], "a mug"), true)
+    assert azimuth.max() <= 15 and elevation.max() <= 15
