@@ -29,7 +29,7 @@ from typing import Any
 from gpu_row import Rows, facts, read, table
 
 HERE = Path(__file__).resolve().parent
-LIMITS_S = {"tests": 80, "generate": 150, "step": 80, "distillation": 45, "train": 360}
+LIMITS_S = {"tests": 80, "generate": 150, "step": 80, "personalize": 40, "distillation": 45, "train": 360}
 """Seconds after which a stage is ended; on an H100 each should need about half."""
 BUDGET_S = 465
 """Seconds for all stages; training takes what the others leave of it."""

@@ -3,6 +3,7 @@
     tests          tests/test_device_real.py on the device
     generate       four views with guidance: float32, bfloat16, compiled
     step           a training step, the batch doubled until the memory is full; then with gradient checkpointing
+    personalize    a step of learning a subject by a LoRA
     distillation   render, encode, network, backward
     train          the shipped model for some minutes: held-out error before and after, weights in shards
 
@@ -279,12 +280,13 @@ def main(stage: str, told: str) -> int:
     rows = Rows(folders["out"] / "rows.jsonl", options.pop("facts"))
     sys.path += [str(ROOT / name) for name in ("recipes", "tests")]
     folders["work"].mkdir(parents=True, exist_ok=True)
-    from gpu_train import run_step, run_train
+    from gpu_train import run_personalize, run_step, run_train
 
     stages = {
         "tests": run_tests,
         "generate": run_generate,
         "step": run_step,
+        "personalize": run_personalize,
         "distillation": run_distillation,
         "train": run_train,
     }

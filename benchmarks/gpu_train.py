@@ -1,11 +1,13 @@
-"""The stages of `gpu.py` that train: a step of the released size, and the shipped model for some minutes."""
+"""The stages of `gpu.py` that train: a step of the released size, one of a subject, the shipped model for minutes."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 from gpu_stage import Bench
@@ -109,6 +111,51 @@ class _Trainer:
             "objects_per_s": objects / step_s,
             "peak_mib": peak_memory_mib(self.bench.device),
         }
+
+
+def run_personalize(bench: Bench) -> None:
+    """Time a step of learning a subject by a LoRA, as `viewfold personalize` does by default."""
+    import torch
+
+    from viewfold.camera import Cameras
+    from viewfold.model.presets import toybox_scheduler
+    from viewfold.training.dreambooth import learn_subject
+    from viewfold.training.subject import HELD_BACK, Posed, PriorSamples, Subject, SubjectSettings
+
+    with bench.rows.case("personalize", "LoRA of rank 8, 4 pictures, 4 posed views, 4 of the prior") as figures:
+        bench.clean()
+        unet, cameras = bench.unet(), Cameras.orbit(4)
+        draw = torch.Generator().manual_seed(0)
+        latents = torch.randn(1 + HELD_BACK, *unet.example_inputs(1, cameras)[0].shape[1:], generator=draw)
+        reader: Any = _NoWords(unet)
+        subject = Subject(text="a zorb mug", pictures=latents[0], posed=Posed(latents=latents[0], cameras=cameras))
+        prior = PriorSamples(prompts=["a mug"] * len(latents), latents=latents, cameras=cameras)
+        settings = SubjectSettings(forgetting=None)
+        loop = replace(settings.loop, steps=1 + bench.repeats, check_steps=1 + bench.repeats, precision="bf16")
+        ends = []
+        learned = learn_subject(
+            unet, reader, toybox_scheduler().alphas_cumprod, bench.work / "subject", subject=subject,
+            prior=prior, settings=replace(settings, loop=loop),
+            progress=lambda *_: ends.append(time.perf_counter()),
+        )  # fmt: skip
+        spent = [after - before for before, after in itertools.pairwise(ends)]
+        report = learned.trained.report
+        assert learned.low_rank is not None
+        figures |= {"step_s": statistics.median(spent) if spent else report["seconds"],
+                    "tflop": report["flops_a_step"] / 1e12, "peak_mib": report["peak_memory_mib"],
+                    "parameters": sum(p.numel() for p in learned.low_rank.parameters())}  # fmt: skip
+
+
+class _NoWords:
+    """A reader whose every prompt is the network's example of a condition: reading is no part of a step."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def encode(self, prompts: Any) -> Any:
+        from viewfold.camera import Cameras
+
+        return self.network.example_inputs(len(prompts), Cameras.orbit(4))[2]
 
 
 def run_train(bench: Bench) -> None:

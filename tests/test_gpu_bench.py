@@ -17,7 +17,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-STAGES = ["tests", "generate", "step", "distillation", "train"]
+STAGES = ["tests", "generate", "step", "personalize", "distillation", "train"]
 TINY = "--tiny", "--device", "cpu", "--repeats", "1"
 
 
