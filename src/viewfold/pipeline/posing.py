@@ -22,7 +22,7 @@ from viewfold.errors import InputError
 from viewfold.pipeline.multiview import MultiViewPipeline
 
 LEVELS = (0.2, 0.4)
-"""Shares of the noise schedule at which candidates are compared: higher ones tell less (`benchmarks/posing.py`)."""
+"""Shares of the noise schedule at which candidates are compared (`benchmarks/posing.py` tries others)."""
 
 AZIMUTHS = 24
 """Candidates around the object in the first round, all at the model's own elevation."""
