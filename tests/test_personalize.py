@@ -255,10 +255,10 @@ def test_what_is_cut_out_is_learned_in_the_framing_that_the_model_found(
 def test_pictures_whose_side_the_model_cannot_tell_are_named() -> None:
     run = {"pictures": ["a.png", "b.png"], "clarity": [CLEAR / 2, 2 * CLEAR]}
     views = Views(rgb=torch.zeros(2, 3, 8, 8), cameras=Cameras.orbit(2, elevation_deg=5), run=run)
-    first, second, note = _poses(views)
+    first, second, note = _poses(views, Path("my"))
     assert first == "a.png: seen from azimuth 0, elevation 5" and second == "b.png: seen from azimuth 180, elevation 5"
-    assert "a.png" in note and "b.png" not in note and "posed/transforms.json" in note
-    assert len(_poses(replace(views, run=run | {"clarity": [1.0, 1.0]}))) == 2 and not _poses(None)
+    assert "a.png" in note and "b.png" not in note and "put the cameras right in my/posed/transforms.json" in note
+    assert len(_poses(replace(views, run=run | {"clarity": [1.0, 1.0]}), Path("my"))) == 2
 
 
 def test_a_folder_of_something_else_is_not_replaced(place: Path, tmp_path: Path) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fakes import tiny_model
+from safetensors.torch import load_file
+from second_device import move, second_device
 
 from viewfold.camera import Cameras
+from viewfold.data.photos import Photo, Photos
 from viewfold.data.toybox import sample_asset
 from viewfold.errors import InputError, PromptError
+from viewfold.personalization import personalize
 from viewfold.pipeline import MultiViewPipeline, load
 from viewfold.pipeline.posing import ROUNDS, Poses, Round, _spread, find_cameras
 from viewfold.scene.rasterize import rasterize
+from viewfold.training.subject import SubjectSettings
+from viewfold.weights.lora_file import LORA_NAME
 
 Tensor = torch.Tensor
 
@@ -99,6 +108,30 @@ def test_candidates_go_round_and_are_never_overhead() -> None:
     around = _spread(torch.tensor([[0.0, 80.0], [345.0, 80.0]], dtype=torch.float64), turn)
     assert around.tolist() == [[0, 80], [0, 85], [330, 80], [330, 85], [345, 80], [345, 85]]
     assert ROUNDS[-1].keep == 1
+
+
+def test_a_second_device_finds_what_this_one_finds() -> None:
+    latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(2))
+    here = find_cameras(tiny_model(), latents, "a mug")
+    with second_device() as device:
+        there = find_cameras(move(tiny_model(), device), latents, "a mug")
+    assert there.framing == here.framing and there.cameras.fov_deg.device.type == "cpu"
+    assert torch.equal(there.cameras.world_from_camera, here.cameras.world_from_camera)
+
+
+@pytest.mark.slow
+def test_a_subject_is_learned_from_pictures_on_a_second_device(tmp_path: Path) -> None:
+    shots = torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    photos = Photos(
+        photos=tuple(Photo(rgba=p, path=Path(f"{i}.png")) for i, p in enumerate(shots)), failed=[], notes=[]
+    )
+    settings = SubjectSettings(loop=replace(SubjectSettings().loop, steps=2, precision="fp32"))
+    learn = partial(personalize, source=photos, subject="a zorb mug", class_name="mug", settings=settings)
+    learn(tiny_model(), out=tmp_path / "here")
+    with second_device() as device:
+        learn(move(tiny_model(), device), out=tmp_path / "there")
+    here, there = (load_file(tmp_path / name / LORA_NAME) for name in ("here", "there"))
+    assert here.keys() == there.keys() and max(float((here[k] - there[k]).abs().max()) for k in here) < 1e-4
 
 
 def test_it_is_refused_where_it_cannot_be_told() -> None:

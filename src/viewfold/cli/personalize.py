@@ -114,7 +114,7 @@ class Personalize:
                 progress=report,
             )
         if lead:
-            for line in _poses(made.posed):
+            for line in _poses(made.posed, self.out):
                 print(line, file=sys.stderr)
             print(_summary(made.report))
             print(self._use(made.path))
@@ -162,7 +162,7 @@ class Personalize:
         return f'{path}: viewfold generate "{self.subject}" {how}{base}'
 
 
-def _poses(posed: Views | None) -> list[str]:
+def _poses(posed: Views | None, out: Path) -> list[str]:
     """Return what is said of the cameras that were found."""
     if posed is None:
         return []
@@ -175,7 +175,7 @@ def _poses(posed: Views | None) -> list[str]:
     if unclear:
         lines.append(
             f"note: the model hardly tells the sides of {', '.join(unclear)} apart: the same all round, or "
-            f"unknown to it. If views come out mixed up, put the cameras right in {POSED_NAME}/transforms.json, "
+            f"unknown to it. If views come out mixed up, put the cameras right in {out / POSED_NAME}/transforms.json, "
             "and give that folder in place of the pictures"
         )
     return lines
