@@ -120,12 +120,15 @@ def test_a_second_device_finds_what_this_one_finds() -> None:
 
 
 @pytest.mark.slow
-def test_a_subject_is_learned_from_pictures_on_a_second_device(tmp_path: Path) -> None:
+def test_a_subject_is_learned_from_pictures_on_a_second_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewfold.pipeline.posing.AZIMUTHS", 4)
     shots = torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     photos = Photos(
         photos=tuple(Photo(rgba=p, path=Path(f"{i}.png")) for i, p in enumerate(shots)), failed=[], notes=[]
     )
-    settings = SubjectSettings(loop=replace(SubjectSettings().loop, steps=2, precision="fp32"))
+    settings = SubjectSettings(
+        prior=0, forgetting=None, loop=replace(SubjectSettings().loop, steps=2, precision="fp32")
+    )
     learn = partial(personalize, source=photos, subject="a zorb mug", class_name="mug", settings=settings)
     learn(tiny_model(), out=tmp_path / "here")
     with second_device() as device:
