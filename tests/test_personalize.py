@@ -286,6 +286,8 @@ def test_the_default_prior_is_of_the_class_and_of_other_things() -> None:
         (("--class", "car"), "`--subject` must end with its class"),
         (("--rank", "0"), "`--rank` must be at least 1"),
         (("--all-weights", "--rank", "2"), "`--rank` must be left out"),
+        (("--no-pose",), "`--no-pose` must be left out"),
+        (("--background", "remove"), "`--background` must be left out"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(

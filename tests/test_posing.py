@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import tiny_model
+from fakes import TinyDiT, tiny_model
 from safetensors.torch import load_file
 from second_device import move, second_device
 
@@ -119,6 +119,12 @@ def test_a_second_device_finds_what_this_one_finds() -> None:
     assert torch.equal(there.cameras.world_from_camera, here.cameras.world_from_camera)
 
 
+def test_a_network_of_another_kind_is_asked_as_well() -> None:
+    model = tiny_model(unet=TinyDiT())
+    latents = torch.randn(2, 1, *model.unet.example_inputs(1, Cameras.orbit(1))[0].shape[2:])
+    assert len(find_cameras(model, latents, "a mug").cameras) == 1
+
+
 @pytest.mark.slow
 def test_a_subject_is_learned_from_pictures_on_a_second_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("viewfold.pipeline.posing.AZIMUTHS", 4)
@@ -142,7 +148,7 @@ def test_it_is_refused_where_it_cannot_be_told() -> None:
     with pytest.raises(PromptError):
         find_cameras(model, torch.zeros(1, 1, 4, 4, 4), " ")
     model.unet.class_embedding = None
-    with pytest.raises(InputError, match="camera embedding"):
+    with pytest.raises(InputError, match="plain 2D network"):
         find_cameras(model, torch.zeros(1, 1, 4, 4, 4), "a mug")
 
 

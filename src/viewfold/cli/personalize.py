@@ -125,6 +125,9 @@ class Personalize:
         if folder.suffix == ".json" or any((folder / name).is_file() for name in VIEW_RECORDS):
             from viewfold.views import Views
 
+            for name, asked in (("no_pose", self.no_pose), ("background", self.background != "keep")):
+                if asked:
+                    raise InputError(f"`{name}` must be left out with views that have cameras; it is for pictures.")
             return Views.load(folder), []
         from viewfold.data.photos import PhotoSettings, read_photos
 

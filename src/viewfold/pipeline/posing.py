@@ -9,7 +9,7 @@ and algorithm 2, which spends its noises on the better candidates), with cameras
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +87,7 @@ def find_cameras(
     error of the best camera as a share of the error without either, which allows for emptier pictures being easier.
 
     Args:
-        model: with a camera embedding; what an azimuth of 0 looks at is what it was trained on.
+        model: made for cameras; what an azimuth of 0 looks at is what it was trained on.
         latents: of the pictures, as `MultiViewPipeline.encode` makes them, in each of their framings.
         prompt: what they show, in words that the model knows: "a mug".
         seed: of the noises, which all candidates and all pictures share.
@@ -98,9 +98,11 @@ def find_cameras(
         PromptError: a prompt that says nothing.
     """
     if not takes_cameras(model):
-        raise InputError("`model` must have a camera embedding to tell where a picture was taken from; it has none.")
+        raise InputError(
+            "`model` must have been made for cameras to tell where a picture was taken from; it is a plain 2D network."
+        )
     model.text.check(prompt)
-    search = Search(model, prompt, seed)
+    search = Search(model, prompt, latents.shape[2:], seed=seed)
     n_framings, n = latents.shape[:2]
     todo, done = n + (n_framings * n if n_framings > 1 else 0), 0
 
@@ -126,8 +128,8 @@ def find_cameras(
 
 
 def takes_cameras(model: MultiViewPipeline) -> bool:
-    """Return whether the network was made for cameras."""
-    return getattr(model.unet, "class_embedding", None) is not None
+    """Return whether the network was made for cameras, of whatever kind it is."""
+    return model.unet.example_inputs(1, Cameras.orbit(1))[3] is not None
 
 
 def _spread(candidates: Float[Tensor, "n 2"], turn: Round) -> Float[Tensor, "m 2"]:
@@ -145,13 +147,11 @@ def _spread(candidates: Float[Tensor, "n 2"], turn: Round) -> Float[Tensor, "m 2
 class Search:
     """The errors of one model under the same noises, and what is searched by them."""
 
-    def __init__(self, model: MultiViewPipeline, prompt: str, seed: int) -> None:
+    def __init__(self, model: MultiViewPipeline, prompt: str, shape: Sequence[int], *, seed: int) -> None:
         self.model = model
         self.condition, self.nothing = model.condition([prompt]), model.condition([""])
-        size, most = model.unet.config["sample_size"], max(turn.draws for turn in ROUNDS)
-        noises = torch.randn(
-            most, model.unet.config["in_channels"], size, size, generator=torch.Generator().manual_seed(seed)
-        )
+        most = max(turn.draws for turn in ROUNDS)
+        noises = torch.randn(most, *shape, generator=torch.Generator().manual_seed(seed))
         self.noises = noises.to(model.device)
         azimuths = torch.arange(AZIMUTHS, dtype=torch.float64) * (360 / AZIMUTHS)
         self.all_round = torch.stack([azimuths, torch.full_like(azimuths, model.defaults.elevation_deg)], dim=1)
