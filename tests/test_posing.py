@@ -39,20 +39,34 @@ class Knows(MultiViewPipeline):
     """A model whose network takes every picture for the thing, from the camera that it is told."""
 
     same_all_round = False
+    same_from_behind = False
+    """Where one view is seen alone."""
     asked = 0
+    together: list[Cameras]
+    """Of each call with several views."""
 
     def predict_noise(self, x: Tensor, t: Tensor, condition: Any, cameras: Cameras | None, **_: Any) -> Tensor:
-        assert x.shape[1] == 1 and len(condition) == len(x) and (cameras is None or len(cameras) == len(x))
-        self.asked += len(x)
-        known = cameras is not None and not self.same_all_round
-        clean = seen_from(cameras)[:, None] if cameras is not None and known else torch.zeros_like(x)
-        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
+        b, v = x.shape[:2]
+        assert len(condition) == b and (cameras is None or len(cameras) == b * v)
+        self.asked += b * v
+        alpha, clean = self.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1), torch.zeros_like(x)
+        if cameras is not None and not self.same_all_round:
+            clean = seen_from(cameras).reshape(x.shape)
+            if v == 1 and self.same_from_behind:
+                behind = Cameras.at(azimuth_deg=cameras.azimuth_deg + 180, elevation_deg=cameras.elevation_deg)
+                other = seen_from(behind).reshape(x.shape)
+                nearer = (x - other).square().sum(dim=(1, 2, 3, 4)) < (x - clean).square().sum(dim=(1, 2, 3, 4))
+                clean = torch.where(nearer[:, None, None, None, None], other, clean)
+        if v > 1 and cameras is not None:
+            self.together.append(cameras)
         return (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
 
 
 @pytest.fixture
 def knows() -> Knows:
-    return Knows(**tiny_model().components)
+    model = Knows(**tiny_model().components)
+    model.together = []
+    return model
 
 
 def off_deg(found: Poses, true: Cameras) -> tuple[Tensor, Tensor]:
@@ -71,8 +85,8 @@ def test_each_picture_gets_the_camera_that_explains_it(knows: Knows) -> None:
     assert azimuth.max() <= 11.5 and azimuth.mean() < 5, "half a step of 15 degrees, and what noise there is"
     assert elevation.max() <= 11.5 and elevation.mean() < 5
     assert (found.clarity > 0.3).all()
-    assert calls == [(done, 12) for done in range(13)]
-    assert 12 * 180 < knows.asked <= 12 * 228, "what the module says it costs"
+    assert calls == [(done, 24) for done in range(25)]
+    assert 12 * (180 + 192) < knows.asked <= 12 * (228 + 192), "what the module says it costs"
     assert found.cameras.fov_deg.unique().tolist() == true.fov_deg.unique().tolist()
 
 
@@ -92,15 +106,65 @@ def test_of_several_framings_it_takes_the_one_that_the_model_draws(knows: Knows)
     assert found.framing == 2
     alone = find_cameras(knows, right[None], "a mug")
     assert torch.equal(found.cameras.world_from_camera, alone.cameras.world_from_camera)
-    assert calls == [(done, 8) for done in range(9)]
+    assert calls == [(done, 10) for done in range(11)]
 
 
-def test_a_search_is_the_same_again_and_a_picture_is_alone(knows: Knows) -> None:
-    latents = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    first, again = find_cameras(knows, latents, "a mug"), find_cameras(knows, latents, "a mug")
+def test_how_easy_a_framing_is_without_camera_and_prompt_is_allowed_for(
+    knows: Knows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framings = torch.stack([torch.full((1, 4, 4, 4), 0.0), torch.full((1, 4, 4, 4), 1.0)])
+
+    def errors(_: Any, picture: Tensor, candidates: Tensor | None, **__: Any) -> Tensor:
+        told, untold = ((0.2, 0.25), (0.5, 1.0))[int(picture.mean())]
+        return torch.full((1, 2), untold) if candidates is None else torch.full((len(candidates), 2), told)
+
+    monkeypatch.setattr("viewfold.pipeline.posing.Search.errors", errors)
+    assert find_cameras(knows, framings, "a mug").framing == 1, "half of the error is explained, not a fifth"
+
+
+def test_all_levels_count_alike_in_the_ranking(knows: Knows, monkeypatch: pytest.MonkeyPatch) -> None:
+    def errors(_: Any, picture: Tensor, candidates: Tensor, **__: Any) -> Tensor:
+        best = {30: (0.7, 1.3), 90: (1.3, 0.7), 195: (0.9, 0.9)}
+        of = [best.get(round(azimuth), (1.0, 1.0)) for azimuth in candidates[:, 0].tolist()]
+        return torch.tensor(of, dtype=torch.float64) * torch.tensor([1.0, 100.0])
+
+    monkeypatch.setattr("viewfold.pipeline.posing.Search.errors", errors)
+    found = find_cameras(knows, torch.zeros(1, 1, 4, 4, 4), "a mug")
+    assert found.cameras.azimuth_deg.tolist() == pytest.approx([195.0])
+
+
+def test_a_picture_that_could_be_of_two_sides_fits_the_others_from_one(knows: Knows) -> None:
+    knows.same_from_behind = True
+    true = Cameras.at(azimuth_deg=[0.0, 45.0, 90.0, 135.0, 200.0], elevation_deg=[15.0] * 5)
+    alone = [find_cameras(knows, seen_from(true)[None, [row]], "a mug") for row in range(5)]
+    off = torch.cat([(one.cameras.azimuth_deg - true.azimuth_deg[row]) % 360 for row, one in enumerate(alone)])
+    assert ((off - 180).abs() < 16).any(), "alone, some are taken for their back"
+    azimuth, _ = off_deg(find_cameras(knows, seen_from(true)[None], "a mug"), true)
+    assert azimuth.max() < 16
+
+
+def test_a_picture_is_looked_at_beside_the_clearest_others(knows: Knows) -> None:
+    true = Cameras.at(azimuth_deg=[0.0, 75.0, 150.0, 225.0, 300.0], elevation_deg=[15.0] * 5)
+    pictures = seen_from(true)
+    pictures[1] = 0.0
+    found = find_cameras(knows, pictures[None], "a mug")
+    assert found.clarity.argmin() == 1
+    for cameras in knows.together:
+        each = cameras.azimuth_deg.reshape(-1, 4)
+        assert len(each) == 12 and (each[:, 1:] == each[:1, 1:]).all(), "the others stay where they are"
+        assert each[:, 0].unique().numel() == 12, "all round, in steps of 30 degrees"
+    first = knows.together[0].azimuth_deg.reshape(-1, 4)[0]
+    assert (((first[1:, None] - true.azimuth_deg + 180) % 360 - 180).abs().argmin(dim=1) != 1).all()
+    assert len(knows.together) == 5 * 4, "two noises at two levels each"
+
+
+def test_a_search_is_the_same_again_for_the_same_seed() -> None:
+    latents, model = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1)), tiny_model()
+    first, again = find_cameras(model, latents, "a mug"), find_cameras(model, latents, "a mug")
     assert torch.equal(first.cameras.world_from_camera, again.cameras.world_from_camera)
-    alone = find_cameras(knows, latents[:, 1:2], "a mug")
-    assert torch.equal(alone.cameras.world_from_camera, first.cameras.world_from_camera[1:2])
+    assert torch.equal(first.clarity, again.clarity)
+    other = find_cameras(model, latents, "a mug", seed=1)
+    assert not torch.equal(first.clarity, other.clarity), "other noises"
 
 
 def test_candidates_go_round_and_are_never_overhead() -> None:

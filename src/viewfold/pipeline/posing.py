@@ -5,6 +5,9 @@
 A multi-view network knows what a class looks like from each side, whatever its colours, so that under the same noises
 the error of one picture tells cameras apart.  Source: the diffusion classifier (Li et al., arXiv 2303.16203, equation 5
 and algorithm 2, which spends its noises on the better candidates), with cameras in the place of classes.
+
+Each picture is looked at alone first, and then beside others whose cameras are clearer: the network sees all views at
+once, and a picture that could be of two sides fits the others from one of them.
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ ROUNDS = (
     Round(draws=2, keep=1, azimuth_deg=(-7.5, 0.0, 7.5), elevation_deg=(-7.5, 0.0, 7.5)),
 )
 """228 predictions of a single view for each picture at most, after 48 for each framing that there is to choose from."""
+
+COMPANIONS = 3
+"""Other pictures, the clearest, that a picture is looked at beside."""
+
+BESIDE = Round(azimuth_deg=tuple(30.0 * step for step in range(12)), draws=2, keep=1)
+"""The last round, with companions, around the camera that was found alone: 48 predictions of four views a picture."""
 
 HIGHEST_DEG = 85.0
 """No candidate is steeper."""
@@ -91,7 +100,7 @@ def find_cameras(
         latents: of the pictures, as `MultiViewPipeline.encode` makes them, in each of their framings.
         prompt: what they show, in words that the model knows: "a mug".
         seed: of the noises, which all candidates and all pictures share.
-        progress: called with (pictures done, pictures in all), each once in a framing and once more.
+        progress: called with (pictures done, pictures in all): each once in a framing, once alone, once beside others.
 
     Raises:
         InputError: a network that was not made for cameras.
@@ -104,7 +113,7 @@ def find_cameras(
     model.text.check(prompt)
     search = Search(model, prompt, latents.shape[2:], seed=seed)
     n_framings, n = latents.shape[:2]
-    todo, done = n + (n_framings * n if n_framings > 1 else 0), 0
+    todo, done = n * (1 + (n > 1) + (n_framings if n_framings > 1 else 0)), 0
 
     def each(pictures: Tensor) -> Iterator[Tensor]:
         nonlocal done
@@ -117,13 +126,17 @@ def find_cameras(
     shares = [sum(search.share(picture) for picture in each(framing)) if n_framings > 1 else 0.0 for framing in latents]
     framing = min(range(n_framings), key=shares.__getitem__)
     found = [search.camera(picture) for picture in each(latents[framing])]
+    places, clarity = torch.stack([place for place, _ in found]), torch.tensor([clear for _, clear in found])
+    if n > 1:
+        for row in each(clarity.argsort(stable=True)):
+            places[row] = search.camera_beside(latents[framing], places, int(row), clarity)
     if progress is not None:
         progress(todo, todo)
-    azimuth, elevation = torch.stack([place for place, _ in found]).unbind(dim=1)
+    azimuth, elevation = places.unbind(dim=1)
     return Poses(
         framing=framing,
         cameras=Cameras.at(azimuth_deg=azimuth % 360, elevation_deg=elevation),
-        clarity=torch.tensor([clarity for _, clarity in found]),
+        clarity=clarity,
     )
 
 
@@ -153,6 +166,8 @@ class Search:
         most = max(turn.draws for turn in ROUNDS)
         noises = torch.randn(most, *shape, generator=torch.Generator().manual_seed(seed))
         self.noises = noises.to(model.device)
+        generator = torch.Generator().manual_seed(seed + 1)
+        self.beside = torch.randn(most, COMPANIONS, *shape, generator=generator).to(model.device)
         azimuths = torch.arange(AZIMUTHS, dtype=torch.float64) * (360 / AZIMUTHS)
         self.all_round = torch.stack([azimuths, torch.full_like(azimuths, model.defaults.elevation_deg)], dim=1)
 
@@ -173,26 +188,53 @@ class Search:
             candidates = candidates[(errors / scale).mean(dim=1).argsort(stable=True)[: turn.keep]]
         return candidates[0], clarity
 
-    def errors(
-        self, picture: Float[Tensor, "c h w"], candidates: Float[Tensor, "n 2"] | None, *, draws: int
-    ) -> Float[Tensor, "n levels"]:
-        """Return the mean squared error of the noise for each candidate (azimuth, elevation) and level.
+    def camera_beside(
+        self,
+        pictures: Float[Tensor, "n c h w"],
+        places: Float[Tensor, "n 2"],
+        row: int,
+        clarity: Float[Tensor, "n"],
+    ) -> Float[Tensor, "2"]:
+        """Return where one of the pictures fits the clearest of the others best, whose azimuth and elevation stay."""
+        others = [other for other in clarity.argsort(descending=True, stable=True).tolist() if other != row]
+        others = others[:COMPANIONS]
+        candidates = _spread(places[row][None], BESIDE)
+        errors = self.errors(pictures[row], candidates, draws=BESIDE.draws, beside=(pictures[others], places[others]))
+        return candidates[(errors / errors.mean(dim=0)).mean(dim=1).argmin()]
 
-        Without candidates there is one row, for neither prompt nor camera (the network's 2D mode).
+    def errors(
+        self,
+        picture: Float[Tensor, "c h w"],
+        candidates: Float[Tensor, "n 2"] | None,
+        *,
+        draws: int,
+        beside: tuple[Float[Tensor, "m c h w"], Float[Tensor, "m 2"]] | None = None,
+    ) -> Float[Tensor, "n levels"]:
+        """Return the mean squared error of the picture's noise for each candidate (azimuth, elevation) and level.
+
+        Without candidates there is one row, for neither prompt nor camera (the network's 2D mode).  `beside` are other
+        pictures of the thing and their places, which are noised as far and seen together with it.
         """
         device, alphas = self.noises.device, self.model.alphas_cumprod.to(self.noises.device)
         cameras, condition, n = None, self.nothing, 1
         if candidates is not None:
-            cameras = Cameras.at(azimuth_deg=candidates[:, 0], elevation_deg=candidates[:, 1]).to(device)
             condition, n = self.condition, len(candidates)
-        errors = torch.zeros(n, len(LEVELS), dtype=torch.float64)
+            places = candidates[:, None]
+            if beside is not None:
+                places = torch.cat([places, beside[1].expand(n, -1, -1)], dim=1)
+            azimuth, elevation = places.flatten(0, 1).unbind(dim=1)
+            cameras = Cameras.at(azimuth_deg=azimuth, elevation_deg=elevation).to(device)
+        pictures = picture[None] if beside is None else torch.cat([picture[None], beside[0]])
+        errors, v = torch.zeros(n, len(LEVELS), dtype=torch.float64), len(pictures)
         for column, level in enumerate(LEVELS):
             t = torch.tensor([round(level * (len(alphas) - 1))], device=device)
-            for noise in self.noises[:draws]:
-                noisy = compose(picture.to(noise)[None], noise[None], alphas[t])
-                for rows in torch.arange(n).split(AT_ONCE):
-                    same = noisy[None].expand(len(rows), -1, -1, -1, -1)
-                    some = None if cameras is None else cameras[rows]
+            for own, others in zip(self.noises[:draws], self.beside, strict=False):
+                noise = torch.cat([own[None], others[: v - 1]])
+                noisy = compose(pictures.to(noise), noise, alphas[t])
+                for rows in torch.arange(n).split(max(1, AT_ONCE // v)):
+                    same = noisy.expand(len(rows), -1, -1, -1, -1)
+                    some = None if cameras is None else cameras[(v * rows[:, None] + torch.arange(v)).flatten()]
                     said = self.model.predict_noise(same, t.expand(len(rows)), condition[[0] * len(rows)], some)
-                    errors[rows, column] += (said - noise).square().mean(dim=(1, 2, 3, 4)).double().cpu() / draws
+                    off = (said[:, 0] - own).square().mean(dim=(1, 2, 3))
+                    errors[rows, column] += off.double().cpu() / draws
         return errors
