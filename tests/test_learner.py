@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from viewfold.lifting.observation import observe
 from viewfold.lifting.prior import Learnable, Learner
 from viewfold.lifting.score import ISM, SCORES, SDI, VSD, Score, begin
 from viewfold.lifting.score.variational import Variational
-from viewfold.model.lowrank import LowRank, copy_with_low_rank
+from viewfold.model.lowrank import LowRank, LowRankWeights, copy_with_low_rank
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.pipeline.placement import Placement
 from viewfold.scene.grid import GridSettings
@@ -65,6 +66,21 @@ def test_a_layer_adds_a_product_of_two_factors_by_hand() -> None:
     assert torch.equal(wide.down, LowRank(nn.Linear(400, 3), rank=5, generator=generator()).down), "from its generator"
     half = LowRank(nn.Linear(2, 2).to(torch.bfloat16), rank=1)
     assert half(x.to(torch.bfloat16)).dtype == torch.bfloat16 and half.down.dtype == half.up.dtype == torch.float32
+
+
+def test_those_of_the_attention_learn_or_of_whole_transformer_blocks(model: MultiViewPipeline) -> None:
+    layers = {name for name, module in model.unet.named_modules() if isinstance(module, nn.Linear)}
+    attention = {name for name in layers if ".attn" in name}
+    feed_forward = {name for name in layers if ".ff." in name}
+    cameras = {"class_embedding.linear_1", "class_embedding.linear_2"}
+    assert cameras <= layers and feed_forward and len(attention) % 4 == 0
+
+    def chosen(**options: Any) -> set[str]:
+        return set(LowRankWeights(copy_with_low_rank(model.unet, rank=1, **options)).names)
+
+    assert chosen() == attention | cameras and chosen(cameras=False) == attention
+    assert chosen(layers="transformer") == attention | feed_forward | cameras
+    assert chosen(layers="transformer", cameras=False) == attention | feed_forward
 
 
 def test_a_pipeline_can_learn_and_its_copy_begins_as_it_is(model: MultiViewPipeline) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from viewfold.diffusion.guidance import velocity
+from viewfold.errors import InputError
 from viewfold.training.objective import ObjectiveSettings, diffusion_loss, drop, loss_weight, n_pictures
 
 ALPHAS = torch.linspace(0.999, 0.001, 1000)
@@ -129,3 +130,27 @@ def test_the_time_steps_are_all_those_of_the_schedule_one_a_stratum() -> None:
             settings=ObjectiveSettings(), generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
     assert all(t.tolist() == [0, 1, 2, 3] for t in seen)
+
+
+def test_a_bias_draws_noisy_time_steps_more_often_by_the_power_that_it_says() -> None:
+    seen: list[Tensor] = []
+
+    def record(x: Tensor, t: Tensor, condition: Any, cameras: Any) -> Tensor:
+        seen.append(t)
+        return x
+
+    for bias in (0.0, 2.0):
+        diffusion_loss(
+            record, torch.zeros(4000, 1, 1, 1, 1), None, None, alphas_cumprod=torch.rand(1000),
+            settings=ObjectiveSettings(timestep_bias=bias), generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+    even, biased = seen
+    shares = [float((biased < limit).float().mean()) for limit in (250, 500, 1000)]
+    assert shares == pytest.approx([0.25**3, 0.5**3, 1.0], abs=2e-3), "the density grows as the square"
+    assert float((even < 500).float().mean()) == pytest.approx(0.5, abs=2e-3)
+
+
+@pytest.mark.parametrize("bias", [-0.5, float("inf"), float("nan")])
+def test_a_bias_that_is_none_is_refused(bias: float) -> None:
+    with pytest.raises(InputError, match="`timestep_bias` must be a finite number of at least 0"):
+        ObjectiveSettings(timestep_bias=bias)

@@ -1,4 +1,4 @@
-"""Low-rank layers on a network's attention: a copy that shares its weights and learns by a few numbers of its own.
+"""Low-rank layers on a network: a copy that shares its weights and learns by a few numbers of its own.
 
     y = W x + b + B A x,    A of rank x inputs, normal;  B of outputs x rank, zero at first
 
@@ -9,15 +9,19 @@ LoRA files that others trained are `weights/lora.py`'s.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from viewfold.errors import InputError
+
+Layers = Literal["attention", "transformer"]
+"""Which layers learn: those of the attention, or of whole transformer blocks, attention and feed-forward."""
 
 
 class LowRank(nn.Module):
@@ -60,15 +64,21 @@ class LowRankWeights(nn.Module):
 
 
 def copy_with_low_rank(
-    network: nn.Module, *, rank: int, cameras: bool = True, generator: torch.Generator | None = None
+    network: nn.Module,
+    *,
+    rank: int,
+    layers: Layers = "attention",
+    cameras: bool = True,
+    generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Return a copy of a network whose attention and camera embedding have low-rank layers; it answers as before.
+    """Return a copy of a network some of whose layers have low-rank ones beside them; it answers as before.
 
     The copy shares every weight with the network, and changes none: only what `LowRank` adds is its own.
 
     Args:
         network: with diffusers' attention layers.
         rank: at least 1.
+        layers: those of the attention (queries, keys, values, outputs), or of feed-forward layers as well.
         cameras: whether the camera embedding has them too; without, what a camera means stays.
         generator: of the first values.
 
@@ -79,22 +89,23 @@ def copy_with_low_rank(
         raise InputError(f"`rank` must be at least 1; got {rank}.")
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     copied = copy.deepcopy(network, shared)
-
-    def put_on(layer: Any) -> LowRank:
-        return LowRank(layer, rank=rank, generator=generator)
-
-    attentions = [module for module in copied.modules() if isinstance(module, Attention)]
-    if not attentions:
+    if not any(isinstance(module, Attention) for module in copied.modules()):
         raise InputError(
             f"`network` must have attention layers of diffusers to learn by; {type(network).__name__} has none. "
             "Take a score that needs no training, ASD() say."
         )
-    for attention in attentions:
-        for name in ("to_q", "to_k", "to_v"):
-            setattr(attention, name, put_on(getattr(attention, name)))
-        attention.to_out[0] = put_on(attention.to_out[0])  # pyright: ignore[reportOptionalSubscript]
+    kinds = (Attention,) if layers == "attention" else (Attention, FeedForward)
+    blocks: list[nn.Module] = [module for module in copied.modules() if isinstance(module, kinds)]
     embedding = getattr(copied, "class_embedding", None)
     if cameras and isinstance(embedding, TimestepEmbedding):
-        for name in ("linear_1", "linear_2"):
-            setattr(embedding, name, put_on(getattr(embedding, name)))
+        blocks.append(embedding)
+    places = [
+        (parent, name)
+        for block in blocks
+        for parent in block.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
+    for parent, name in places:
+        parent.register_module(name, LowRank(getattr(parent, name), rank=rank, generator=generator))
     return copied

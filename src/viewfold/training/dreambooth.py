@@ -86,7 +86,9 @@ def learn_subject(
         if settings.loop.parallel == "fsdp":
             raise InputError("`parallel` must be ddp for low-rank layers, which are small; got fsdp.")
         generator = torch.Generator().manual_seed(settings.loop.seed)
-        learner = copy_with_low_rank(network, rank=settings.rank, cameras=False, generator=generator)
+        learner = copy_with_low_rank(
+            network, rank=settings.rank, layers=settings.layers, cameras=False, generator=generator
+        )
         low_rank, start = LowRankWeights(learner), []
 
     def error(batch: Batch, generator: torch.Generator, *, objective: ObjectiveSettings = objective) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.diffusion.guidance import Prediction, compose, velocity
+from viewfold.errors import InputError
 
 Network = Callable[[Tensor, Tensor, Any, Cameras | None], Tensor]
 """(latents b v c h w, timesteps b, condition of b prompts, cameras or None) -> prediction b v c h w
@@ -37,6 +38,13 @@ class ObjectiveSettings:
     """Share of samples whose text is replaced by the empty prompt, for guidance."""
     snr_cap: float | None = 5.0
     """Cap of the signal-to-noise ratio in the weights (min-SNR, arXiv 2303.09556); None weighs all steps alike."""
+    timestep_bias: float = 0.0
+    """Time steps t are drawn with a density that grows as t to this power: 0 draws all alike, more draws noisy ones,
+    at which colours and layout are decided, more often."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.timestep_bias < float("inf"):
+            raise InputError(f"`timestep_bias` must be a finite number of at least 0; got {self.timestep_bias}.")
 
 
 def loss_weight(alpha_bar: Float[Tensor, "b"], settings: ObjectiveSettings) -> Float[Tensor, "b"]:
@@ -76,12 +84,15 @@ def diffusion_loss(
 ) -> Float[Tensor, ""]:
     """Return the weighted denoising error of clean latents, one time step per object.
 
-        mean over i of weight(alpha_bar_i) mean |target_i - prediction(x_t_i, t_i)|^2,   t_i = floor(T (i + u_i) / b)
+        mean over i of weight(alpha_bar_i) mean |target_i - prediction(x_t_i, t_i)|^2
+        t_i = floor(T ((i + u_i) / b)^(1 / (1 + timestep_bias)))
 
-    with u_i uniform in [0, 1): time steps are stratified over the batch, together they cover the schedule evenly.
+    with u_i uniform in [0, 1): time steps are stratified over the batch, together they cover the schedule, evenly where
+    there is no bias.
     """
     n_samples, n_steps = len(latents), len(alphas_cumprod)
     strata = (torch.arange(n_samples) + torch.rand(n_samples, generator=generator)) / n_samples
+    strata = strata ** (1 / (1 + settings.timestep_bias))
     timesteps = (strata * n_steps).long().clamp(max=n_steps - 1).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     alpha_bar = alphas_cumprod.to(latents.device)[timesteps]

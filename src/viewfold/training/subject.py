@@ -15,6 +15,7 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.data.batches import Batch
 from viewfold.errors import InputError
+from viewfold.model.lowrank import Layers
 from viewfold.training.objective import ObjectiveSettings
 from viewfold.training.settings import LoopSettings
 
@@ -106,7 +107,9 @@ class SubjectSettings:
     """How a subject is learned; docs/personalize.md says what was tried."""
 
     rank: int | None = 8
-    """Of the low-rank layers on the attention; None trains all weights."""
+    """Of the low-rank layers; None trains all weights."""
+    layers: Layers = "transformer"
+    """Which layers have low-rank ones."""
     pose: bool = True
     """Ask the model from where single pictures were taken, and learn them as posed views too."""
     pictures: int = 4
@@ -117,12 +120,14 @@ class SubjectSettings:
     """Views of a draw."""
     prior: int = 1
     """Samples of the prior a step; 0 for none."""
-    prior_weight: float = 1.0
+    prior_weight: float = 0.3
     preservation: float = 0.0
     """Weight of the mean change of a weight, |theta - theta0|_1 / N (MVDream: lambda = 1)."""
     forgetting: float | None = 0.5
     """The run ends when the error on what was held back of the prior has risen by this share; None: never."""
-    objective: ObjectiveSettings = field(default_factory=lambda: ObjectiveSettings(share_2d=0.0))
+    objective: ObjectiveSettings = field(
+        default_factory=lambda: ObjectiveSettings(share_2d=0.0, drop_text=0.0, timestep_bias=2.0)
+    )
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             steps=150, optimizer="adamw", lr=2e-3, warmup=10, weight_decay=0.01, ema=0.9, check_steps=50
