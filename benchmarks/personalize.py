@@ -3,10 +3,10 @@
     python benchmarks/personalize.py [--subjects 10] [--seeds 3] [--arms default ...] [--out out/personalize]
 
 A subject is a toy whose combination of colours was never trained on, with a knob of a foreign colour on its left side;
-the model is told nothing but "a zorb mug" and its class.  Figures are of four views drawn with that prompt, beside the
-toy's own renders from the same cameras: PSNR, whether the judge sees kind, main colour and the part's colour, in how
-many views the knob is seen where it is to be seen, and not where it is not, and how far the views agree.  "before" is
-what the class alone draws.  "kept" is how many of eight prompts of other things keep a right verdict that they had
+the model is told nothing but "a zorb mug" and its class.  Figures are of four views drawn three times with that
+prompt, beside the toy's own renders from the same cameras: PSNR, whether the judge sees kind, main colour and the
+part's colour, in how many views the knob is seen where it is to be seen, and not where it is not, and how far the views
+agree.  "before" is what the class alone draws.  "kept" is how many of eight prompts of other things keep a right verdict that they had
 before; "new place" how many of two sentences that put the subject elsewhere are taken for its kind and colour, and
 "known place" how many are if the model as it came is told the toy's colours in words.  "lift" is the PSNR of a lift
 from eight sides that no view was drawn from (of the first seed, in two arms); "pose" how many pictures got a camera
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -69,6 +70,9 @@ OTHERS = tuple(
 
 PLACES = ("{} on a blue table", "{} on the grass")
 
+DRAWN = 3
+"""Drawings of a learned subject that its figures are the means of."""
+
 DEFAULT = SubjectSettings()
 TIMES = replace(DEFAULT, prior=0, forgetting=None)
 
@@ -79,6 +83,10 @@ ARMS: dict[str, tuple[str, SubjectSettings]] = {
     "four pictures, one by one": ("pictures", replace(DEFAULT, pose=False)),
     "no prior": ("posed", TIMES),
     "no prior, lambda 1": ("posed", replace(TIMES, preservation=1.0)),
+    "prior as heavy as the subject": ("posed", replace(DEFAULT, prior_weight=1.0)),
+    "attention alone": ("posed", replace(DEFAULT, layers="attention")),
+    "time steps all alike": ("posed", replace(DEFAULT, objective=replace(DEFAULT.objective, timestep_bias=0.0))),
+    "a tenth without text": ("posed", replace(DEFAULT, objective=replace(DEFAULT.objective, drop_text=0.1))),
     "rank 2": ("posed", replace(DEFAULT, rank=2)),
     "rank 32": ("posed", replace(DEFAULT, rank=32)),
     "all weights": ("posed", replace(DEFAULT, rank=None, loop=replace(DEFAULT.loop, lr=1.5e-4))),
@@ -182,8 +190,8 @@ def learn(judge: Judge, toy: Asset, arm: str, seed: int, path: Path, right_befor
     settings = replace(settings, loop=replace(settings.loop, seed=seed))
     model, subject = vf.load("toybox", device="cpu", dtype=torch.float32), f"a zorb {toy.kind}"
     expected = Expected(prompt=subject, kind=toy.kind, main=toy.main, accent=toy.accent)
-    truth = renders(toy, GENERATED)
-    before = draw(model, f"a {toy.kind}", seed)
+    truth, seeds = renders(toy, GENERATED), range(DRAWN * seed, DRAWN * (seed + 1))
+    before = [draw(model, f"a {toy.kind}", one) for one in seeds]
     known = [draw(model, place.format(toy.captions[0]), seed) for place in PLACES]
     started = time.process_time()
     made = vf.personalize(model, shown(toy, way), subject=subject, class_name=toy.kind, out=path, settings=settings)
@@ -192,9 +200,9 @@ def learn(judge: Judge, toy: Asset, arm: str, seed: int, path: Path, right_befor
         model = vf.load(str(made.path), device="cpu")
     else:
         model.load_lora_weights(made.path)
-    after = draw(model, subject, seed)
-    Views(rgb=after, cameras=GENERATED, prompt=subject).save(path / "views", turntable=False)
-    outcome = assess(judge, after, GENERATED, expected=expected)
+    after = [draw(model, subject, one) for one in seeds]
+    Views(rgb=after[0], cameras=GENERATED, prompt=subject).save(path / "views", turntable=False)
+    outcomes = [assess(judge, rgb, GENERATED, expected=expected) for rgb in after]
     still = verdicts(model, judge)
     had = right_before()
     new = [draw(model, place.format(subject), seed) for place in PLACES]
@@ -214,13 +222,15 @@ def learn(judge: Judge, toy: Asset, arm: str, seed: int, path: Path, right_befor
     if made.posed is not None:
         off = (made.posed.cameras.azimuth_deg - POSED.azimuth_deg[::2] + 180) % 360 - 180
         pose["pose_right"] = float((off.abs() <= 15).float().mean())
+
+    psnr = fmean(psnr_db(rgb, truth) for rgb in after)
     return {
-        "psnr_db": psnr_db(after, truth),
-        "nearer_db": psnr_db(after, truth) - psnr_db(before, truth),
-        "colours_right": float(outcome.right_kind and outcome.right_main and outcome.right_accent),
-        "knob_right": knob_right(after, truth, knob_color(toy)),
-        "agreement": outcome.consistency,
-        "agreement_before": assess(judge, before, GENERATED, expected=expected).consistency,
+        "psnr_db": psnr,
+        "nearer_db": psnr - fmean(psnr_db(rgb, truth) for rgb in before),
+        "colours_right": fmean(o.right_kind and o.right_main and o.right_accent for o in outcomes),
+        "knob_right": fmean(knob_right(rgb, truth, knob_color(toy)) for rgb in after),
+        "agreement": fmean(o.consistency for o in outcomes),
+        "agreement_before": fmean(assess(judge, b, GENERATED, expected=expected).consistency for b in before),
         "kept": sum(a and b for a, b in zip(still, had, strict=True)) / max(1, sum(had)),
         "new_place": new_place,
         "known_place": known_place,
