@@ -6,11 +6,11 @@ A subject is a toy whose combination of colours was never trained on, with a kno
 the model is told nothing but "a zorb mug" and its class.  Figures are of four views drawn three times with that
 prompt, beside the toy's own renders from the same cameras: PSNR, whether the judge sees kind, main colour and the
 part's colour, in how many views the knob is seen where it is to be seen, and not where it is not, and how far the views
-agree.  "before" is what the class alone draws.  "kept" is how many of eight prompts of other things keep a right verdict that they had
-before; "new place" how many of two sentences that put the subject elsewhere are taken for its kind and colour, and
-"known place" how many are if the model as it came is told the toy's colours in words.  "lift" is the PSNR of a lift
-from eight sides that no view was drawn from (of the first seed, in two arms); "pose" how many pictures got a camera
-within 15 degrees.
+agree.  "before" is what the class alone draws.  "kept" is how many of eight prompts of other things keep a right
+verdict that they had before; "new place" how many of two sentences that put the subject elsewhere are taken for its
+kind and colour, and "known place" how many are if the model as it came is told the toy's colours in words.  "lift" is
+the PSNR of a lift from eight sides that no view was drawn from (of the first seed, in two arms); "pose" how many
+pictures got a camera within 15 degrees.
 Means with 95 % intervals.  Start it again and it goes on where it stopped; personalize.md and personalize.png (the
 subject's views of each arm, failures included) are written at the end.  Needs the extra `lora`.
 """
@@ -50,7 +50,7 @@ from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.store import atomic_write, read_json, write_json
-from viewfold.training.subject import PAPER, SubjectSettings
+from viewfold.training.subject import PAPER, WHOLE, SubjectSettings
 from viewfold.views import Views
 
 RUN = 14
@@ -89,7 +89,7 @@ ARMS: dict[str, tuple[str, SubjectSettings]] = {
     "a tenth without text": ("posed", replace(DEFAULT, objective=replace(DEFAULT.objective, drop_text=0.1))),
     "rank 2": ("posed", replace(DEFAULT, rank=2)),
     "rank 32": ("posed", replace(DEFAULT, rank=32)),
-    "all weights": ("posed", replace(DEFAULT, rank=None, loop=replace(DEFAULT.loop, lr=1.5e-4))),
+    "all weights": ("posed", WHOLE),
     "the paper's": ("pictures", PAPER),
     **{
         f"the paper's, 200 steps at {lr:g}, lambda {weight:g}": (

@@ -82,6 +82,9 @@ def test_every_flag_reaches_its_setting() -> None:
     assert (loop.steps, loop.minutes, loop.lr, loop.check_steps, loop.precision, loop.seed) == told
     never: Any = tyro.cli(VERBS, args=[*words, "--forgetting", "0", "--all-weights"])  # type: ignore[call-overload]
     assert never._settings().forgetting is None and never._settings().rank is None
+    assert never._settings().loop.lr == 1.5e-4, "a rate for a LoRA would wreck all weights"
+    faster: Any = tyro.cli(VERBS, args=[*words, "--all-weights", "--lr", "0.5"])  # type: ignore[call-overload]
+    assert faster._settings().loop.lr == 0.5
     paper: Any = tyro.cli(VERBS, args=[*words, "--preset", "paper"])  # type: ignore[call-overload]
     assert (paper._settings().rank, paper._settings().preservation, paper._settings().loop.steps) == (None, 1.0, 600)
     assert never._settings().pose and not paper._settings().pose
@@ -181,7 +184,7 @@ def test_what_is_see_through_is_learned_as_the_models_own_grey(place: Path) -> N
 
 
 def test_a_folder_of_photographs_is_learned_from_and_what_was_left_out_is_said(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -192,9 +195,16 @@ def test_a_folder_of_photographs_is_learned_from_and_what_was_left_out_is_said(
     words = command(place, tmp_path / "my")
     words[1] = str(photos)
     words += ["--prior", "0", "--forgetting", "0"]
+    before_training: list[bool] = []
+
+    def found(told: Views, out: Path) -> list[str]:
+        before_training.append(not (out / "log.jsonl").exists())
+        return _poses(told, out)
+
+    monkeypatch.setattr("viewfold.cli.personalize._poses", found)
     assert main(words) == 0
     said = capsys.readouterr().err
-    assert "broken.png" in said and "2.jpg: seen from azimuth" in said
+    assert "broken.png" in said and "2.jpg: seen from azimuth" in said and before_training == [True]
     assert read_record(tmp_path / "my" / LORA_NAME) is not None
     posed = Views.load(tmp_path / "my" / POSED_NAME)
     assert posed.run["pictures"] == ["0.jpg", "1.jpg", "2.jpg"] and len(posed.run["clarity"]) == 3

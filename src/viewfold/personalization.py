@@ -124,6 +124,7 @@ def personalize(
     sheets: Iterable[str] = (),
     override: bool = False,
     stage: Callable[[str, int, int], None] | None = None,
+    found: Callable[[Views], None] | None = None,
     progress: Progress | None = None,
 ) -> Personalized:
     """Teach `model` a subject; the model itself stays as it is, unless all weights are trained (`settings.rank` None).
@@ -143,6 +144,7 @@ def personalize(
         sheets: prompts that are drawn at each check, into out/samples.
         override: see `training.loop.fit`.
         stage: called with ("poses", done, all) as pictures get cameras, and ("prior", done, all) as the prior is drawn.
+        found: called with the pictures and the cameras that the model found for them, before the training.
         progress: called after each step of the training.
 
     Raises:
@@ -160,6 +162,8 @@ def personalize(
     if settings.pose and not isinstance(source, Views):
         looked = partial(pose, model, source, f"a {class_name}", out / POSED_NAME, seed=seed, stage=stage)
         posed = ranks.first_of_each_machine_first(looked)
+        if found is not None:
+            found(posed)
     if settings.prior or settings.forgetting is not None:
         prompts = [f"a {class_name}"] * OF_CLASS + [*OTHERS] if prior_prompts is None else list(prior_prompts)
         drawn = partial(draw_prior, model, prompts, out / PRIOR_NAME, seed=seed, stage=stage)

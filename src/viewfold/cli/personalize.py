@@ -43,7 +43,7 @@ class Personalize:
     minutes: Annotated[float | None, unset("FLOAT")] = None
     """Stop after this long, with what there is."""
     lr: Annotated[float | None, unset("FLOAT")] = None
-    """Learning rate; by default 0.002, and 0.000002 with paper."""
+    """Learning rate; by default 0.002, 0.00015 with all weights, and 0.000002 with paper."""
     rank: Annotated[int | None, unset("INT")] = None
     """Of the LoRA; by default 8."""
     no_pose: bool = False
@@ -111,11 +111,10 @@ class Personalize:
                 sheets=self.sheet or [self.subject],
                 override=self.override,
                 stage=stage if lead else None,
+                found=self._say_poses if lead else None,
                 progress=report,
             )
         if lead:
-            for line in _poses(made.posed, self.out):
-                print(line, file=sys.stderr)
             print(_summary(made.report))
             print(self._use(made.path))
 
@@ -142,22 +141,26 @@ class Personalize:
         return read_prompts(self.prior_prompts)
 
     def _settings(self) -> SubjectSettings:
-        from viewfold.training.subject import PAPER, SubjectSettings
+        from viewfold.training.subject import PAPER, WHOLE, SubjectSettings
 
         if self.all_weights and self.rank is not None:
             raise InputError("`rank` must be left out with `all_weights`, which trains no LoRA.")
         base = PAPER if self.preset == "paper" else SubjectSettings()
         loop = {name: getattr(self, name) for name in ("steps", "minutes", "lr", "check_steps")}
         own = {"rank": self.rank, "prior": self.prior, "preservation": self.preservation}
+        if self.all_weights and self.preset == "default":
+            base = WHOLE
         if self.forgetting is not None:
             base = replace(base, forgetting=self.forgetting or None)
-        if self.all_weights:
-            base = replace(base, rank=None)
         if self.no_pose:
             base = replace(base, pose=False)
         return replace(
             base, **given(own), loop=replace(base.loop, seed=self.seed, precision=self.precision, **given(loop))
         )
+
+    def _say_poses(self, posed: Views) -> None:
+        for line in _poses(posed, self.out):
+            print(line, file=sys.stderr)
 
     def _use(self, path: Path) -> str:
         how = f"--lora {path}" if path == self.out else f"--model {path}"
@@ -165,10 +168,8 @@ class Personalize:
         return f'{path}: viewfold generate "{self.subject}" {how}{base}'
 
 
-def _poses(posed: Views | None, out: Path) -> list[str]:
+def _poses(posed: Views, out: Path) -> list[str]:
     """Return what is said of the cameras that were found."""
-    if posed is None:
-        return []
     from viewfold.personalization import CLEAR, POSED_NAME
 
     names, clear = posed.run["pictures"], posed.run["clarity"]

@@ -6,7 +6,7 @@ Knows latents, cameras and prompts, and neither files nor networks; `dreambooth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -145,6 +145,9 @@ class SubjectSettings:
         if self.forgetting is not None and not self.forgetting > 0:
             raise InputError(f"`forgetting` must be above 0; got {self.forgetting}.")
 
+
+WHOLE = replace(SubjectSettings(), rank=None, loop=replace(SubjectSettings().loop, lr=1.5e-4))
+"""All weights, at a rate that suits them."""
 
 PAPER = SubjectSettings(
     rank=None,
