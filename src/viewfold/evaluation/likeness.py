@@ -8,18 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from viewfold.errors import InputError
+from viewfold.evaluation.health import is_closed
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rendering import Rendering
+from viewfold.scene.texture import rasterize_uv
 
 NEAR = 0.02
 """Distance within which a point of one surface has found the other, in world units: 2 % of the object's diameter."""
 
 N_POINTS = 20_000
 """Points drawn on each surface."""
+
+CELLS = 96
+"""Points along the longest side of the box of both, at which inside and outside are told apart."""
 
 LEAST_ERROR = 1e-10
 """Squared error that nothing falls below, so that equal pictures have a finite figure, 100 dB."""
@@ -51,6 +57,9 @@ class SurfaceLikeness:
 
     normal_consistency: float
     """Mean |cosine| between the normals of nearest points, the mean of both ways (Mescheder et al. 2019)."""
+
+    volume_iou: float | None
+    """What both enclose as a share of what either does; None where one of them is not closed, and encloses nothing."""
 
 
 def psnr_db(made: Float[Tensor, "*shape"], true: Float[Tensor, "*shape"]) -> float:
@@ -100,7 +109,41 @@ def compare_surfaces(made: Mesh, true: Mesh, *, seed: int = 0) -> SurfaceLikenes
         chamfer=float(there.mean() + back.mean()) / 2,
         f_score=float(2 * precision * recall / max(precision + recall, 1e-12)),
         normal_consistency=float(np.mean(alike)),
+        volume_iou=volume_iou(made, true) if is_closed(made) and is_closed(true) else None,
     )
+
+
+def volume_iou(made: Mesh, true: Mesh) -> float:
+    """Return the volume that two closed meshes share, divided by that which either encloses.
+
+    Counted at points of a grid, `CELLS` along the longest side of the box of both.  A point is inside where the surface
+    winds around it: parts that overlap are one solid, as drawn.
+    """
+    corners = torch.cat([mesh.vertices[mesh.faces.flatten()].detach().cpu().double() for mesh in (made, true)])
+    low, high = corners.amin(dim=0), corners.amax(dim=0)
+    step = float((high - low).amax()) / CELLS
+    a, b = (_inside(mesh, low, step) for mesh in (made, true))
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+
+
+def _inside(mesh: Mesh, low: Float[Tensor, "3"], step: float) -> Bool[Tensor, "x y z"]:
+    """Return at which points of a grid the winding number along z is not 0.
+
+    Each face that a column of points passes through adds or takes one, by which side of it is out.
+    """
+    places = ((mesh.vertices.detach().cpu().double() - low) / step)[mesh.faces.cpu()]
+    corner = places[..., :2] + torch.tensor([0.0123, 0.0317])  # so that no column runs along an edge
+    flat = torch.stack([corner[..., 0], CELLS - corner[..., 1]], dim=-1).flatten(0, 1) / CELLS
+    row, column, face, weight = rasterize_uv(flat, torch.arange(len(flat)).reshape(-1, 3), size=CELLS)
+    through = (weight > 0).all(dim=1)
+    row, column, face, weight = row[through], column[through], face[through], weight[through]
+    first, second, third = corner.unbind(dim=1)
+    u, v = second - first, third - first
+    sign = torch.sign(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).long()[face]
+    level = (weight * places[face, :, 2]).sum(dim=1).sub(0.5).ceil().long().clamp(0, CELLS)
+    changes = torch.zeros(CELLS, CELLS, CELLS + 1, dtype=torch.long)
+    changes.index_put_((column, row, level), -sign, accumulate=True)
+    return changes.cumsum(dim=2)[..., :CELLS] != 0
 
 
 def _draw_points(mesh: Mesh, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
