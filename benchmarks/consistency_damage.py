@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset, sample_asset
 from viewfold.evaluation.consistency import measure_consistency
+from viewfold.evaluation.distinctness import measure_distinctness
 from viewfold.evaluation.interval import ratio
 from viewfold.evaluation.judge import load_judge
 from viewfold.evaluation.report import markdown_table
@@ -29,7 +30,7 @@ from viewfold.store import atomic_write
 FIRST_SEED = 90_000_000
 CAMERAS = Cameras.orbit(4, elevation_deg=15)
 BETWEEN = Cameras.orbit(4, elevation_deg=15, azimuth_deg=45)
-MEASURES = ("score", "outline", "color", "look-alike")
+MEASURES = ("score", "outline", "color", "look-alike", "distinct")
 
 
 def draw(asset: Asset, cameras: Cameras = CAMERAS) -> Tensor:
@@ -58,6 +59,10 @@ def damage(index: int) -> dict[str, Tensor]:
         "one view turned by 45 degrees": replaced(draw(asset, BETWEEN)[view]),
         "two neighbours exchanged": true[[1, 0, 2, 3]],
         "the front four times": true[[0, 0, 0, 0]],
+        "the front four times, each with noise of its own": (
+            true[[0, 0, 0, 0]] + 0.03 * torch.randn(true.shape, generator=torch.Generator().manual_seed(index))
+        ).clamp(0, 1),
+        "one view is its neighbour": replaced(true[(view + 1) % 4]),
         "one view moved by 2 pixels": replaced(true[view].roll(2, dims=-1)),
         "one view moved by 4 pixels": replaced(true[view].roll(4, dims=-1)),
         "one view moved by 8 pixels": replaced(true[view].roll(8, dims=-1)),
@@ -82,7 +87,9 @@ def main() -> None:
     for index in range(options.toys):
         for name, rgb in damage(index).items():
             found = measure_consistency(rgb, CAMERAS)
-            row = (found.score, found.outline, found.color, judge.read(rgb).agreement)
+            distinct = measure_distinctness(rgb, CAMERAS)
+            assert distinct is not None
+            row = (found.score, found.outline, found.color, judge.read(rgb).agreement, distinct)
             scores.setdefault(name, []).append(row)
         if index % 10 == 9:
             left = (time.time() - start) / (index + 1) * (options.toys - index - 1)

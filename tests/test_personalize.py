@@ -230,6 +230,7 @@ def test_cameras_are_asked_for_once_and_those_put_right_stay(place: Path, tmp_pa
 
     first = ask()
     assert set(calls) == {"poses"} and torch.allclose(first.rgb, shots[:, :3], atol=1 / 255)
+    assert first.alpha is None, "nothing was cut out: where the thing ends is not known"
     again = ask()
     assert not calls and torch.equal(again.cameras.world_from_camera, first.cameras.world_from_camera)
     for changed in (

@@ -224,9 +224,10 @@ def pose(
     progress = None if stage is None else partial(stage, "poses")
     poses = find_cameras(model, latents, model.defaults.worded(prompt), seed=seed, progress=progress)
     rgb, alpha = framings[poses.framing].split([3, 1], dim=1)
+    cut_out = bool((alpha < 1).any())
     names = [photo.path.name for photo in photos.photos]
     run = {"key": key, "pictures": names, "clarity": [round(x, 4) for x in poses.clarity.tolist()]}
-    views = Views(rgb=rgb, alpha=alpha, cameras=poses.cameras, prompt=prompt, run=run)
+    views = Views(rgb=rgb, alpha=alpha if cut_out else None, cameras=poses.cameras, prompt=prompt, run=run)
     return Views.load(views.save(path, turntable=False))  # so that they are what the next run will read
 
 

@@ -20,6 +20,7 @@ import tyro
 
 from viewfold.cli.assets import Assets
 from viewfold.cli.doctor import Doctor
+from viewfold.cli.evaluate import Evaluate
 from viewfold.cli.generate import Generate
 from viewfold.cli.lift import Lift
 from viewfold.cli.origin import Provenance
@@ -31,7 +32,7 @@ from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
 
-Verb = Generate | Lift | Assets | Render | Pack | Train | Personalize | Weights | Provenance | Doctor
+Verb = Generate | Lift | Assets | Render | Pack | Train | Personalize | Evaluate | Weights | Provenance | Doctor
 
 VERBS = Annotated[
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -41,6 +42,7 @@ VERBS = Annotated[
     | Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Personalize, tyro.conf.subcommand("personalize")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Provenance, tyro.conf.subcommand("provenance")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],

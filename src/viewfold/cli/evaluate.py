@@ -1,0 +1,144 @@
+"""`viewfold evaluate`: what views and meshes are worth, by themselves and beside a true one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from viewfold.cli.failures import fail_if_any
+from viewfold.cli.option import unset
+from viewfold.errors import FileError, InputError
+from viewfold.formats import READ_MESHES, VIEW_RECORDS
+
+if TYPE_CHECKING:
+    from viewfold.scene.mesh import Mesh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure views (do they show one object?) and meshes (are they sound, and like a true one?), without a network."""
+
+    paths: Positional[Annotated[tuple[Path, ...], unset("PATHS")]]
+    """Folders of views, folders that hold many of those, and meshes: .glb, .gltf, .obj or .ply."""
+    reference: Annotated[Path | None, unset("FILE")] = None
+    """A true mesh, that the meshes are compared with, in place."""
+    fit: bool = False
+    """Move and scale meshes and reference into the same sphere before they are compared."""
+    json: bool = False
+    """Print one JSON object a line, with every figure."""
+
+    def run(self) -> None:
+        """Print what each is worth; one that cannot be read is named, and the others are measured all the same."""
+        if not self.paths:
+            raise InputError("`paths` must name at least one folder of views or mesh.")
+        if self.reference is None and self.fit:
+            raise InputError("`fit` must go with `reference`, which meshes are compared with.")
+        reference = None if self.reference is None else _mesh(self.reference)
+        failed: list[tuple[str, str]] = []
+        for path in self._each():
+            try:
+                record = self._measure(path, reference)
+            except (FileError, InputError) as error:
+                failed.append((str(path), str(error)))
+                continue
+            print(json.dumps(record) if self.json else in_words(record), flush=True)
+        fail_if_any(failed)
+
+    def _each(self) -> Iterator[Path]:
+        """Yield the things to be measured: of a folder without cameras, the folders of views within it."""
+        for path in self.paths:
+            if path.is_dir() and not _has_cameras(path):
+                within = sorted(folder for folder in path.rglob("*") if folder.is_dir() and _has_cameras(folder))
+                yield from within or [path]
+            else:
+                yield path
+
+    def _measure(self, path: Path, reference: Mesh | None) -> dict[str, Any]:
+        from viewfold.evaluation.record import mesh_record, views_record
+        from viewfold.store import finite
+        from viewfold.views import Views
+
+        if path.suffix.lower() in READ_MESHES:
+            record = mesh_record(_mesh(path), reference, fit=self.fit)
+        elif reference is not None:
+            raise InputError("`reference` must go with meshes; views are measured by themselves. Leave them out.")
+        else:
+            record = views_record(Views.load(path))
+        return {"path": str(path), **finite(record)}
+
+
+def _has_cameras(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VIEW_RECORDS)
+
+
+def _mesh(path: Path) -> Mesh:
+    from viewfold.scene.meshfile import load_mesh
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        mesh = load_mesh(path)
+    for warning in said:
+        print(f"note: {warning.message}", file=sys.stderr)
+    return mesh
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """Return a record as a few lines."""
+    return "\n  ".join([record["path"], *(_views_in_words(record) if "views" in record else _mesh_in_words(record))])
+
+
+def _views_in_words(record: dict[str, Any]) -> list[str]:
+    agreement, colors = record["agreement"], record["colors"]
+    lines = [
+        f"{record['views']} views of {record['size']} px",
+        f"agreement     {agreement['score']:.3f}  (worst view {agreement['worst_view']:.3f}; outlines "
+        f"{agreement['outline']:.3f}, {agreement['gap_px']:.2f} px apart; colours {agreement['color']:.3f})",
+    ]
+    if record["distinctness"] is not None:
+        lines.append(f"distinctness  {record['distinctness']:.3f}  (0: the same picture from every side)")
+    if colors is None:
+        lines.append("nothing is seen on the ground")
+    else:
+        lines.append(f"saturation    {colors['saturation']:.3f}, contrast {colors['contrast']:.3f}")
+    return lines
+
+
+def _mesh_in_words(record: dict[str, Any]) -> list[str]:
+    health = record["health"]
+    faults = {
+        "open edges": health["n_open_edges"],
+        "edges of more than two faces": health["n_crowded_edges"],
+        "edges whose faces disagree on the outside": health["n_flipped_edges"],
+        "faces without area": health["n_degenerate"],
+        "repeated faces": health["n_repeated"],
+        "pairs of faces that pass through each other": health["n_crossings"],
+    }
+    pieces = f"{health['n_pieces']} piece" + ("s" if health["n_pieces"] != 1 else "")
+    shape = "closed" if health["closed"] else "not closed"
+    inside_out = ", inside out" if health["volume"] is not None and health["volume"] < 0 else ""
+    lines = [f"{health['n_faces']} faces, {health['n_vertices']} vertices, {pieces}, {shape}{inside_out}"]
+    lines += [f"{count} {what}" for what, count in faults.items() if count]
+    if health["n_crossings"] is None:
+        lines.append("faces that pass through each other were not counted: there are too many to look at")
+    if (atlas := health["atlas"]) is not None:
+        lines.append(
+            f"texture       {atlas['coverage']:.0%} of the atlas, {atlas['overlap']:.1%} of it twice, "
+            f"{atlas['outside']:.1%} of the surface outside; {atlas['texels_per_unit']:.0f} texels a unit, uneven by "
+            f"{atlas['uneven']:.2f}; {atlas['seams']:.1%} of the edges are seams"
+        )
+    if (like := record.get("reference")) is not None:
+        iou = "" if like["volume_iou"] is None else f", volume IoU {like['volume_iou']:.3f}"
+        lines += [
+            f"surface       Chamfer {like['chamfer']:.4f}, F-score {like['f_score']:.3f}, normals "
+            f"{like['normal_consistency']:.3f}{iou}",
+            f"pictures      {like['psnr_db']:.1f} dB, outlines IoU {like['outline_iou']:.3f}, "
+            f"{like['both_psnr_db']:.1f} dB where both are",
+        ]
+    return lines

@@ -1,0 +1,96 @@
+"""What `viewfold evaluate` says of one thing: views of an object, or a mesh, alone and beside a true one.
+
+Plain dictionaries, so that they go into JSON as they are: every number is finite, and what cannot be asked is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.errors import InputError
+from viewfold.evaluation.consistency import find_coverage, measure_consistency
+from viewfold.evaluation.distinctness import measure_distinctness
+from viewfold.evaluation.health import examine
+from viewfold.evaluation.likeness import compare_pictures, compare_surfaces
+from viewfold.scene.mesh import Mesh
+from viewfold.scene.rasterize import rasterize
+from viewfold.views import Views
+
+SIDES = Cameras.orbit(8, elevation_deg=[5.0, 25.0] * 4)
+"""From where pictures of two meshes are compared."""
+
+SIZE = 256
+"""Pixels a side of those."""
+
+
+def views_record(views: Views) -> dict[str, Any]:
+    """Return what views of one object are worth by themselves: see `Consistency`, `measure_distinctness`, `colors`.
+
+    Raises:
+        InputError: fewer than two views, or pictures that are not square.
+    """
+    rgb = views.over()
+    if rgb.shape[2] != rgb.shape[3]:
+        raise InputError(f"`rgb` must hold square pictures; got {rgb.shape[3]} x {rgb.shape[2]}.")
+    coverage = find_coverage(rgb) if views.alpha is None else views.alpha
+    return {
+        "views": len(views),
+        "size": rgb.shape[-1],
+        "prompt": views.prompt,
+        "agreement": asdict(measure_consistency(rgb, views.cameras, coverage=coverage)),
+        "distinctness": measure_distinctness(rgb, views.cameras, coverage=coverage),
+        "colors": colors(rgb, coverage),
+    }
+
+
+def colors(rgb: Float[Tensor, "v 3 h w"], coverage: Float[Tensor, "v 1 h w"]) -> dict[str, float] | None:
+    """Return how saturated and how contrasty the object is, 0 to 1; None where there is nothing to see.
+
+        saturation = mean of (max - min) / max of red, green and blue  (HSV's S)
+        contrast   = standard deviation of 0.2126 r + 0.7152 g + 0.0722 b  (Rec. 709's weights, of sRGB as it is)
+
+    Distillation with strong guidance drives both up (MVDream, section 3.2.2).
+    """
+    weight = coverage / coverage.sum().clamp_min(1e-6)
+    if not float(coverage.mean()) > 1e-4:
+        return None
+    most, least = rgb.amax(dim=1, keepdim=True), rgb.amin(dim=1, keepdim=True)
+    saturation = ((most - least) / most.clamp_min(1e-3) * weight).sum()
+    luma = (rgb * torch.tensor([0.2126, 0.7152, 0.0722]).to(rgb)[:, None, None]).sum(dim=1, keepdim=True)
+    middle = (luma * weight).sum()
+    contrast = ((luma - middle).square() * weight).sum().sqrt()
+    return {"saturation": float(saturation), "contrast": float(contrast)}
+
+
+def mesh_record(mesh: Mesh, reference: Mesh | None = None, *, fit: bool = False) -> dict[str, Any]:
+    """Return what is wrong with a mesh (`Health`), and how like a true one it is.
+
+    Args:
+        mesh, reference: as their files have them.
+        fit: move and scale both into the sphere of `OBJECT_RADIUS` about the origin before they are compared.  Without,
+            both must lie in it: nothing is aligned, a thing of another size is not like.
+
+    Raises:
+        InputError: a mesh without faces; or, beside a reference, one that does not lie in the sphere.
+    """
+    health = examine(mesh)
+    record: dict[str, Any] = {"health": {"closed": health.closed, **asdict(health)}}
+    if reference is None:
+        return record
+    made, true = (one.fit_sphere(OBJECT_RADIUS) if fit else one for one in (mesh, reference))
+    for name, one in (("mesh", made), ("reference", true)):
+        reach = float(one.vertices[one.faces.flatten()].norm(dim=-1).amax())
+        if reach > 2 * OBJECT_RADIUS:
+            raise InputError(
+                f"`{name}` must lie within {2 * OBJECT_RADIUS:g} of the origin to be compared in place; it reaches "
+                f"{reach:.3g}. Give `fit` to move and scale both into the same sphere."
+            )
+    pictures = compare_pictures(*(rasterize(one, SIDES, size=SIZE) for one in (made, true)))
+    record["reference"] = {**asdict(pictures), **asdict(compare_surfaces(made, true)), "fit": fit}
+    return record
