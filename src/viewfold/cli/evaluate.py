@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,8 @@ from tyro.conf import Positional
 
 from viewfold.cli.failures import fail_if_any
 from viewfold.cli.option import unset
-from viewfold.errors import FileError, InputError
+from viewfold.cli.progress import progress_bars
+from viewfold.errors import FileError, FitError, InputError
 from viewfold.formats import READ_MESHES, VIEW_RECORDS
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Evaluate:
     """A true mesh, that the meshes are compared with, in place."""
     fit: bool = False
     """Move and scale meshes and reference into the same sphere before they are compared."""
+    halves: bool = False
+    """Also fit an object to each half of the views, 8 or more, and compare the two (some 10 seconds)."""
     json: bool = False
     """Print one JSON object a line, with every figure."""
 
@@ -45,7 +48,7 @@ class Evaluate:
         for path in self._each():
             try:
                 record = self._measure(path, reference)
-            except (FileError, InputError) as error:
+            except (FileError, FitError, InputError) as error:
                 failed.append((str(path), str(error)))
                 continue
             print(json.dumps(record) if self.json else in_words(record), flush=True)
@@ -66,11 +69,19 @@ class Evaluate:
         from viewfold.views import Views
 
         if path.suffix.lower() in READ_MESHES:
+            if self.halves:
+                raise InputError("`halves` must go with views; a mesh has none. Leave it out.")
             record = mesh_record(_mesh(path), reference, fit=self.fit)
         elif reference is not None:
             raise InputError("`reference` must go with meshes; views are measured by themselves. Leave them out.")
         else:
-            record = views_record(Views.load(path))
+            views = Views.load(path)
+            record = views_record(views)
+            if self.halves:
+                from viewfold.halves import measure_halves
+
+                with progress_bars() as report:
+                    record["halves"] = asdict(measure_halves(views, progress=report))
         return {"path": str(path), **finite(record)}
 
 
@@ -107,6 +118,11 @@ def _views_in_words(record: dict[str, Any]) -> list[str]:
         lines.append("nothing is seen on the ground")
     else:
         lines.append(f"saturation    {colors['saturation']:.3f}, contrast {colors['contrast']:.3f}")
+    if (halves := record.get("halves")) is not None:
+        lines.append(
+            f"halves        {halves['psnr_db']:.1f} dB, outlines IoU {halves['outline_iou']:.3f}, depth "
+            f"{halves['depth_gap']:.4f}, Chamfer {halves['chamfer']:.4f} between what either half makes"
+        )
     return lines
 
 
