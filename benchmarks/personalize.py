@@ -8,9 +8,9 @@ prompt, beside the toy's own renders from the same cameras: PSNR, whether the ju
 part's colour, in how many views the knob is seen where it is to be seen, and not where it is not, and how far the views
 agree.  "before" is what the class alone draws.  "kept" is how many of eight prompts of other things keep a right
 verdict that they had before; "new place" how many of two sentences that put the subject elsewhere are taken for its
-kind and colour, and "known place" how many are if the model as it came is told the toy's colours in words.  "lift" is
-the PSNR of a lift from eight sides that no view was drawn from (of the first seed, in two arms); "pose" how many
-pictures got a camera within 15 degrees.
+kind and colour, and "known place" how many are if the model as it came is told the toy's colours in words.  "lifts" is
+whether an object came of a lift, "lift" its PSNR from eight sides that no view was drawn from (of the first seed, in
+two arms); "pose" how many pictures got a camera within 15 degrees.
 Means with 95 % intervals.  Start it again and it goes on where it stopped; personalize.md and personalize.png (the
 subject's views of each arm, failures included) are written at the end.  Needs the extra `lora`.
 """
@@ -38,7 +38,7 @@ from viewfold.data.photos import Photos, read_photos
 from viewfold.data.toybox import Asset
 from viewfold.data.toybox.palette import COLORS
 from viewfold.data.toybox.primitives import ellipsoid
-from viewfold.errors import ViewfoldError
+from viewfold.errors import FitError, ViewfoldError
 from viewfold.evaluation.fidelity import Expected, assess
 from viewfold.evaluation.interval import mean
 from viewfold.evaluation.judge import Judge, load_judge
@@ -105,7 +105,7 @@ LIFTED = ("eight posed views", "four pictures")
 
 UNITS = {
     "psnr_db": 1, "nearer_db": 1, "colours_right": 2, "knob_right": 2, "agreement": 3, "agreement_before": 3, "kept": 2,
-    "new_place": 2, "known_place": 2, "lift_db": 1, "pose_right": 2, "cpu_s": 0, "peak_mib": 0,
+    "new_place": 2, "known_place": 2, "lifts": 1, "lift_db": 1, "pose_right": 2, "cpu_s": 0, "peak_mib": 0,
 }  # fmt: skip
 
 
@@ -184,6 +184,18 @@ def verdicts(model: Any, judge: Judge) -> list[bool]:
     return [one.right_kind and one.right_main for one in found]
 
 
+def lifted(model: Any, subject: str, toy: Asset, path: Path, *, seed: int) -> dict[str, float]:
+    """Lift a learned subject; the lift's likeness to the toy from unseen sides, and whether there is one."""
+    try:
+        asset = vf.lift(model, subject, seed=seed)
+    except FitError as error:
+        print(f"{path}: {error}", flush=True)
+        return {"lifts": 0.0}
+    asset.save(path, turntable=False)
+    drawn = rasterize(load_mesh(path), UNSEEN, size=SIZE).over(BACKGROUND)
+    return {"lifts": 1.0, "lift_db": psnr_db(drawn, renders(toy, UNSEEN))}
+
+
 def learn(judge: Judge, toy: Asset, arm: str, seed: int, path: Path, right_before: Callable[[], list[bool]]) -> Any:
     """Teach a fresh model one toy and measure it; its views stay beside `path`."""
     way, settings = ARMS[arm]
@@ -213,11 +225,7 @@ def learn(judge: Judge, toy: Asset, arm: str, seed: int, path: Path, right_befor
     )
     lift = {}
     if seed == 0 and arm in LIFTED:
-        asset = vf.lift(model, subject, seed=seed)
-        asset.save(path / "lift.glb", turntable=False)
-        lift["lift_db"] = psnr_db(
-            rasterize(load_mesh(path / "lift.glb"), UNSEEN, size=SIZE).over(BACKGROUND), renders(toy, UNSEEN)
-        )
+        lift = lifted(model, subject, toy, path / "lift.glb", seed=seed)
     pose = {}
     if made.posed is not None:
         off = (made.posed.cameras.azimuth_deg - POSED.azimuth_deg[::2] + 180) % 360 - 180
