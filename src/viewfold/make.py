@@ -24,13 +24,9 @@ from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.pipeline.generation import describe_run, made_by, orbit
 from viewfold.pipeline.hook import OriginHook
 from viewfold.pipeline.redraw import redraw
+from viewfold.pipeline.tries import Scorer, best_of, check_tries
 from viewfold.scene.mesh import Mesh
 from viewfold.views import Views
-
-Scorer = Callable[[Views], float]
-"""Says how good some views are; more is better."""
-
-MAX_TRIES = 64
 
 
 def lift(
@@ -183,8 +179,7 @@ def _decides(
 
 
 def _check_tries(tries: int, scorer: Scorer | None, *, drawn: bool) -> None:
-    if not 1 <= tries <= MAX_TRIES:
-        raise InputError(f"`tries` must lie between 1 and {MAX_TRIES}; got {tries}.")
+    check_tries(tries)
     if tries > 1 and scorer is None:
         raise InputError(f"`scorer` must be given to choose among {tries} tries; got None.")
     if tries > 1 and not drawn:
@@ -215,14 +210,10 @@ class _Draw:
 
     def best(self, seed: int, tries: int, scorer: Scorer) -> Views:
         """Draw from several seeds, and the others around the best; of equals the first."""
-        seeds = [seed + MAX_SEEDS * number for number in range(tries)]
-        drawn = [self._first(each) for each in seeds]
-        scores = [float(scorer(views)) for views in drawn]
-        if not all(score == score for score in scores):
-            raise InputError(f"`scorer` must return numbers; got {scores}.")
-        place = max(range(tries), key=scores.__getitem__)
-        chosen = self._surround(drawn[place], seeds[place])
-        return replace(chosen, run=chosen.run | {"tries": {"seeds": seeds, "scores": scores, "chosen": seeds[place]}})
+        first = best_of(self._first, [seed + MAX_SEEDS * number for number in range(tries)], scorer)
+        told = first.run.pop("tries")
+        chosen = self._surround(first, told["chosen"])
+        return replace(chosen, run=chosen.run | {"tries": told})
 
     def _first(self, seed: int) -> Views:
         """Draw the anchors, or all views where the survey wants them at once."""

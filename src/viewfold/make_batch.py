@@ -20,11 +20,12 @@ from viewfold.lifting.asset import Turntable, check_place
 from viewfold.lifting.keeping import Note, keeping
 from viewfold.lifting.presets import STANDARD
 from viewfold.lifting.stages import LiftSettings
-from viewfold.make import Scorer, lift
+from viewfold.make import lift
 from viewfold.origin.hook import ORIGIN
 from viewfold.pipeline import BatchReport, MultiViewPipeline
 from viewfold.pipeline.batch import describe_maker, unit_name, work_through
 from viewfold.pipeline.hook import OriginHook
+from viewfold.pipeline.tries import Scorer
 from viewfold.store import read_json
 
 

@@ -73,6 +73,8 @@ class Generate:
     """Folder of saved views to keep; the others are drawn around them."""
     seed: int = 0
     """The same seed draws the same pictures, alone or in a file."""
+    tries: int = 1
+    """Times to draw, from as many seeds; the views that agree best with each other are kept."""
     steps: Annotated[int | None, unset("INT")] = None
     """Denoising steps: more is slower and somewhat better; by default 8 with toybox, 50 with MVDream's models."""
     guidance: Annotated[float | None, unset("FLOAT")] = None
@@ -94,9 +96,15 @@ class Generate:
             raise InputError("`cluster` must go with `prompts`: one prompt is drawn here.")
         if self.source is not None and self.prompts is not None:
             raise InputError("`source` must be left out with `prompts`: one folder of views shows one prompt.")
+        if self.tries != 1 and self.prompts is not None:
+            raise InputError("`tries` must be left out with `prompts`: each prompt is drawn once.")
+        if self.tries != 1 and self.views < 2:
+            raise InputError("`tries` must be 1 for a single view, which agrees with no other.")
         check_source(self.source)
         from viewfold.model.defaults import Defaults
+        from viewfold.pipeline.tries import check_tries
 
+        check_tries(self.tries)
         self._cameras(Defaults())  # numbers that cannot be used are refused before anything is loaded
         settings: dict[str, Any] = {
             "seed": self.seed,
@@ -131,25 +139,36 @@ class Generate:
         )
 
     def _run_one(self, settings: dict[str, Any]) -> None:
+        from viewfold.evaluation.record import score_views
         from viewfold.pipeline import generate
+        from viewfold.pipeline.tries import best_of
         from viewfold.store import check_output
         from viewfold.views import VIEW_FILES, Views
 
         started = time.perf_counter()
         out = self.out or Path("out") / slug(self.prompt)
         check_output(out, holds=VIEW_FILES)
-        views = None if self.source is None else Views.load(self.source)
+        given = None if self.source is None else Views.load(self.source)
         model = self._open()
         say_notes([*model.text.check(self.prompt), *unnamed_subjects(self.prompt, self.drawing.lora)])
         cameras, defaults = self._cameras(model.defaults), model.defaults
         negative = defaults.negative if self.drawing.negative is None else self.drawing.negative
         model.release_text([defaults.worded(self.prompt, self.drawing.suffix), negative])
+        seeds = range(self.seed, self.seed + self.tries)
         with progress_bars() as report:
-            drawn = stage(report, "generate")
-            views = generate(model, self.prompt, cameras=cameras, given=views, progress=drawn, **settings)
+
+            def draw(seed: int) -> Views:
+                name = "generate" if self.tries == 1 else f"seed {seed}"
+                told = settings | {"seed": seed, "progress": stage(report, name)}
+                return generate(model, self.prompt, cameras=cameras, given=given, **told)
+
+            views = draw(self.seed) if self.tries == 1 else best_of(draw, seeds, score_views)
         views.save(out)
         seconds = time.perf_counter() - started
         print(f"{out}: {len(views)} views, contact.png, turntable.webp, transforms.json, run.json ({seconds:.1f} s)")
+        if self.tries > 1:
+            tries = views.run["tries"]
+            print(f"  seed {tries['chosen']}, of {self.tries}: scores {', '.join(f'{s:.3f}' for s in tries['scores'])}")
 
     def _run_file(self, path: Path, settings: dict[str, Any]) -> None:
         from viewfold.pipeline import generate_batch

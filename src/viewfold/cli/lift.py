@@ -176,12 +176,12 @@ class Lift:
 
     def _arguments(self, settings: Any) -> dict[str, Any]:
         """Return the arguments of `lift` and `lift_batch`."""
-        from viewfold.evaluation.consistency import measure_consistency
+        from viewfold.evaluation.record import score_views
 
         return {
             "seed": self.seed,
             "tries": self.tries,
-            "scorer": lambda drawn: measure_consistency(drawn.over(), drawn.cameras).score,
+            "scorer": score_views,
             "settings": settings,
             **self.origin.arguments(),
         }

@@ -49,6 +49,19 @@ def views_record(views: Views) -> dict[str, Any]:
     }
 
 
+def score_views(views: Views) -> float:
+    """Return how good views are by themselves, 0 to 1: agreement times distinctness, what `--tries` chooses by.
+
+    Raises:
+        InputError: fewer than two views.
+    """
+    rgb = views.over()
+    coverage = find_coverage(rgb) if views.alpha is None else views.alpha
+    distinct = measure_distinctness(rgb, views.cameras, coverage=coverage)
+    agreement = measure_consistency(rgb, views.cameras, coverage=coverage).score
+    return agreement * (1.0 if distinct is None else distinct)
+
+
 def colors(rgb: Float[Tensor, "v 3 h w"], coverage: Float[Tensor, "v 1 h w"]) -> dict[str, float] | None:
     """Return how saturated and how contrasty the object is, 0 to 1; None where there is nothing to see.
 

@@ -5,6 +5,7 @@ batch         a file of prompts -> a folder each, resumable
 hook          the protocol of origin hooks: check prompts, label and mark results
 multiview     the diffusers pipeline itself, which is also the prior of distillation
 anchors       views that are given and kept, with others drawn around them
+tries         several seeds, of which the best is kept
 prompt_cache  prompts are read once; the text network may go when all are read
 placement     offloading, number types and compilation: a model in less memory or time
 estimate      memory and time of a model on this machine, before its weights are read
