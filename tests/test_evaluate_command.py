@@ -16,6 +16,7 @@ from viewfold.cli import main
 from viewfold.data.toybox import sample_asset
 from viewfold.errors import InputError
 from viewfold.evaluation.distinctness import ALIKE, measure_distinctness
+from viewfold.evaluation.likeness import compare_surfaces
 from viewfold.evaluation.record import colors, mesh_record, views_record
 from viewfold.scene.export import save_mesh
 from viewfold.scene.mesh import Mesh
@@ -153,6 +154,15 @@ def test_a_mesh_is_examined_and_compared_with_a_true_one(
     for record in (one, other):
         assert record["health"]["closed"] and record["reference"]["fit"]
         assert record["reference"]["psnr_db"] > 35 and record["reference"]["volume_iou"] > 0.97
+    code, found, said = records(capsys, tmp_path / "toy.glb", "--reference", tmp_path / "large.glb")
+    assert code == 3 and not found and "`reference` must lie within 1 of the origin" in said
+    other = sample_asset(12).mesh()
+    save_mesh(other, tmp_path / "other.ply")
+    code, (found,), _ = records(capsys, tmp_path / "other.ply", "--reference", tmp_path / "toy.glb")
+    likeness = compare_surfaces(other, toy)
+    assert code == 0 and found["reference"]["chamfer"] == pytest.approx(likeness.chamfer, rel=0.02)
+    assert found["reference"]["volume_iou"] == pytest.approx(likeness.volume_iou, abs=0.01)
+    assert found["reference"]["psnr_db"] < 20 and likeness.chamfer > 0.03
     code, found, said = records(capsys, tmp_path / "large.glb", "--reference", tmp_path / "toy.glb")
     assert code == 3 and not found and "must lie within 1 of the origin" in said and "`fit`" in said
     assert main(["evaluate", str(tmp_path / "open.ply"), str(tmp_path / "toy.glb")]) == 0

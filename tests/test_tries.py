@@ -49,6 +49,11 @@ def test_copies_score_nothing_and_true_renders_what_they_agree() -> None:
     true = Views(rgb=rgb, cameras=CAMERAS)
     assert score_views(true) == pytest.approx(measure_consistency(rgb, CAMERAS).score)
     assert score_views(Views(rgb=rgb[[0, 0, 0, 0]], cameras=CAMERAS)) == 0.0
+    near = Cameras.at(azimuth_deg=[0.0, 8.0], elevation_deg=15.0)
+    beside = rasterize(sample_asset(11).mesh(), near, size=64).over(0.5)
+    assert score_views(Views(rgb=beside, cameras=near)) == pytest.approx(measure_consistency(beside, near).score)
+    wide = torch.ones(4, 1, 64, 64)
+    assert score_views(Views(rgb=rgb, alpha=wide, cameras=CAMERAS)) == 0.0, "alpha is believed: no ground is left"
 
 
 @pytest.mark.slow
