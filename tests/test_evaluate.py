@@ -100,6 +100,15 @@ def test_another_colour_on_one_view_lowers_the_colour_and_not_the_outline(chair:
     assert after.outline == pytest.approx(before.outline, abs=0.02)
 
 
+def test_how_many_rays_are_looked_along_at_once_changes_nothing(
+    chair: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure_consistency(chair, CAMERAS)
+    monkeypatch.setattr("viewfold.evaluation.consistency.RAYS", 7)
+    parts = measure_consistency(chair, CAMERAS)
+    assert parts.score == pytest.approx(whole.score, abs=1e-6) and parts.gap_px == pytest.approx(whole.gap_px, abs=1e-6)
+
+
 def test_order_of_the_views_does_not_matter(chair: torch.Tensor) -> None:
     order = [2, 0, 3, 1]
     there, here = measure_consistency(chair[order], ORBIT[order]), measure_consistency(chair, ORBIT)

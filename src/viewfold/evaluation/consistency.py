@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
@@ -55,6 +55,9 @@ UNIT = 64
 
 CROWDED = 0.9
 """A picture with more object than this has no ground; it scores as an empty one does."""
+
+RAYS = 2**14
+"""Looked along at once; bounds memory, changes nothing else."""
 
 NOTHING_PX = 64.0
 """The gap of a picture without object or without ground."""
@@ -125,26 +128,45 @@ def _compare(rgb: Tensor, coverage: Tensor, cameras: Cameras, view: int) -> tupl
     inside = coverage[view, 0] > 0.5
     if not 0 < float(inside.float().mean()) < CROWDED:
         return NOTHING_PX, 0.0
-    color = rgb[view][:, inside]
     known = torch.cat([coverage[others], max_pool2d(coverage[others], 3, stride=1, padding=1), rgb[others]], dim=1)
-    seen = grid_sample(known, _along_rays(cameras, view, others, inside), align_corners=False)  # v 5 r s
-    strict, loose = seen[:, 0].amin(0), seen[:, 1].amin(0)
+    origin, direction = (t[0][inside] for t in cameras[view].rays(rgb.shape[-1]))
+    rays = zip(origin.split(RAYS), direction.split(RAYS), rgb[view][:, inside].T.split(RAYS), strict=True)
+    strict, match = zip(*(_along(known, cameras[others], *some) for some in rays), strict=True)
     crowded = avg_pool2d(inside[None].float(), 3, stride=1, padding=1)[0] > 0.99
-    gap = (1 - strict.amax(-1)).sum() / (inside & ~crowded).sum() * (UNIT / rgb.shape[-1])
+    gap = (1 - torch.cat(strict)).sum() / (inside & ~crowded).sum() * (UNIT / rgb.shape[-1])
+    return float(gap), float(torch.cat(match).mean())
+
+
+def _along(
+    known: Float[Tensor, "u 5 h w"],
+    cameras: Cameras,
+    origin: Float[Tensor, "r 3"],
+    direction: Float[Tensor, "r 3"],
+    color: Float[Tensor, "r 3"],
+) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+    """Return how far the other views allow rays to meet the object, and how well they match their colours, 0 to 1.
+
+    Args:
+        known: of the other views: coverage, coverage widened by a pixel, and colours.
+        cameras: of the other views.
+        origin, direction: of the rays.
+        color: that the view shows there.
+    """
+    seen = grid_sample(known, _points(cameras, origin, direction), align_corners=False)  # u 5 r s
+    strict, loose = seen[:, 0].amin(0), seen[:, 1].amin(0)
     front = (loose > 0.5).float().argmax(-1, keepdim=True)
-    depth = (torch.arange(SAMPLES, device=rgb.device) - front) * (2 * REACH * OBJECT_RADIUS / (SAMPLES - 1))
-    difference = (seen[:, 2:] - color[None, :, :, None]).square().sum(1).amin(0)
+    depth = (torch.arange(SAMPLES, device=origin.device) - front) * (2 * REACH * OBJECT_RADIUS / (SAMPLES - 1))
+    difference = (seen[:, 2:] - color.T[None, :, :, None]).square().sum(1).amin(0)
     match = loose * torch.exp(-0.5 * difference / COLOR_TOLERANCE**2) * (depth <= DEPTH)
-    return float(gap), float(match.amax(-1).mean())
+    return strict.amax(-1), match.amax(-1)
 
 
-def _along_rays(
-    cameras: Cameras, view: int, others: list[int], pixels: Bool[Tensor, "h w"]
-) -> Float[Tensor, "v r s 2"]:
-    """Return where the other views see points along the rays of a view's pixels, near to far, for `grid_sample`."""
-    origin, direction = (t[0][pixels] for t in cameras[view].rays(pixels.shape[-1]))
+def _points(
+    cameras: Cameras, origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
+) -> Float[Tensor, "u r s 2"]:
+    """Return where views see points along rays, near to far, for `grid_sample`."""
     middle = -(origin * direction).sum(-1, keepdim=True)
     along = middle + REACH * OBJECT_RADIUS * torch.linspace(-1, 1, SAMPLES, device=origin.device)
     points = origin[:, None] + along[..., None] * direction[:, None]
-    where, _ = cameras[others].project(points.flatten(0, 1))
+    where, _ = cameras.project(points.flatten(0, 1))
     return torch.stack([where[..., 0], -where[..., 1]], dim=-1).unflatten(1, points.shape[:2])
