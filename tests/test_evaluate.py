@@ -103,9 +103,9 @@ def test_another_colour_on_one_view_lowers_the_colour_and_not_the_outline(chair:
 def test_how_many_rays_are_looked_along_at_once_changes_nothing(
     chair: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measure_consistency(chair, CAMERAS)
+    whole = measure_consistency(chair, ORBIT)
     monkeypatch.setattr("viewfold.evaluation.consistency.RAYS", 7)
-    parts = measure_consistency(chair, CAMERAS)
+    parts = measure_consistency(chair, ORBIT)
     assert parts.score == pytest.approx(whole.score, abs=1e-6) and parts.gap_px == pytest.approx(whole.gap_px, abs=1e-6)
 
 
