@@ -69,6 +69,14 @@ def test_each_fault_is_counted_as_what_it_is() -> None:
     assert doubled.n_repeated == 1 and doubled.n_crowded_edges == 3 and not doubled.closed
     thin = torch.cat([cube().faces, torch.tensor([[0, 0, 1], [0, 1, 0]])])
     assert examine(replace(cube(), faces=thin)).n_degenerate == 2 and examine(replace(cube(), faces=thin)).closed
+    nothing = examine(replace(cube(), faces=torch.tensor([[0, 0, 1], [2, 2, 2]])))
+    assert (nothing.n_degenerate, nothing.closed, nothing.volume) == (2, False, None), "no face is left to close it"
+    signed = replace(cube(), vertices=torch.where(cube().vertices < 0, -0.0, cube().vertices))
+    other_zero = torch.cat([signed.vertices, signed.vertices + 0.0])[
+        torch.cat([signed.faces[:6], signed.faces[6:] + 8])
+    ]
+    welded = examine(Mesh(vertices=other_zero.reshape(-1, 3), faces=torch.arange(36).reshape(12, 3)))
+    assert welded.closed and welded.n_vertices == 8, "0.0 and -0.0 are one place"
     inside_out = examine(replace(cube(), faces=cube().faces.flip(1)))
     assert inside_out.closed and inside_out.volume == pytest.approx(-1.0)
     assert examine(Mesh.cat([cube(), cube(at=5.0)])).n_pieces == 2

@@ -158,6 +158,32 @@ def test_a_picture_is_looked_at_beside_the_clearest_others(knows: Knows) -> None
     assert len(knows.together) == 5 * 4, "two noises at two levels each"
 
 
+def test_the_least_clear_goes_first_beside_the_clearest_and_all_levels_count(
+    knows: Knows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear = (0.3, 0.1, 0.5, 0.2, 0.4)
+    asked: list[tuple[int, list[int]]] = []
+
+    def errors(
+        _: Any, picture: Tensor, candidates: Tensor, *, draws: int, beside: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        number, azimuth = int(picture.mean()), candidates[:, 0]
+        both = torch.ones(len(candidates), 2, dtype=torch.float64)
+        if beside is None:
+            both[azimuth == 0] -= clear[number]
+            return both
+        if not asked or asked[-1][0] != number:
+            asked.append((number, beside[0].mean(dim=(1, 2, 3)).int().tolist()))
+        both[azimuth == 90], both[azimuth == 210] = torch.tensor([0.9, 0.9]).double(), torch.tensor([1.3, 0.7]).double()
+        return both * torch.tensor([1.0, 100.0])
+
+    monkeypatch.setattr("viewfold.pipeline.posing.Search.errors", errors)
+    pictures = torch.arange(5.0)[:, None, None, None].expand(5, 4, 4, 4)
+    found = find_cameras(knows, pictures[None], "a mug")
+    assert asked == [(1, [2, 4, 0]), (3, [2, 4, 0]), (0, [2, 4, 3]), (4, [2, 0, 3]), (2, [4, 0, 3])]
+    assert found.cameras.azimuth_deg.tolist() == pytest.approx([90.0] * 5)
+
+
 def test_a_search_is_the_same_again_for_the_same_seed() -> None:
     latents, model = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1)), tiny_model()
     first, again = find_cameras(model, latents, "a mug"), find_cameras(model, latents, "a mug")

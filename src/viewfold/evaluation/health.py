@@ -86,16 +86,14 @@ class Health:
     """Pairs of faces without a common vertex that pass through each other; faces in one plane are not looked at.  None
     of a mesh with more than `MOST_PAIRS` to look at."""
 
+    closed: bool
+    """Watertight: each edge of the faces that have an area belongs to two that agree on the outside."""
+
     volume: float | None
     """Enclosed, in cubic units; None of a mesh that is not closed.  Negative: the inside is out."""
 
     atlas: Atlas | None
     """None without texture coordinates."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is watertight: each edge belongs to two faces that agree on the outside."""
-        return not (self.n_open_edges or self.n_crowded_edges or self.n_flipped_edges) and self.n_faces > 0
 
 
 def examine(mesh: Mesh) -> Health:
@@ -125,6 +123,7 @@ def examine(mesh: Mesh) -> Health:
         n_crowded_edges=n_crowded,
         n_flipped_edges=n_flipped,
         n_crossings=count_crossings(used, solid),
+        closed=closed,
         volume=float(np.einsum("fi,fi->f", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])).sum() / 6)
         if closed
         else None,
@@ -279,9 +278,9 @@ def _atlas(mesh: Mesh, faces: Int[np.ndarray, "f 3"], area: Float[np.ndarray, "f
 def _covered(uv: Float[torch.Tensor, "k 2"], faces: Int[torch.Tensor, "f 3"]) -> tuple[np.ndarray, np.ndarray]:
     """Return which texels of the square lie in a face, and which in two or more."""
     box = uv[faces].clamp(0, 1)
-    share = (box.amax(dim=1) - box.amin(dim=1)).prod(dim=1)
-    size = max(16, min(ATLAS, int((MOST_TEXELS / max(float(share.sum()), 1e-9)) ** 0.5)))
-    texels = ((share * size**2).long() + 4 * size).numpy()  # of a box, and of its border
+    extent = box.amax(dim=1) - box.amin(dim=1)
+    size = max(16, min(ATLAS, int((MOST_TEXELS / max(float(extent.prod(dim=1).sum()), 1e-9)) ** 0.5)))
+    texels = (extent * size + 2).prod(dim=1).long().numpy()  # at most
     covered, often = np.zeros(size**2, dtype=bool), np.zeros(size**2, dtype=np.int64)
     for begin, end in _runs(texels):
         row, column, _, weight = rasterize_uv(uv, faces[begin:end], size=size)

@@ -92,8 +92,7 @@ def mesh_record(mesh: Mesh, reference: Mesh | None = None, *, fit: bool = False)
     Raises:
         InputError: a mesh without faces; or, beside a reference, one that does not lie in the sphere.
     """
-    health = examine(mesh)
-    record: dict[str, Any] = {"health": {"closed": health.closed, **asdict(health)}}
+    record: dict[str, Any] = {"health": asdict(examine(mesh))}
     if reference is None:
         return record
     made, true = (one.fit_sphere(OBJECT_RADIUS) if fit else one for one in (mesh, reference))
