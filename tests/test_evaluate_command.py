@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from second_device import second_device
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.data.toybox import sample_asset
-from viewfold.errors import InputError
+from viewfold.errors import InputError, MissingExtraError
 from viewfold.evaluation.distinctness import ALIKE, measure_distinctness
 from viewfold.evaluation.likeness import compare_surfaces
 from viewfold.evaluation.record import colors, mesh_record, views_record
@@ -81,6 +82,14 @@ def test_distinctness_by_hand() -> None:
         measure_distinctness(grey, CAMERAS)
 
 
+def test_views_on_a_second_device_score_the_same(true: Views) -> None:
+    here = views_record(true)
+    with second_device() as device:
+        there = views_record(true.to(device))
+    assert there["agreement"] == pytest.approx(here["agreement"]) and there["colors"] == pytest.approx(here["colors"])
+    assert there["distinctness"] == here["distinctness"]
+
+
 def test_colours_by_hand() -> None:
     rgb = torch.zeros(1, 3, 4, 4)
     rgb[0, 0, :2], rgb[0, :, 2:] = 0.8, 0.4
@@ -126,6 +135,19 @@ def test_folders_are_measured_and_what_cannot_be_is_named_and_counted(
     assert found[0]["distinctness"] > 0.95 and found[1]["distinctness"] < 0.1
     assert main(["evaluate", str(tmp_path / "many" / "b")]) == 0
     assert "distinctness  0.0" in capsys.readouterr().out
+
+
+def test_a_mesh_that_needs_a_package_is_named_and_the_others_are_measured(
+    tmp_path: Path, toy: Mesh, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> Mesh:
+        if path.stem == "draco":
+            raise MissingExtraError("it needs DracoPy")
+        return toy
+
+    monkeypatch.setattr("viewfold.scene.meshfile.load_mesh", load)
+    code, found, said = records(capsys, tmp_path / "draco.glb", tmp_path / "plain.glb")
+    assert code == 3 and len(found) == 1 and "draco.glb: it needs DracoPy" in said
 
 
 def test_a_picture_without_an_object_has_no_number_that_is_none(

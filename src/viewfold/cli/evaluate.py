@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from viewfold.cli.failures import fail_if_any
 from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars
-from viewfold.errors import FileError, FitError, InputError
+from viewfold.errors import FileError, FitError, InputError, MissingExtraError
 from viewfold.formats import READ_MESHES, VIEW_RECORDS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Evaluate:
         for path in self._each():
             try:
                 record = self._measure(path, reference)
-            except (FileError, FitError, InputError) as error:
+            except (FileError, FitError, InputError, MissingExtraError) as error:
                 failed.append((str(path), str(error)))
                 continue
             print(json.dumps(record) if self.json else in_words(record), flush=True)
