@@ -23,7 +23,7 @@ ATLAS = 1024
 """Texture coordinates are looked at in an atlas of so many texels a side, or fewer where faces lie over each other so
 often that it would be more than `MOST_TEXELS`."""
 
-MOST_TEXELS = 2**26
+MOST_TEXELS = 2**22
 """In the boxes of all faces in the atlas."""
 
 PAIRS_AT_ONCE = 2**20
