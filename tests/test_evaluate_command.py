@@ -16,9 +16,10 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.data.toybox import sample_asset
 from viewfold.errors import InputError, MissingExtraError
+from viewfold.evaluation.colors import Colors, Corpus, measure_colors
 from viewfold.evaluation.distinctness import ALIKE, measure_distinctness
 from viewfold.evaluation.likeness import compare_surfaces
-from viewfold.evaluation.record import colors, mesh_record, views_record
+from viewfold.evaluation.record import mesh_record, views_colors, views_record
 from viewfold.scene.export import save_mesh
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
@@ -88,22 +89,62 @@ def test_views_on_a_second_device_score_the_same(true: Views) -> None:
         there = views_record(true.to(device))
     assert there["agreement"] == pytest.approx(here["agreement"]) and there["colors"] == pytest.approx(here["colors"])
     assert there["distinctness"] == here["distinctness"]
+    assert there["repetition"]["views"] == here["repetition"]["views"]
+    assert there["epipolar"]["ratio"] == pytest.approx(here["epipolar"]["ratio"], abs=1e-4)
 
 
 def test_colours_by_hand() -> None:
     rgb = torch.zeros(1, 3, 4, 4)
     rgb[0, 0, :2], rgb[0, :, 2:] = 0.8, 0.4
     whole = torch.ones(1, 1, 4, 4)
-    found = colors(rgb, whole)
+    found = measure_colors(rgb, coverage=whole)
     red, grey = 0.2126 * 0.8, 0.4
-    assert found is not None and found["saturation"] == pytest.approx(0.5)
-    assert found["contrast"] == pytest.approx(abs(red - grey) / 2, rel=1e-4)
+    assert found is not None and found.saturation == pytest.approx(0.5) and found.clipped == 0.0
+    assert found.contrast == pytest.approx(abs(red - grey) / 2, rel=1e-4)
     only = whole.clone()
     only[..., 2:, :] = 0
-    upper = colors(rgb, only)
-    assert upper is not None and upper["saturation"] == pytest.approx(1.0)
-    assert upper["contrast"] == pytest.approx(0.0, abs=1e-6)
-    assert colors(rgb, 0 * whole) is None
+    upper = measure_colors(rgb, coverage=only)
+    assert upper is not None and upper.saturation == pytest.approx(1.0)
+    assert upper.contrast == pytest.approx(0.0, abs=1e-6)
+    assert measure_colors(rgb, coverage=0 * whole) is None
+    rgb[0, :, 0, 0], rgb[0, :, 3, 3], rgb[0, 1, 3, 0] = 0.0, 1.0, 0.995
+    burnt = measure_colors(rgb, coverage=whole)
+    assert burnt is not None and burnt.clipped == pytest.approx(3 / 16)
+
+
+def test_colours_are_placed_among_those_of_a_corpus() -> None:
+    known = [Colors(saturation=s, contrast=c, clipped=0.0) for s, c in ((0.1, 0.4), (0.2, 0.3), (0.3, 0.2), (0.4, 0.1))]
+    corpus = Corpus(known)
+    assert len(corpus) == 4
+    place = corpus.place(Colors(saturation=0.35, contrast=0.2, clipped=0.0))
+    assert place == {"saturation": 0.75, "contrast": 0.375, "clipped": 0.5}
+    assert corpus.place(Colors(saturation=0.9, contrast=0.0, clipped=0.1)) == {
+        "saturation": 1.0,
+        "contrast": 0.0,
+        "clipped": 1.0,
+    }
+    with pytest.raises(InputError, match="at least one"):
+        Corpus([])
+
+
+def test_the_command_places_colours_in_a_corpus_and_names_what_it_cannot_read(
+    tmp_path: Path, true: Views, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true.save(tmp_path / "mine", turntable=False)
+    for name, gain in (("a", 0.2), ("b", 0.6)):
+        dull = true.rgb.mean(dim=1, keepdim=True) * (1 - gain) + true.rgb * gain
+        replace(true, rgb=dull).save(tmp_path / "corpus" / name, turntable=False)
+    true.save(tmp_path / "corpus" / "c", turntable=False)
+    (tmp_path / "corpus" / "c" / "001.png").write_bytes(b"no picture")
+    code, (found,), said = records(capsys, tmp_path / "mine", "--corpus", tmp_path / "corpus")
+    assert code == 3 and "1 could not be used" in said and str(tmp_path / "corpus" / "c") in said
+    assert found["colors"]["place"]["saturation"] == 1.0, "more saturated than both"
+    assert main(["evaluate", str(tmp_path / "mine"), "--corpus", str(tmp_path / "corpus" / "a")]) == 0
+    assert "of the corpus 100% are less saturated" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "mesh.glb"), "--corpus", str(tmp_path / "corpus" / "a")]) == 3
+    assert "`corpus` must go with views" in capsys.readouterr().err
+    plain = Views(rgb=torch.full((4, 3, 32, 32), 0.5), cameras=CAMERAS)
+    assert views_colors(plain) is None and views_colors(true) is not None
 
 
 def test_views_are_measured_as_they_stand_and_with_alpha_over_grey(toy: Mesh, true: Views) -> None:
@@ -134,7 +175,8 @@ def test_folders_are_measured_and_what_cannot_be_is_named_and_counted(
         assert f"{tmp_path / 'many' / name}: " in said or f"{tmp_path / name}: " in said
     assert found[0]["distinctness"] > 0.95 and found[1]["distinctness"] < 0.1
     assert main(["evaluate", str(tmp_path / "many" / "b")]) == 0
-    assert "distinctness  0.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "distinctness  0.0" in said and "repetition    1.000" in said and "of chance" in said
 
 
 def test_a_mesh_that_needs_a_package_is_named_and_the_others_are_measured(

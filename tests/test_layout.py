@@ -59,7 +59,7 @@ ARROWS = {
     "evaluation": {"scene"},
     "cluster": {"data"},
     "select": {"pipeline", "lifting", "evaluation"},
-    "halves": {"lifting", "evaluation", "scene"},
+    "refit": {"lifting", "evaluation", "scene"},
     "make": {"pipeline", "lifting", "origin", "scene"},
     "make_batch": {"make", "pipeline", "lifting", "origin"},
     "personalization": {"pipeline", "training", "data", "model", "weights"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from viewfold.errors import FileError, FitError, InputError, MissingExtraError
 from viewfold.formats import READ_MESHES, VIEW_RECORDS
 
 if TYPE_CHECKING:
+    from viewfold.evaluation.colors import Corpus
     from viewfold.scene.mesh import Mesh
 
 
@@ -34,6 +35,10 @@ class Evaluate:
     """Move and scale meshes and reference into the same sphere before they are compared."""
     halves: bool = False
     """Also fit an object to each half of the views, 8 or more, and compare the two (some 10 seconds)."""
+    left_out: bool = False
+    """Also leave each of up to 8 views out in turn, and compare it with what is fitted to the others (a minute)."""
+    corpus: Annotated[Path | None, unset("FOLDER")] = None
+    """Folders of views of true things, among which the saturation and contrast of the views are placed."""
     json: bool = False
     """Print one JSON object a line, with every figure."""
 
@@ -45,44 +50,66 @@ class Evaluate:
             raise InputError("`fit` must go with `reference`, which meshes are compared with.")
         reference = None if self.reference is None else _mesh(self.reference)
         failed: list[tuple[str, str]] = []
-        for path in self._each():
+        corpus = self._corpus(failed)
+        for path in _folders(self.paths):
             try:
-                record = self._measure(path, reference)
+                record = self._measure(path, reference, corpus)
             except (FileError, FitError, InputError, MissingExtraError) as error:
                 failed.append((str(path), str(error)))
                 continue
             print(json.dumps(record) if self.json else in_words(record), flush=True)
         fail_if_any(failed)
 
-    def _each(self) -> Iterator[Path]:
-        """Yield the things to be measured: of a folder without cameras, the folders of views within it."""
-        for path in self.paths:
-            if path.is_dir() and not _has_cameras(path):
-                within = sorted(folder for folder in path.rglob("*") if folder.is_dir() and _has_cameras(folder))
-                yield from within or [path]
-            else:
-                yield path
+    def _corpus(self, failed: list[tuple[str, str]]) -> Corpus | None:
+        """Return the colours of the corpus; folders of it that cannot be read are added to `failed`."""
+        if self.corpus is None:
+            return None
+        from viewfold.evaluation.colors import Corpus
+        from viewfold.evaluation.record import views_colors
+        from viewfold.views import Views
 
-    def _measure(self, path: Path, reference: Mesh | None) -> dict[str, Any]:
+        found = []
+        for folder in _folders((self.corpus,)):
+            try:
+                found.append(views_colors(Views.load(folder)))
+            except (FileError, InputError) as error:
+                failed.append((str(folder), str(error)))
+        return Corpus(colors for colors in found if colors is not None)
+
+    def _measure(self, path: Path, reference: Mesh | None, corpus: Corpus | None) -> dict[str, Any]:
         from viewfold.evaluation.record import mesh_record, views_record
         from viewfold.store import finite
         from viewfold.views import Views
 
         if path.suffix.lower() in READ_MESHES:
-            if self.halves:
-                raise InputError("`halves` must go with views; a mesh has none. Leave it out.")
+            for name in ("halves", "left_out", "corpus"):
+                if getattr(self, name):
+                    raise InputError(f"`{name}` must go with views; a mesh has none. Leave it out.")
             record = mesh_record(_mesh(path), reference, fit=self.fit)
         elif reference is not None:
             raise InputError("`reference` must go with meshes; views are measured by themselves. Leave them out.")
         else:
             views = Views.load(path)
-            record = views_record(views)
-            if self.halves:
-                from viewfold.halves import measure_halves
+            record = views_record(views, corpus=corpus)
+            if self.halves or self.left_out:
+                from viewfold import refit
 
                 with progress_bars() as report:
-                    record["halves"] = asdict(measure_halves(views, progress=report))
+                    if self.halves:
+                        record["halves"] = asdict(refit.measure_halves(views, progress=report))
+                    if self.left_out:
+                        record["left_out"] = asdict(refit.measure_left_out(views, progress=report))
         return {"path": str(path), **finite(record)}
+
+
+def _folders(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the things to be measured: of a folder without cameras, the folders of views within it."""
+    for path in paths:
+        if path.is_dir() and not _has_cameras(path):
+            within = sorted(folder for folder in path.rglob("*") if folder.is_dir() and _has_cameras(folder))
+            yield from within or [path]
+        else:
+            yield path
 
 
 def _has_cameras(folder: Path) -> bool:
@@ -114,14 +141,37 @@ def _views_in_words(record: dict[str, Any]) -> list[str]:
     ]
     if record["distinctness"] is not None:
         lines.append(f"distinctness  {record['distinctness']:.3f}  (0: the same picture from every side)")
+    if (repetition := record["repetition"]) is not None:
+        lines.append(
+            f"repetition    {repetition['mean']:.3f}  (1: the same front on every side, Janus; most alike: views "
+            f"{repetition['views'][0]} and {repetition['views'][1]}, {repetition['most']:.3f})"
+        )
+    if (epipolar := record["epipolar"]) is not None:
+        lines.append(
+            f"epipolar      {epipolar['ratio']:.3f} of chance  (0: perfect; view {epipolar['worst_view']} fits its "
+            f"neighbour least, {epipolar['worst_cost']:.3f})"
+        )
     if colors is None:
         lines.append("nothing is seen on the ground")
     else:
-        lines.append(f"saturation    {colors['saturation']:.3f}, contrast {colors['contrast']:.3f}")
+        lines.append(
+            f"saturation    {colors['saturation']:.3f}, contrast {colors['contrast']:.3f}, "
+            f"{colors['clipped']:.1%} clipped"
+        )
+        if (place := colors.get("place")) is not None:
+            lines.append(
+                f"of the corpus {place['saturation']:.0%} are less saturated, {place['contrast']:.0%} have less "
+                f"contrast, {place['clipped']:.0%} are less clipped"
+            )
     if (halves := record.get("halves")) is not None:
         lines.append(
             f"halves        {halves['psnr_db']:.1f} dB, outlines IoU {halves['outline_iou']:.3f}, depth "
             f"{halves['depth_gap']:.4f}, Chamfer {halves['chamfer']:.4f} between what either half makes"
+        )
+    if (left := record.get("left_out")) is not None:
+        lines.append(
+            f"left out      {left['psnr_db']:.1f} dB, outlines IoU {left['outline_iou']:.3f} of {left['n']} views to "
+            f"what the others make (view {left['worst_view']} least: {left['worst_psnr_db']:.1f} dB)"
         )
     return lines
 

@@ -28,8 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
-from viewfold.camera import OBJECT_RADIUS, Cameras
+from viewfold.camera import Cameras
 from viewfold.errors import InputError
+from viewfold.evaluation.sightlines import SAMPLES, SPACING, project_rays
 from viewfold.ground import distance_to, ground_color
 
 NEAR_GROUND, FAR_FROM_GROUND = 0.05, 0.13
@@ -40,12 +41,6 @@ a border of one pixel; of twelve sets of the shipped model's views one scores ot
 
 COLOR_TOLERANCE = 0.25
 """Difference of colours (Euclidean, sRGB) at which a match counts exp(-1/2); light and shade differ by less."""
-
-SAMPLES = 48
-"""Points on a ray through the sphere of the object, 1.1 pixels apart at 64 pixels."""
-
-REACH = 1.1
-"""The sphere searched, in radii of the object's."""
 
 DEPTH = 0.3
 """How far behind the hull's front a colour is looked for: the hull is larger than the object."""
@@ -152,21 +147,10 @@ def _along(
         origin, direction: of the rays.
         color: that the view shows there.
     """
-    seen = grid_sample(known, _points(cameras, origin, direction), align_corners=False)  # u 5 r s
+    seen = grid_sample(known, project_rays(cameras, origin, direction), align_corners=False)  # u 5 r s
     strict, loose = seen[:, 0].amin(0), seen[:, 1].amin(0)
     front = (loose > 0.5).float().argmax(-1, keepdim=True)
-    depth = (torch.arange(SAMPLES, device=origin.device) - front) * (2 * REACH * OBJECT_RADIUS / (SAMPLES - 1))
+    depth = (torch.arange(SAMPLES, device=origin.device) - front) * SPACING
     difference = (seen[:, 2:] - color.T[None, :, :, None]).square().sum(1).amin(0)
     match = loose * torch.exp(-0.5 * difference / COLOR_TOLERANCE**2) * (depth <= DEPTH)
     return strict.amax(-1), match.amax(-1)
-
-
-def _points(
-    cameras: Cameras, origin: Float[Tensor, "r 3"], direction: Float[Tensor, "r 3"]
-) -> Float[Tensor, "u r s 2"]:
-    """Return where views see points along rays, near to far, for `grid_sample`."""
-    middle = -(origin * direction).sum(-1, keepdim=True)
-    along = middle + REACH * OBJECT_RADIUS * torch.linspace(-1, 1, SAMPLES, device=origin.device)
-    points = origin[:, None] + along[..., None] * direction[:, None]
-    where, _ = cameras.project(points.flatten(0, 1))
-    return torch.stack([where[..., 0], -where[..., 1]], dim=-1).unflatten(1, points.shape[:2])

@@ -23,7 +23,7 @@ from viewfold.evaluation.consistency import find_coverage
 
 ALIKE = 0.015
 """Difference (root mean square, sRGB) of two sides that count as fully different: sides of true toys differ by more,
-all of 32 score 1.000 (`benchmarks/consistency_damage.py --toys 32`)."""
+all of 32 score 1.000 (`benchmarks/calibration.py`)."""
 
 SIDE = 16
 """Pixels that pictures are shrunk to, so that noise makes no difference."""

@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.errors import InputError
+from viewfold.evaluation.colors import Colors, Corpus, measure_colors
 from viewfold.evaluation.consistency import find_coverage, measure_consistency
 from viewfold.evaluation.distinctness import measure_distinctness
+from viewfold.evaluation.epipolar import measure_epipolar
 from viewfold.evaluation.health import examine
 from viewfold.evaluation.likeness import compare_pictures, compare_surfaces
+from viewfold.evaluation.repetition import measure_repetition
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
 from viewfold.views import Views
@@ -29,8 +28,13 @@ SIZE = 256
 """Pixels a side of those."""
 
 
-def views_record(views: Views) -> dict[str, Any]:
-    """Return what views of one object are worth by themselves: see `Consistency`, `measure_distinctness`, `colors`.
+def views_record(views: Views, *, corpus: Corpus | None = None) -> dict[str, Any]:
+    """Return what views of one object are worth by themselves: see `Consistency`, `measure_distinctness`, `Repetition`,
+    `Epipolar`, `Colors`.
+
+    Args:
+        views: two or more, square.
+        corpus: colours of true things, among which these are placed.
 
     Raises:
         InputError: fewer than two views, or pictures that are not square.
@@ -39,14 +43,29 @@ def views_record(views: Views) -> dict[str, Any]:
     if rgb.shape[2] != rgb.shape[3]:
         raise InputError(f"`rgb` must hold square pictures; got {rgb.shape[3]} x {rgb.shape[2]}.")
     coverage = find_coverage(rgb) if views.alpha is None else views.alpha
+    colors = measure_colors(rgb, coverage=coverage)
     return {
         "views": len(views),
         "size": rgb.shape[-1],
         "prompt": views.prompt,
         "agreement": asdict(measure_consistency(rgb, views.cameras, coverage=coverage)),
         "distinctness": measure_distinctness(rgb, views.cameras, coverage=coverage),
-        "colors": colors(rgb, coverage),
+        "repetition": _fields(measure_repetition(rgb, views.cameras, coverage=coverage)),
+        "epipolar": _fields(measure_epipolar(rgb, views.cameras, coverage=coverage)),
+        "colors": None
+        if colors is None
+        else asdict(colors) | ({} if corpus is None else {"place": corpus.place(colors)}),
     }
+
+
+def views_colors(views: Views) -> Colors | None:
+    """Return the colours of the object that views show, for a `Corpus`; None where there is nothing to see."""
+    rgb = views.over()
+    return measure_colors(rgb, coverage=find_coverage(rgb) if views.alpha is None else views.alpha)
+
+
+def _fields(measured: Any) -> dict[str, Any] | None:
+    return None if measured is None else asdict(measured)
 
 
 def score_views(views: Views) -> float:
@@ -60,25 +79,6 @@ def score_views(views: Views) -> float:
     distinct = measure_distinctness(rgb, views.cameras, coverage=coverage)
     agreement = measure_consistency(rgb, views.cameras, coverage=coverage).score
     return agreement * (1.0 if distinct is None else distinct)
-
-
-def colors(rgb: Float[Tensor, "v 3 h w"], coverage: Float[Tensor, "v 1 h w"]) -> dict[str, float] | None:
-    """Return how saturated and how contrasty the object is, 0 to 1; None where there is nothing to see.
-
-        saturation = mean of (max - min) / max of red, green and blue  (HSV's S)
-        contrast   = standard deviation of 0.2126 r + 0.7152 g + 0.0722 b  (Rec. 709's weights, of sRGB as it is)
-
-    Distillation with strong guidance drives both up (MVDream, section 3.2.2).
-    """
-    weight = coverage / coverage.sum().clamp_min(1e-6)
-    if not float(coverage.mean()) > 1e-4:
-        return None
-    most, least = rgb.amax(dim=1, keepdim=True), rgb.amin(dim=1, keepdim=True)
-    saturation = ((most - least) / most.clamp_min(1e-3) * weight).sum()
-    luma = (rgb * torch.tensor([0.2126, 0.7152, 0.0722]).to(rgb)[:, None, None]).sum(dim=1, keepdim=True)
-    middle = (luma * weight).sum()
-    contrast = ((luma - middle).square() * weight).sum().sqrt()
-    return {"saturation": float(saturation), "contrast": float(contrast)}
 
 
 def mesh_record(mesh: Mesh, reference: Mesh | None = None, *, fit: bool = False) -> dict[str, Any]:

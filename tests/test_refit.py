@@ -1,4 +1,4 @@
-"""Two halves of some views: of true renders they make one object, of look-alikes two."""
+"""What is fitted to some views says what the others do: of true renders; of look-alikes and strangers it does not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.data.toybox import Asset, sample_asset
 from viewfold.errors import InputError
-from viewfold.halves import LEAST, Halves, measure_halves
 from viewfold.lifting.fit import FitSettings
+from viewfold.refit import LEAST, LEAST_LEFT, Halves, LeftOut, measure_halves, measure_left_out
 from viewfold.scene.rasterize import rasterize
 from viewfold.views import Views
 
@@ -80,8 +80,53 @@ def test_the_command_says_what_the_halves_make(
 ) -> None:
     Views(rgb=shown(toy), cameras=CAMERAS).save(tmp_path / "eight", turntable=False)
     told = Halves(psnr_db=30.0, outline_iou=0.9, depth_gap=0.01, chamfer=0.02, f_score=0.8)
-    monkeypatch.setattr("viewfold.halves.measure_halves", lambda views, **_: told)
+    monkeypatch.setattr("viewfold.refit.measure_halves", lambda views, **_: told)
     assert main(["evaluate", "--json", str(tmp_path / "eight"), "--halves"]) == 0
     assert json.loads(capsys.readouterr().out)["halves"]["chamfer"] == 0.02
     assert main(["evaluate", str(tmp_path / "eight"), "--halves"]) == 0
     assert "halves        30.0 dB" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_view_that_is_not_of_the_object_is_found_by_leaving_it_out(toy: Asset) -> None:
+    true = shown(toy)
+    said: set[str] = set()
+    views = Views(rgb=true, cameras=CAMERAS)
+    whole = measure_left_out(views, most=2, settings=QUICK, progress=lambda name, *_: said.add(name))
+    assert said == {f"without view {v}" for v in (0, 4)} and whole.n == 2, "evenly around the object"
+    assert whole.worst_psnr_db <= whole.psnr_db and 0.7 < whole.outline_iou <= 1
+    strange = true.clone()
+    strange[4] = shown(sample_asset(90_700_005))[4]
+    found = measure_left_out(Views(rgb=strange, cameras=CAMERAS), most=2, settings=QUICK)
+    assert found.worst_view == 4 and found.worst_psnr_db < whole.worst_psnr_db - 3
+    assert found.psnr_db < whole.psnr_db and found.outline_iou < whole.outline_iou
+
+
+@pytest.mark.slow
+def test_the_ground_that_views_stand_on_does_not_matter(toy: Asset) -> None:
+    drawn = rasterize(toy.mesh(), CAMERAS, size=48)
+    on = [
+        measure_left_out(Views(rgb=drawn.over(grey), cameras=CAMERAS), most=1, settings=QUICK).psnr_db
+        for grey in (0.5, 0.97)
+    ]
+    assert on[0] == pytest.approx(on[1], abs=2.5)
+
+
+def test_leaving_out_of_too_few_is_refused_by_name(toy: Asset) -> None:
+    views = Views(rgb=shown(toy)[: LEAST_LEFT - 1], cameras=CAMERAS[: LEAST_LEFT - 1])
+    with pytest.raises(InputError, match="at least 5 for one to be left out; got 4"):
+        measure_left_out(views)
+    with pytest.raises(InputError, match="`most` must be at least 1; got 0"):
+        measure_left_out(Views(rgb=shown(toy), cameras=CAMERAS), most=0)
+
+
+def test_the_command_says_what_leaving_out_finds(
+    toy: Asset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Views(rgb=shown(toy), cameras=CAMERAS).save(tmp_path / "eight", turntable=False)
+    told = LeftOut(psnr_db=25.0, outline_iou=0.9, worst_psnr_db=18.0, worst_view=3, n=8)
+    monkeypatch.setattr("viewfold.refit.measure_left_out", lambda views, **_: told)
+    assert main(["evaluate", "--json", str(tmp_path / "eight"), "--left-out"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"]["worst_view"] == 3
+    assert main(["evaluate", str(tmp_path / "eight"), "--left-out"]) == 0
+    assert "(view 3 least: 18.0 dB)" in capsys.readouterr().out

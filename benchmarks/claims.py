@@ -1,0 +1,240 @@
+"""The paper's claims about the network and its training, at the size of toys: one arm for each way to do it otherwise.
+
+    python benchmarks/claims.py --data out/claims [--arms fold,alone,...] [--out out/claims]
+    recipes/claims.sh                                makes the data, and runs this
+
+As in the paper, a network that knows single pictures alone (here: trained on them from nothing, of all kinds) is made
+into one of views: each arm begins with its weights, sees the same objects in the same order under the same noise for as
+many pictures, and differs by one thing.  Three of the twelve kinds (`FLAT`) are seen as single pictures only.  Arms are
+measured on the same prompts and seeds, none of whose combinations of kind and colours was trained on.
+
+Start it again and it goes on where it stopped, arm by arm.  Writes claims.md, claims.json and a sheet for each arm.
+Source: arXiv 2308.16512, sections 3.1 and 4, and its appendix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from claims_network import Frame, Meeting, Told, Variant
+from toybox_subjects import GENERATED, expect, held_out_toys, true_views, world_of
+
+from viewfold.data.toybox import World
+from viewfold.evaluation.distinctness import measure_distinctness
+from viewfold.evaluation.fidelity import Outcome, assess
+from viewfold.evaluation.interval import Figure, mean, paired_difference
+from viewfold.evaluation.judge import Judge, load_judge
+from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
+from viewfold.pipeline import load
+from viewfold.store import atomic_write
+from viewfold.training.diffusion import DiffusionSettings, train_diffusion
+from viewfold.training.objective import ObjectiveSettings
+from viewfold.training.settings import LoopSettings
+from viewfold.views import Views
+
+KINDS = ("mug", "chair", "car", "boat", "duck", "house", "lamp", "sofa", "aeroplane", "robot", "tree", "cat")
+"""Of 36: a small world is learned in a small time."""
+
+FLAT = ("boat", "chair", "duck")
+"""Kinds that are seen as single pictures alone, never in 3D."""
+
+RUN = 17
+"""Which toys of `held_out_toys`: others than those of the other benchmarks."""
+
+PICTURES = 32
+"""Pictures of objects in a step, however many views that is of each."""
+
+WIDTHS, HEADS = (96, 160), (3, 5)
+"""Channels and heads of the two levels; the shipped network has (128, 192) and (4, 6)."""
+
+STEPS, GUIDANCE = 12, 3.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make views of a 2D network; the defaults are the paper's."""
+
+    views: Meeting = "fold"
+    camera: Told = "time"
+    frame: Frame = "world"
+    share_2d: float = 0.3
+    n_views: int = 4
+
+
+ARMS = {
+    "fold": Arm(),
+    "alone": Arm(views="alone"),
+    "pixel": Arm(views="pixel"),
+    "new": Arm(views="new"),
+    "objects only": Arm(share_2d=0.0),
+    "camera in text": Arm(camera="text"),
+    "no camera": Arm(camera="none"),
+    "relative": Arm(frame="first"),
+    "1 view": Arm(n_views=1),
+    "2 views": Arm(n_views=2),
+    "8 views": Arm(n_views=8),
+}
+
+
+def new_network(model: Any) -> Variant:
+    """Return a 2D network of this benchmark's size, for the latents and texts of `model`."""
+    config = {k: v for k, v in model.unet.config.items() if not k.startswith("_")}
+    config |= {"block_out_channels": WIDTHS, "attention_head_dim": HEADS}
+    config |= {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    unet = Variant(**config)
+    unet.class_embedding = None
+    return unet.vary(views="fold", camera="none", frame="world")
+
+
+def train(model: Any, unet: Variant, out: Path, *, steps: int, **how: Any) -> None:
+    """Train `unet` where it is, with averaged weights at the end; a finished run is read."""
+    done = out / "weights.pt"
+    if done.is_file():
+        unet.load_state_dict(torch.load(done, weights_only=True))
+        return
+    shown = time.time()
+
+    def progress(status: Any) -> None:
+        nonlocal shown
+        if time.time() - shown > 60:
+            shown = time.time()
+            print(out.name, status, flush=True)
+
+    loop = LoopSettings(
+        steps=steps, lr=how.pop("lr"), warmup=min(100, steps // 5), cooldown=steps // 4, ema=0.99, keep=1, seed=0
+    )
+    objective = ObjectiveSettings(share_2d=how.pop("share_2d"), prediction=model.scheduler.config["prediction_type"])
+    settings = DiffusionSettings(batch=how.pop("batch"), views=how.pop("views"), objective=objective, loop=loop)
+    trained = train_diffusion(unet, model.text, model.alphas_cumprod, out, settings=settings, progress=progress, **how)
+    with atomic_write(done) as temporary:
+        torch.save(trained.network.state_dict(), temporary)
+
+
+def make(model: Any, name: str, arm: Arm, data: Path, out: Path, *, steps: int, base_steps: int) -> Variant:
+    """Return the trained network of an arm."""
+    torch.manual_seed(0)
+    unet = new_network(model)
+    sources: dict[str, Any] = {"objects": [data / "objects", data / "flat"], "pictures": None}
+    train(model, unet, out / "base", steps=base_steps, batch=PICTURES, views=1, share_2d=0.0, lr=8e-4, **sources)
+    unet = unet.vary(views=arm.views, camera=arm.camera, frame=arm.frame)
+    sources = {"objects": data / "objects", "pictures": data / "flat" if arm.share_2d else None}
+    batch = PICTURES // arm.n_views
+    # The share is of samples: as the number of pictures in a step must stay, so must that of the 2D half.
+    n_flat = PICTURES // 4 * 0.3 / 0.7
+    share = arm.share_2d and n_flat / (n_flat + batch)
+    train(model, unet, out / name, steps=steps, batch=batch, views=arm.n_views, share_2d=share, lr=4e-4, **sources)
+    return unet.eval().requires_grad_(False)
+
+
+def measure(model: Any, judge: Judge, unet: Variant, out: Path, subjects: list[Any]) -> list[dict[str, Any]]:
+    """Draw four views of every subject and return what is seen in them; those that are there are read."""
+    model.unet, rows = unet, []
+    for index, toy in enumerate(subjects):
+        folder, wanted = out / f"{index:03d}", expect(toy)
+        if not (folder / "transforms.json").is_file():
+            with torch.no_grad():
+                drawn = model([wanted.prompt], GENERATED, seeds=[RUN * 1000 + index], steps=STEPS, guidance=GUIDANCE)
+            Views(rgb=drawn[0].float().clamp(0, 1), cameras=GENERATED, prompt=wanted.prompt).save(
+                folder, turntable=False
+            )
+        rgb = Views.load(folder).rgb
+        seen = assess(judge, rgb, GENERATED, expected=wanted)
+        rows.append(row(seen, rgb) | {"kind": toy.kind, "prompt": wanted.prompt})
+    return rows
+
+
+def row(seen: Outcome, rgb: torch.Tensor) -> dict[str, Any]:
+    """Return the numbers of one subject."""
+    return {
+        "agreement": seen.consistency,
+        "gap_px": min(seen.gap_px, 5.0),
+        "distinct": measure_distinctness(rgb, GENERATED),
+        "right kind": float(seen.right_kind),
+        "sides of the right kind": seen.right_sides / 4,
+        "right main": float(seen.right_main),
+        "right part": float(seen.right_accent),
+        "look-alike": seen.verdict.agreement,
+    }
+
+
+def sheet(rows: list[dict[str, Any]], folder: Path, path: Path) -> None:
+    entries = []
+    for index, each in list(enumerate(rows))[:: max(1, len(rows) // 24)]:
+        note = f"{each['agreement']:.2f} agree, {4 * each['sides of the right kind']:.0f} of 4 sides right"
+        lines = ((each["prompt"], None), (note, each["right kind"] > 0))
+        entries.append(Entry(rgb=Views.load(folder / f"{index:03d}").rgb, lines=lines))
+    captioned_sheet(entries).save(path)
+
+
+def table(results: dict[str, list[dict[str, Any]]], kinds: tuple[str, ...] | None) -> str:
+    """Return the figures of all arms, each with the paired difference from the paper's."""
+    names = ("agreement", "distinct", "sides of the right kind", "right kind", "right main", "right part", "look-alike")
+    lines = []
+    for arm, rows in results.items():
+        cells = [arm]
+        for name in names:
+            mine = [r[name] for r in rows if (r["kind"] in FLAT) == (kinds is not None)]
+            base = [r[name] for r in results["fold"] if (r["kind"] in FLAT) == (kinds is not None)]
+            if arm in ("fold", "true renders"):
+                cells.append(_one(mean(mine)))
+            else:
+                gap = paired_difference(mine, base)
+                cells.append(f"{mean(mine).value:.3f}, {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
+        lines.append(cells)
+    return markdown_table(["arm", *names], lines)
+
+
+def _one(figure: Figure) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("out/claims"), help="holds objects/ and flat/")
+    parser.add_argument("--out", type=Path, default=Path("out/claims/arms"))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--steps", type=int, default=500, help="of an arm")
+    parser.add_argument("--base-steps", type=int, default=1500, help="of the 2D network")
+    parser.add_argument("--prompts", type=int, default=72, help="six of each kind by default")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    judge, _ = load_judge()
+    world = World(kinds=KINDS, colors=world_of(judge).colors, finishes=("matt",))
+    subjects = held_out_toys(options.prompts, seed=RUN, world=world)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name in options.arms.split(","):
+        model = load("toybox")
+        unet = make(
+            model, name, ARMS[name], options.data, options.out, steps=options.steps, base_steps=options.base_steps
+        )
+        folder = options.out / "views" / name
+        results[name] = measure(model, judge, unet, folder, subjects)
+        sheet(results[name], folder, options.out / f"{name}.png")
+        print(
+            name,
+            {k: round(mean([r[k] for r in results[name]]).value, 3) for k in ("agreement", "right kind")},
+            flush=True,
+        )
+    results["true renders"] = [
+        row(assess(judge, (true := true_views(toy)).rgb, GENERATED, expected=expect(toy)), true.rgb)
+        | {"kind": toy.kind, "prompt": toy.captions[0]}
+        for toy in subjects
+    ]
+    text = f"Kinds seen in 3D\n\n{table(results, None)}\n\nKinds seen as pictures alone\n\n{table(results, FLAT)}\n"
+    print(text)
+    for suffix, content in (
+        ("md", text),
+        ("json", json.dumps({"arms": {n: asdict(ARMS[n]) for n in options.arms.split(",")}, "rows": results})),
+    ):
+        with atomic_write(options.out / f"claims.{suffix}") as temporary:
+            temporary.write_text(content)
+
+
+if __name__ == "__main__":
+    main()
