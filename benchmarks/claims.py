@@ -1,7 +1,7 @@
 """The paper's claims about the network and its training, at the size of toys: one arm for each way to do it otherwise.
 
-    python benchmarks/claims.py --data out/claims [--arms fold,alone,...] [--out out/claims]
-    recipes/claims.sh                                makes the data, and runs this
+    recipes/claims.sh                                                          makes the data, and runs this
+    python benchmarks/claims.py run --data runs/claims [--arms fold,alone,...] [--out runs/claims/arms]
 
 As in the paper, a network that knows single pictures alone (here: trained on them from nothing, of all kinds) is made
 into one of views: each arm begins with its weights, sees the same objects in the same order under the same noise for as
@@ -87,9 +87,7 @@ def new_network(model: Any) -> Variant:
     config = {k: v for k, v in model.unet.config.items() if not k.startswith("_")}
     config |= {"block_out_channels": WIDTHS, "attention_head_dim": HEADS}
     config |= {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
-    unet = Variant(**config)
-    unet.class_embedding = None
-    return unet.vary(views="fold", camera="none", frame="world")
+    return Variant(**config).vary(views="fold", camera="none", frame="world")
 
 
 def train(model: Any, unet: Variant, out: Path, *, steps: int, **how: Any) -> None:
@@ -194,21 +192,41 @@ def _one(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
+def split(out: Path) -> None:
+    """Share the renders out: a third, and all of `FLAT`, as pictures; the others as objects; groups as neither."""
+    for index, folder in enumerate(sorted((out / "renders").iterdir(), key=lambda path: path.name[-8:])):  # by seed
+        record = folder / "meta.json"
+        kind = json.loads(record.read_text()).get("kind") if record.is_file() else None
+        if kind in KINDS:
+            link = out / f"renders-{'flat' if kind in FLAT or index % 3 == 0 else 'objects'}" / folder.name
+            link.parent.mkdir(exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(folder.resolve())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("out/claims"), help="holds objects/ and flat/")
-    parser.add_argument("--out", type=Path, default=Path("out/claims/arms"))
-    parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--steps", type=int, default=500, help="of an arm")
-    parser.add_argument("--base-steps", type=int, default=1500, help="of the 2D network")
-    parser.add_argument("--prompts", type=int, default=72, help="six of each kind by default")
+    commands = parser.add_subparsers(dest="command", required=True)
+    share = commands.add_parser("split", help="share the renders in OUT/renders out to 3D and 2D")
+    share.add_argument("out", type=Path)
+    run = commands.add_parser("run", help="train the arms and measure them")
+    run.add_argument("--data", type=Path, default=Path("runs/claims"), help="holds objects/ and flat/")
+    run.add_argument("--out", type=Path, default=Path("runs/claims/arms"))
+    run.add_argument("--arms", default=",".join(ARMS))
+    run.add_argument("--steps", type=int, default=500, help="of an arm")
+    run.add_argument("--base-steps", type=int, default=1500, help="of the 2D network")
+    run.add_argument("--prompts", type=int, default=72, help="six of each kind by default")
     options = parser.parse_args()
+    if options.command == "split":
+        split(options.out)
+        return
     torch.set_num_threads(1)
     judge, _ = load_judge()
     world = World(kinds=KINDS, colors=world_of(judge).colors, finishes=("matt",))
     subjects = held_out_toys(options.prompts, seed=RUN, world=world)
     results: dict[str, list[dict[str, Any]]] = {}
-    for name in options.arms.split(","):
+    names = list(dict.fromkeys(["fold", *filter(None, options.arms.split(","))]))  # what the others are compared with
+    for name in names:
         model = load("toybox")
         unet = make(
             model, name, ARMS[name], options.data, options.out, steps=options.steps, base_steps=options.base_steps
@@ -230,7 +248,7 @@ def main() -> None:
     print(text)
     for suffix, content in (
         ("md", text),
-        ("json", json.dumps({"arms": {n: asdict(ARMS[n]) for n in options.arms.split(",")}, "rows": results})),
+        ("json", json.dumps({"arms": {n: asdict(ARMS[n]) for n in names}, "rows": results})),
     ):
         with atomic_write(options.out / f"claims.{suffix}") as temporary:
             temporary.write_text(content)

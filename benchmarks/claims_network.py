@@ -16,7 +16,7 @@ Source: arXiv 2308.16512, sections 3.1.1 (attention), 3.1.2 and appendix (camera
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -40,8 +40,8 @@ class CrossView(nn.Module):
         super().__init__()
         self.meeting, width, heads = meeting, attn.query_dim, attn.heads
         self.across = Attention(query_dim=width, heads=heads, dim_head=width // heads)
-        nn.init.zeros_(self.across.to_out[0].weight)
-        nn.init.zeros_(self.across.to_out[0].bias)
+        for parameter in cast(Any, self.across.to_out)[0].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
