@@ -145,14 +145,14 @@ def by_fits(rgb: Tensor, cameras: Cameras) -> dict[str, float]:
 def draw_table(columns: Sequence[str], rows: dict[str, list[float]], path: Path) -> None:
     """Draw AUCs as a table: green where the damage is told apart, red where it looks better than the truth."""
     font = ImageFont.load_default(size=13)
-    left, top, cell, line = 310, 110, 62, 24
+    left, top, cell, line = 290, 118, 62, 24
     image = Image.new("RGB", (left + cell * len(columns) + 8, top + line * len(rows) + 8), "white")
     draw = ImageDraw.Draw(image)
     for i, column in enumerate(columns):
         label = Image.new("L", (140, 18), 0)
         ImageDraw.Draw(label).text((0, 0), column, fill=255, font=font)
         turned = label.rotate(55, expand=True)
-        image.paste((40, 40, 40), (left + i * cell + 4, top - turned.height + 12), turned)
+        image.paste((40, 40, 40), (left + i * cell + 4, top - turned.height - 2), turned)
     for j, (name, areas) in enumerate(rows.items()):
         y = top + j * line
         draw.text((8, y + 4), name, fill=(30, 30, 30), font=font)
