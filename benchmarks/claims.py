@@ -213,6 +213,7 @@ def main() -> None:
     run.add_argument("--data", type=Path, default=Path("runs/claims"), help="holds objects/ and flat/")
     run.add_argument("--out", type=Path, default=Path("runs/claims/arms"))
     run.add_argument("--arms", default=",".join(ARMS))
+    run.add_argument("--train-only", action="store_true", help="leave the table to a run of all arms in the same OUT")
     run.add_argument("--steps", type=int, default=500, help="of an arm")
     run.add_argument("--base-steps", type=int, default=1500, help="of the 2D network")
     run.add_argument("--prompts", type=int, default=72, help="six of each kind by default")
@@ -225,12 +226,15 @@ def main() -> None:
     world = World(kinds=KINDS, colors=world_of(judge).colors, finishes=("matt",))
     subjects = held_out_toys(options.prompts, seed=RUN, world=world)
     results: dict[str, list[dict[str, Any]]] = {}
-    names = list(dict.fromkeys(["fold", *filter(None, options.arms.split(","))]))  # what the others are compared with
+    asked = [*filter(None, options.arms.split(","))]
+    names = asked if options.train_only else list(dict.fromkeys(["fold", *asked]))  # what the others are compared with
     for name in names:
         model = load("toybox")
         unet = make(
             model, name, ARMS[name], options.data, options.out, steps=options.steps, base_steps=options.base_steps
         )
+        if options.train_only:
+            continue
         folder = options.out / "views" / name
         results[name] = measure(model, judge, unet, folder, subjects)
         sheet(results[name], folder, options.out / f"{name}.png")
@@ -239,6 +243,8 @@ def main() -> None:
             {k: round(mean([r[k] for r in results[name]]).value, 3) for k in ("agreement", "right kind")},
             flush=True,
         )
+    if options.train_only:
+        return
     results["true renders"] = [
         row(assess(judge, (true := true_views(toy)).rgb, GENERATED, expected=expect(toy)), true.rgb)
         | {"kind": toy.kind, "prompt": toy.captions[0]}
