@@ -199,3 +199,37 @@ def test_the_encoder_of_the_extra_measures_from_the_command_line(
     code, found, _ = record(capsys, made, "--real", real, "--encoder", "efficientnet-lite0", "--device", "cpu")
     assert code == 0 and found is not None and found["figures"]["FID (efficientnet-lite0)"] > 0
     assert "1280 features need 1281" in found["notes"][0]
+
+
+def test_pictures_of_the_same_name_are_compared_with_lpips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Difference:
+        name = "alexnet"
+
+        def __init__(self, file: str, device: str | None) -> None:
+            assert (file, device) == ("alexnet.pth", "cpu")
+
+        def measure(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return (first - second).abs().mean(dim=(1, 2, 3))
+
+    monkeypatch.setattr("viewfold.evaluation.perceptual.PerceptualDistance", Difference)
+    for folder, levels in (
+        ("made", {"a/0": 0.2, "a/1": 0.4, "b/0": 0.6}),
+        ("real", {"a/0": 0.0, "a/1": 0.0, "c/0": 1.0}),
+    ):
+        for name, level in levels.items():
+            (path := tmp_path / folder / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+            to_pil(torch.full((3, 32, 32), level)).save(path)
+    words = (tmp_path / "made", "--real", tmp_path / "real", "--encoder", "lpips=alexnet.pth", "--device", "cpu")
+    code, found, said = record(capsys, *words)
+    assert code == 3 and found is not None and "b/0.png: it has no true picture" in said
+    assert found["figures"]["LPIPS (alexnet)"]["value"] == pytest.approx(0.3, abs=1e-6) and found["pictures"] == 2
+    assert found["notes"] == ["1 true pictures have no counterpart."]
+    to_pil(torch.full((3, 40, 40), 0.0)).save(tmp_path / "real" / "a" / "0.png")
+    code, found, said = record(capsys, *words)
+    assert found is not None and found["pictures"] == 1 and "a/0.png: it must be of its true picture's size" in said
+    code, found, said = record(capsys, tmp_path / "real" / "c", *words[1:])
+    assert code == 3 and found is None and "there is no pair" in said
+    code, found, said = record(capsys, tmp_path / "made", "--encoder", "lpips=alexnet.pth")
+    assert code == 2 and "`--real` must be one folder" in said

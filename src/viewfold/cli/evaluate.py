@@ -37,7 +37,7 @@ class Evaluate:
     halves: bool = False
     """Also fit an object to each half of the views, 8 or more, and compare the two (some 10 seconds)."""
     encoder: Annotated[str | None, unset("SPEC")] = None
-    """Measure all pictures as one set, with efficientnet-lite0, or KIND=FOLDER as docs/evaluation.md lists them."""
+    """Measure all pictures as one set, by efficientnet-lite0, or KIND=FILE as docs/evaluation.md lists them."""
     real: Annotated[tuple[Path, ...], UseAppendAction, unset("PATH")] = ()
     """True pictures, that those are compared with (FID, KID): folders or shards; may be given again."""
     device: Device = "auto"

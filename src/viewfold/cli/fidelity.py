@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from viewfold.evaluation.encoder import Encoder
     from viewfold.evaluation.source import Shown, Skip
 
-SHARD = ".tar"
+SHARD, LPIPS = ".tar", "lpips="
 
 
 def print_fidelity(options: Evaluate, spec: str) -> None:
@@ -41,9 +41,11 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
             raise InputError(f"`{name}` must go without `encoder`, which measures all pictures as one set.")
     if mesh := next((path for path in options.paths if path.suffix.lower() in READ_MESHES), None):
         raise InputError(f"`encoder` must go with pictures; '{mesh}' is a mesh. Render it: `viewfold render`.")
-    encoder = load_encoder(spec, device=chosen(options.device))
     failed: list[tuple[str, str]] = []
-    record = measure(options.paths, options.real, encoder, failed)
+    if spec.startswith(LPIPS):
+        record = measure_pairs(options.paths, options.real, spec.removeprefix(LPIPS), chosen(options.device), failed)
+    else:
+        record = measure(options.paths, options.real, load_encoder(spec, device=chosen(options.device)), failed)
     print(json.dumps(record) if options.json else in_words(record), flush=True)
     fail_if_any(failed)
 
@@ -93,6 +95,49 @@ def measure(
         "notes": list(found.notes),
         "skipped": len(failed),
         "seconds": seconds,
+    }
+
+
+def measure_pairs(
+    paths: tuple[Path, ...], real: tuple[Path, ...], file: str, device: str | None, failed: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return LPIPS of the pictures in a folder and those of the same names in another; see `measure`."""
+    from viewfold.evaluation.interval import mean
+    from viewfold.evaluation.perceptual import SMALLEST, PerceptualDistance
+    from viewfold.evaluation.source import list_names, opaque, read_pictures
+    from viewfold.picture import read_image
+
+    if len(paths) != 1 or len(real) != 1 or not (paths[0].is_dir() and real[0].is_dir()):
+        raise InputError(
+            "`real` must be one folder, and `paths` too, for LPIPS: it compares pictures of the same name."
+        )
+    began, network, sums = time.perf_counter(), PerceptualDistance(file, device=device), {}
+    for shown in read_pictures(paths[0], skip=lambda what, why: failed.append((what, why))):
+        try:
+            true = opaque(read_image(real[0] / shown.name))
+        except AssetError as error:
+            failed.append((shown.name, f"it has no true picture: {error}"))
+            continue
+        if true.shape != shown.rgb.shape or min(true.shape[1:]) < SMALLEST:
+            sizes = [f"{rgb.shape[2]} x {rgb.shape[1]}" for rgb in (shown.rgb, true)]
+            failed.append((shown.name, f"it must be of its true picture's size, {SMALLEST} px or more; got {sizes}"))
+            continue
+        total, count = sums.get(shown.subject, (0.0, 0))
+        sums[shown.subject] = total + float(network.measure(shown.rgb[None], true[None])), count + 1
+    if not sums:
+        for what, reason in failed:
+            print(f"{what}: {reason}", file=sys.stderr)
+        raise AssetError("`paths` must hold pictures of the same names and sizes as `real`; there is no pair.")
+    pairs, there = sum(count for _, count in sums.values()), sum(1 for _ in list_names(real[0]))
+    return {
+        "paths": [str(paths[0])],
+        "encoder": network.name,
+        "pictures": pairs,
+        "real_pictures": there,
+        "figures": {f"LPIPS ({network.name})": asdict(mean([total / count for total, count in sums.values()]))},
+        "notes": [f"{there - pairs} true pictures have no counterpart."] * (there > pairs),
+        "skipped": len(failed),
+        "seconds": {"all": time.perf_counter() - began},
     }
 
 

@@ -75,6 +75,12 @@ def read_pictures(path: str | Path, *, skip: Skip) -> Iterator[Shown]:
         skip(str(path), "it holds no picture" if path.is_dir() else "there is no such folder or picture")
 
 
+def list_names(path: str | Path) -> Iterator[str]:
+    """Yield the names that the pictures of a folder have, without opening any."""
+    path = Path(path)
+    return (file.relative_to(path).as_posix() for file, _ in _walk(path, lambda what, why: None))
+
+
 def list_prompts(path: str | Path) -> list[str]:
     """Return the different prompts of the folders of views at a path; opens no picture, and damaged ones say none."""
     folders = (Path(folder) for folder, _, names in os.walk(path) if set(names) & set(VIEW_RECORDS))
