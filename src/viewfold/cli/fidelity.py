@@ -35,6 +35,7 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
         InputError: options that contradict each other, or nothing can be measured with them.
     """
     from viewfold.evaluation.pretrained import load_encoder
+    from viewfold.store import finite
 
     for name in ("reference", "fit", "halves"):
         if getattr(options, name):
@@ -46,7 +47,7 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
         record = measure_pairs(options.paths, options.real, spec.removeprefix(LPIPS), chosen(options.device), failed)
     else:
         record = measure(options.paths, options.real, load_encoder(spec, device=chosen(options.device)), failed)
-    print(json.dumps(record) if options.json else in_words(record), flush=True)
+    print(json.dumps(finite(record)) if options.json else in_words(record), flush=True)
     fail_if_any(failed)
 
 
