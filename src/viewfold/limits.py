@@ -32,6 +32,9 @@ LIFT_STATE_BYTES = 16 * 2**30
 JUDGE_BYTES, JUDGE_LABELS, JUDGE_CHANNELS = 16 * 2**20, 4096, 1024
 """Of a judge: its weights (the shipped one's have 1.0 MB), the names that it can say, the width of its network."""
 
+ALEXNET_BYTES = 256 * 2**20
+"""Of torchvision's AlexNet, which LPIPS looks with; it has 244 MB."""
+
 # Model folders ----------------------------------------------------------------------------------------------------
 
 FOLDER_FILES = 256

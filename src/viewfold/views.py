@@ -243,6 +243,20 @@ def find_transforms(folder: str | Path) -> Path:
         raise AssetError(f"`{folder!s}` must be a folder of views: {error}.") from error
 
 
+def list_pictures(folder: str | Path) -> list[Path]:
+    """Return the files of the pictures in a folder of views, unread, in the order of its cameras.
+
+    Raises:
+        AssetError: its file of cameras is missing or damaged, or names something outside the folder.
+    """
+    path = find_transforms(folder)
+    document = read_json(path)
+    try:
+        return [_find_picture(path.parent, frame.file) for frame in read_frames(document)]
+    except AssetError as error:
+        raise AssetError(f"`{path}` cannot be used: {error}") from error
+
+
 def _find_picture(folder: Path, name: str) -> Path:
     """Return the picture of a frame, whose suffix may be left out, as Blender's NeRF scenes do."""
     path = _inside(folder, name)

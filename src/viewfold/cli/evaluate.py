@@ -1,4 +1,4 @@
-"""`viewfold evaluate`: what views and meshes are worth, by themselves and beside a true one."""
+"""`viewfold evaluate`: what views and meshes are worth, by themselves and beside true ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from viewfold.cli.failures import fail_if_any
+from viewfold.cli.fidelity import print_fidelity
+from viewfold.cli.model import Device
 from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars
 from viewfold.errors import FileError, FitError, InputError, MissingExtraError
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure views (do they show one object?) and meshes (are they sound, and like a true one?), without a network."""
+    """Measure views (do they show one object?), meshes (are they sound, and like a true one?), and sets of pictures."""
 
     paths: Positional[Annotated[tuple[Path, ...], unset("PATHS")]]
-    """Folders of views, folders that hold many of those, and meshes: .glb, .gltf, .obj or .ply."""
+    """Folders of views, folders that hold many of those, and meshes: .glb, .gltf, .obj or .ply; see also --encoder."""
     reference: Annotated[Path | None, unset("FILE")] = None
     """A true mesh, that the meshes are compared with, in place."""
     fit: bool = False
@@ -39,6 +41,12 @@ class Evaluate:
     """Also leave each of up to 8 views out in turn, and compare it with what is fitted to the others (a minute)."""
     corpus: Annotated[Path | None, unset("FOLDER")] = None
     """Folders of views of true things, among which the saturation and contrast of the views are placed."""
+    encoder: Annotated[str | None, unset("SPEC")] = None
+    """Measure all pictures as one set, by efficientnet-lite0, or KIND=FILE as docs/evaluation.md lists them."""
+    real: Annotated[tuple[Path, ...], UseAppendAction, unset("PATH")] = ()
+    """True pictures, that those are compared with (FID, KID): folders or shards; may be given again."""
+    device: Device = "auto"
+    """Where the encoder computes; auto takes the first GPU."""
     json: bool = False
     """Print one JSON object a line, with every figure."""
 
@@ -46,6 +54,10 @@ class Evaluate:
         """Print what each is worth; one that cannot be read is named, and the others are measured all the same."""
         if not self.paths:
             raise InputError("`paths` must name at least one folder of views or mesh.")
+        if self.encoder is not None:
+            return print_fidelity(self, self.encoder)
+        if self.real or self.device != "auto":
+            raise InputError(f"`{'real' if self.real else 'device'}` must go with `encoder`, which looks at pictures.")
         if self.reference is None and self.fit:
             raise InputError("`fit` must go with `reference`, which meshes are compared with.")
         reference = None if self.reference is None else _mesh(self.reference)

@@ -42,7 +42,7 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
     bars, tasks = Progress(*columns, console=Console(stderr=True), speed_estimate_period=SPEED_S), {}
     collect_again()
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int | None) -> None:  # None: nobody has counted
         bars.start()  # not before there is something to show: it would leave an empty line above a message
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=total)
