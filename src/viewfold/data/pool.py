@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import pickle
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+R = TypeVar("R")
 Work = Callable[[T], str | None]
 """Deals with one item; returns the reason if the item is to blame, and raises what must end the run."""
 
@@ -66,3 +68,21 @@ def _work(recipe: bytes, item: Any) -> str | None:
         _made.clear()
         _made[recipe] = pickle.loads(recipe)()  # made by `work_in_pool` on the machine that asks
     return _made[recipe](item)
+
+
+def answers_in_order(items: Iterable[T], work: Callable[[T], R], pool: Pool) -> Generator[tuple[T, Future[R]]]:
+    """Yield each item with the finished call `work(item)`, in the order of the items, however long each takes.
+
+    Args:
+        items: asked for the next one when the pool has room, no earlier.
+        work: like the items it can be pickled; its exception, or that of a worker that died, comes out of the future.
+    """
+    waiting, running = iter(items), deque[tuple[T, Future[R]]]()
+    while True:
+        while len(running) < pool.at_once and (item := next(waiting, None)) is not None:
+            running.append((item, pool.submit(work, item)))
+        if not running:
+            return
+        item, future = running.popleft()
+        wait([future])
+        yield item, future

@@ -16,7 +16,7 @@ Colours.  A pixel is matched if near the front of that stretch of its ray anothe
 over points at most `DEPTH` behind the front, with coverage widened by a pixel.  A view scores outline x color.
 
 True renders do not reach 1 exactly (pixels are coarse, shade comes close to the ground's grey, some sides are seen by
-one view alone), so figures are given beside theirs.  docs/quality.md holds what known damage does to the score.
+one view alone), so figures are given beside theirs.  docs/evaluation.md has what known damage does to it.
 """
 
 from __future__ import annotations
