@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
+from viewfold.cli.blind import BlindFlags, VoteFlags, write_pairs
 from viewfold.cli.failures import fail_if_any
 from viewfold.cli.option import unset
 from viewfold.cli.progress import progress_bars
+from viewfold.cli.report import ReportFlags, SurveyFlags, Thing, check_flags, find_things, write_report
 from viewfold.errors import FileError, FitError, InputError, MissingExtraError
-from viewfold.formats import READ_MESHES, VIEW_RECORDS
+from viewfold.formats import READ_MESHES
 
 if TYPE_CHECKING:
+    from viewfold.evaluation.case import Case
     from viewfold.scene.mesh import Mesh
 
 
@@ -36,32 +38,40 @@ class Evaluate:
     """Also fit an object to each half of the views, 8 or more, and compare the two (some 10 seconds)."""
     json: bool = False
     """Print one JSON object a line, with every figure."""
+    page: ReportFlags = ReportFlags()
+    survey: SurveyFlags = SurveyFlags()
+    blind: BlindFlags = BlindFlags()
+    ballot: VoteFlags = VoteFlags()
 
     def run(self) -> None:
         """Print what each is worth; one that cannot be read is named, and the others are measured all the same."""
-        if not self.paths:
-            raise InputError("`paths` must name at least one folder of views or mesh.")
+        if self.ballot.is_asked(self.paths):
+            self.ballot.count(as_json=self.json)
+            return
         if self.reference is None and self.fit:
             raise InputError("`fit` must go with `reference`, which meshes are compared with.")
+        check_flags(self)
         reference = None if self.reference is None else _mesh(self.reference)
         failed: list[tuple[str, str]] = []
-        for path in self._each():
+        things = find_things(self.paths) if self.survey.prompts is None else self.survey.draw(failed)
+        if self.blind.ab is not None:
+            things = write_pairs(self, list(things), failed)
+        cases = []
+        for thing in things:
             try:
-                record = self._measure(path, reference)
+                record = self._measure(thing.path, reference)
             except (FileError, FitError, InputError, MissingExtraError) as error:
-                failed.append((str(path), str(error)))
+                failed.append((str(thing.path), str(error)))
                 continue
             print(json.dumps(record) if self.json else in_words(record), flush=True)
+            cases += [self._case(thing, record)] if self.page.folder(self.survey) else []
+        write_report(self, cases, failed)
         fail_if_any(failed)
 
-    def _each(self) -> Iterator[Path]:
-        """Yield the things to be measured: of a folder without cameras, the folders of views within it."""
-        for path in self.paths:
-            if path.is_dir() and not _has_cameras(path):
-                within = sorted(folder for folder in path.rglob("*") if folder.is_dir() and _has_cameras(folder))
-                yield from within or [path]
-            else:
-                yield path
+    def _case(self, thing: Thing, record: dict[str, Any]) -> Case:
+        from viewfold.evaluation.case import make_case
+
+        return make_case(thing.path, record, run=thing.run, name=thing.name)
 
     def _measure(self, path: Path, reference: Mesh | None) -> dict[str, Any]:
         from viewfold.evaluation.record import mesh_record, views_record
@@ -83,10 +93,6 @@ class Evaluate:
                 with progress_bars() as report:
                     record["halves"] = asdict(measure_halves(views, progress=report))
         return {"path": str(path), **finite(record)}
-
-
-def _has_cameras(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in VIEW_RECORDS)
 
 
 def _mesh(path: Path) -> Mesh:
