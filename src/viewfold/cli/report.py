@@ -187,7 +187,8 @@ def describe_machine() -> dict[str, str]:
 
     import viewfold
 
-    system = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    system = f"{platform.system()} {platform.machine()}, {threads} thread{'s' * (threads != 1)}"
     gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
     versions = f"viewfold {viewfold.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     return {"Machine": system + gpu, "Versions": versions}

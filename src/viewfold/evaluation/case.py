@@ -39,6 +39,8 @@ class Score:
     digits: int = 3
     is_share: bool = False
     """Each is 0 or 1."""
+    is_count: bool = False
+    """Each is a whole number."""
 
 
 def _at(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -97,8 +99,8 @@ MESH_SCORES = (
         name="closed", says="share of the meshes", get=_at("health", "closed"), better="high", digits=2, is_share=True
     ),
     Score(name="faults", says="edges and faces at fault, per 1000 faces", get=_faults, better="low", digits=2),
-    Score(name="pieces", says="that do not hang together", get=_at("health", "n_pieces"), digits=1),
-    Score(name="faces", says="", get=_at("health", "n_faces"), digits=0),
+    Score(name="pieces", says="that do not hang together", get=_at("health", "n_pieces"), digits=1, is_count=True),
+    Score(name="faces", says="", get=_at("health", "n_faces"), digits=0, is_count=True),
 )
 """Of meshes; the first two that a mesh has order them: likeness where there is a true one, else closed and faults."""
 

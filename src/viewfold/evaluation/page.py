@@ -80,6 +80,7 @@ def page_chunks(findings: Findings, *, worst: int, draw: Draw) -> Iterator[str]:
     yield '<section id="verdict"><h2>Verdict</h2>\n'
     for kind in KINDS:
         yield _verdict(findings, kind)
+    yield "".join(f"<p>{_in_words(comparison)}</p>\n" for comparison in findings.comparisons)
     yield _grounds(findings) + "</section>\n"
     for number, comparison in enumerate(findings.comparisons):
         yield from _comparison(comparison, f"against-{number}", worst=worst, draw=draw)
@@ -128,16 +129,19 @@ def _verdict(findings: Findings, kind: str) -> str:
 
 
 def _score(score: Score) -> str:
-    arrow = {"high": ' <span title="more is better">↑</span>', "low": ' <span title="less is better">↓</span>'}
+    arrow = {
+        "high": '&nbsp;<span title="more is better">↑</span>',
+        "low": '&nbsp;<span title="less is better">↓</span>',
+    }
     says = f"<small>{html.escape(score.says)}</small>" if score.says else ""
     return f"{html.escape(score.name)}{arrow.get(score.better or '', '')}{says}"
 
 
 def _figure(figure: Figure, digits: int, *, sign: str = "") -> str:
-    value = f"{figure.value:{sign}.{digits}f}"
-    if figure.n < 2:
-        return f"<b>{value}</b><small>one prompt: no interval</small>"
-    return f"<b>{value}</b><small>{figure.low:{sign}.{digits}f} to {figure.high:{sign}.{digits}f}</small>"
+    value, low, high = (
+        f"{number:{sign}.{digits}f}".replace("-", "−") for number in (figure.value, figure.low, figure.high)
+    )
+    return f"<b>{value}</b><small>{f'{low} to {high}' if figure.n > 1 else 'one subject: no interval'}</small>"
 
 
 def _count(cases: Any, kind: str) -> str:
@@ -184,7 +188,7 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
     names = {score.name: score for score in scores_of(comparison.kind)}
     rows = "".join(
         f'<tr><th scope="row">{_score(names[name])}</th><td>{_figure(f, names[name].digits, sign="+")}</td>'
-        f'<td>{_forest(f)}</td><td class="{judge(names[name], f).split()[0]}">{judge(names[name], f)}</td></tr>\n'
+        f'<td class="{judge(names[name], f).split()[0]}">{judge(names[name], f)}</td><td>{_forest(f)}</td></tr>\n'
         for name, f in comparison.figures.items()
     )
     left_out = "; ".join(f"{n} {text(why, most=80)}" for why, n in comparison.left_out.items())
@@ -195,7 +199,8 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
         f"{f' Not paired: {left_out}.' if left_out else ''}</p>\n"
         f'<div class="wide"><table><caption>{NAMES[comparison.kind]}: the second minus the first, paired, with 95 % '
         'intervals</caption>\n<thead><tr><th scope="col">Score</th><th scope="col">Difference</th>'
-        '<th scope="col"><span class="quiet">Interval</span></th><th scope="col">Is zero in it?</th></tr></thead>\n'
+        '<th scope="col">Is zero in it?</th><th scope="col"><span class="quiet">Interval beside zero</span></th></tr>'
+        "</thead>\n"
         f"<tbody>\n{rows}</tbody></table></div>\n"
         '<p class="note">A difference is shown where zero is outside of the interval. Each errs one time in twenty, so '
         "that one of many scores may well differ by chance.</p>\n<h3>Greatest loss first</h3>\n"
@@ -206,6 +211,19 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
             f"{_side(first, draw)}{_side(second, draw)}</div></article>\n"
         )
     yield "</section>\n"
+
+
+def _in_words(comparison: Comparison) -> str:
+    """Return what a comparison shows as one sentence."""
+    said: dict[str, list[str]] = {}
+    for score in scores_of(comparison.kind):
+        if score.name in comparison.figures:
+            said.setdefault(judge(score, comparison.figures[score.name]), []).append(score.name)
+    alike = len(said.pop("no difference shown", []))
+    parts = [f"<b>{what}</b> in {html.escape(', '.join(names))}" for what, names in said.items()]
+    parts += [f"no difference shown in {alike if parts else 'any'} of {len(comparison.figures)} scores"] * bool(alike)
+    kind = NAMES[comparison.kind].lower()
+    return f"{text(comparison.second, most=80)} beside {text(comparison.first, most=80)}, {kind}: {'; '.join(parts)}."
 
 
 def _forest(figure: Figure) -> str:
@@ -232,8 +250,15 @@ def _title(case: Case) -> str:
 
 
 def _main_scores(case: Case, *, most: int = 5) -> str:
-    known = [score for score in scores_of(case.kind) if score.name in case.scores][:most]
-    return ", ".join(f"{html.escape(s.name)} <b>{case.scores[s.name]:.{s.digits}f}</b>" for s in known)
+    known = [s for s in scores_of(case.kind) if s.name in case.scores and not s.is_share][:most]
+    return ", ".join(f"{html.escape(s.name)} <b>{_number(case.scores[s.name], s)}</b>" for s in known)
+
+
+def _number(value: float | None, score: Score) -> str:
+    """Return the score of one thing; of a count there is no half."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if score.is_count else f"{value:.{score.digits}f}"
 
 
 def _picture(case: Case, draw: Draw) -> str:
@@ -248,7 +273,7 @@ def picture(made: Thumbnail, *, alt: str) -> str:
     """Return an image; a mesh turns, stands still where a reader wants no motion, and has a slider."""
     if made.frames == 1:
         size = f'width="{made.width}" height="{made.height}"'
-        return f'<img class="strip" src="{made.uri}" {size} loading="lazy" alt="{attribute(alt)}">'
+        return f'<img class="strip" src="{made.uri}" {size} decoding="async" alt="{attribute(alt)}">'
     edge = made.height
     return (
         f'<div class="turn"><img src="{made.uri}" width="{edge}" height="{edge}" style="--frames:{made.frames}" '
@@ -294,8 +319,7 @@ def _all(findings: Findings) -> Iterator[str]:
             f'<th scope="col"><button type="button">run</button></th>{header}</tr></thead>\n<tbody>\n'
         )
         for case in sorted(cases, key=lambda case: case.goodness):
-            values = [(case.scores.get(score.name), score.digits) for score in scores]
-            cells = "".join(f"<td>{'–' if v is None else f'{v:.{digits}f}'}</td>" for v, digits in values)
+            cells = "".join(f"<td>{_number(case.scores.get(score.name), score)}</td>" for score in scores)
             seed = "–" if case.seed is None else case.seed
             yield (
                 f'<tr><th scope="row">{text(case.subject, most=120)}</th><td>{seed}</td>'
