@@ -88,5 +88,9 @@ def write_pairs(verb: Evaluate, things: list[Thing], failed: list[tuple[str, str
     failed += made.failed
     left_out = "".join(f"; {count} {why}" for why, count in made.left_out.items())
     out = sys.stderr if verb.json else None
-    print(f"{made.page}: {made.n_pairs} pairs{left_out}; the key, for you alone: {made.key}", file=out, flush=True)
+    print(
+        f"{made.page}: {made.n_pairs} pair{'s' * (made.n_pairs != 1)}{left_out}; the key, for you alone: {made.key}",
+        file=out,
+        flush=True,
+    )
     return things if verb.page.folder(verb.survey) is not None else []

@@ -147,7 +147,7 @@ def check_flags(verb: Evaluate) -> None:
         InputError: flags that do not go together, or nothing to measure.
         OutputError: a place where the report cannot be written.
     """
-    from viewfold.evaluation.findings import DOCUMENT, PAGE
+    from viewfold.evaluation.publication import DOCUMENT, PAGE
     from viewfold.store import check_output
 
     survey, page = verb.survey, verb.page
@@ -171,7 +171,8 @@ def check_flags(verb: Evaluate) -> None:
 
 def write_report(verb: Evaluate, cases: list[Any], failed: list[tuple[str, str]]) -> None:
     """Write the page and the file of what was measured, and say where they are."""
-    from viewfold.evaluation.findings import find, write_findings
+    from viewfold.evaluation.findings import find
+    from viewfold.evaluation.publication import write_findings
 
     folder = verb.page.folder(verb.survey)
     if folder is None:

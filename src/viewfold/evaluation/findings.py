@@ -1,25 +1,15 @@
-"""All that a report says, as figures made from the cases; written as report.json and, by `page`, as report.html."""
+"""All that a report says, as figures made from the cases, and as one JSON object; `page` says it to people."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from viewfold.errors import InputError
 from viewfold.evaluation.case import Case
-from viewfold.evaluation.thumbnail import Thumbnail, draw_thumbnail
 from viewfold.evaluation.verdict import Comparison, Run, as_json, compare_runs, holds_zero, make_run, split_runs
-from viewfold.store import atomic_write, finite
-
-WORST = 12
-"""Of each run, shown with pictures."""
-
-PAGE, DOCUMENT = "report.html", "report.json"
-
-Draw = Callable[[str], Thumbnail]
+from viewfold.store import finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,35 +46,6 @@ def find(
     return Findings(
         runs=runs, comparisons=comparisons, failed=list(failed), command=command, machine=dict(machine or {})
     )
-
-
-def write_findings(
-    findings: Findings, folder: str | Path, *, worst: int = WORST, draw: Draw = draw_thumbnail
-) -> tuple[Path, Path]:
-    """Write report.html and report.json into a folder, each whole or not at all; return their paths.
-
-    The page is written as it is made: of its pictures one is held at a time.
-
-    Args:
-        findings: what `find` returned.
-        folder: is made if it is not there; what else it holds stays.
-        worst: of each run, and of each comparison, that are shown with pictures.
-        draw: gives the picture of a path.
-
-    Raises:
-        InputError: `worst` is negative.
-        OutputError: the folder cannot be written.
-    """
-    from viewfold.evaluation.page import page_chunks
-
-    if worst < 0:
-        raise InputError(f"`worst` must be 0 or more; got {worst}.")
-    page, document = Path(folder) / PAGE, Path(folder) / DOCUMENT
-    with atomic_write(document) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.writelines(json_chunks(findings))
-    with atomic_write(page) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(page_chunks(findings, worst=worst, draw=draw))
-    return page, document
 
 
 def json_chunks(findings: Findings) -> Iterator[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from viewfold.errors import ViewfoldError
 from viewfold.evaluation.case import Case, Score, scores_of
-from viewfold.evaluation.findings import Draw, Findings
+from viewfold.evaluation.findings import Findings
 from viewfold.evaluation.interval import Figure
-from viewfold.evaluation.thumbnail import Thumbnail
+from viewfold.evaluation.thumbnail import Draw, Thumbnail
 from viewfold.evaluation.verdict import KINDS, Comparison, judge
 
 POLICY = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,10 @@ class Thumbnail:
     height: int
     frames: int = 1
     """Side by side in the picture, of a mesh that turns; 1 of views."""
+
+
+Draw = Callable[[str], Thumbnail]
+"""Gives the picture of a path."""
 
 
 def draw_thumbnail(path: str | Path, *, columns: int | None = None, most: int = MOST_VIEWS) -> Thumbnail:

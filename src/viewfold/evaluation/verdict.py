@@ -70,7 +70,7 @@ def _label(case: Case, makers: set[tuple[str, str]]) -> str:
 
 def make_run(name: str, cases: Iterable[Case]) -> Run:
     """Return a run with its figures."""
-    cases = sorted(cases, key=lambda case: (case.kind, case.goodness, case.path))
+    cases = sorted(cases, key=lambda case: (KINDS.index(case.kind), case.goodness, case.path))
     figures: dict[Kind, dict[str, Figure]] = {}
     for kind in KINDS:
         some = [case for case in cases if case.kind == kind]

@@ -95,7 +95,7 @@ def read_votes(path: str | Path, key: Key) -> Ballot:
     if not isinstance(page, str) or not isinstance(votes, dict) or not isinstance(voter, str):
         raise AssetError(f"`{path}` must hold the votes that the page saved; it holds something else.")
     if page != key.page:
-        raise AssetError(f"`{path}` must be of the page that `key` belongs to, {key.page:.32}; it is of {page:.32}.")
+        raise AssetError(f"`{path}` must be of the page that the key belongs to, {key.page:.32}; it is of {page:.32}.")
     if not 0 < len(voter) <= limits.VOTER_CHARACTERS:
         raise AssetError(f"`{path}` must name its voter in 1 to {limits.VOTER_CHARACTERS} letters; got {len(voter)}.")
     if not votes:
