@@ -328,6 +328,13 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_measured(
         ([tmp_path / "a", "--report", tmp_path / "file"], 4, "is a file"),
         ([tmp_path / "a", "--seed", "1"], 2, "`--seed` must go with `--prompts`"),
         ([tmp_path / "a", "--prompts", tmp_path / "file"], 2, "`PATHS` must be left out with `--prompts`"),
+        (
+            ["--prompts", tmp_path / "file", "--reference", "a.glb"],
+            2,
+            "`--reference` must be left out with `--prompts`",
+        ),
+        (["--prompts", tmp_path / "file", "--views", "1"], 2, "`--views` must be 2 or more"),
+        (["--prompts", tmp_path / "file", "--halves"], 2, "`--views` must be 8 or more"),
     ):
         assert main(["evaluate", *map(str, words)]) == code, words
         said = capsys.readouterr()

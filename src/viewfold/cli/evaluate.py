@@ -29,7 +29,7 @@ class Evaluate:
     """Measure views (do they show one object?) and meshes (are they sound, and like a true one?), without a network."""
 
     paths: Positional[Annotated[tuple[Path, ...], unset("PATHS")]]
-    """Folders of views, folders that hold many of those, and meshes: .glb, .gltf, .obj or .ply."""
+    """Folders of views, meshes (.glb, .gltf, .obj or .ply), and folders that hold many of either."""
     reference: Annotated[Path | None, unset("FILE")] = None
     """A true mesh, that the meshes are compared with, in place."""
     fit: bool = False

@@ -158,8 +158,11 @@ def check_flags(verb: Evaluate) -> None:
             raise InputError(f"`{odd[0]}` must go with `prompts`, a file of what is to be drawn.")
         if not verb.paths:
             raise InputError("`paths` must name at least one folder of views or mesh.")
-    elif verb.paths:
-        raise InputError("`paths` must be left out with `prompts`: what they draw is measured.")
+    elif verb.paths or verb.reference is not None:
+        given = "paths" if verb.paths else "reference"
+        raise InputError(f"`{given}` must be left out with `prompts`: the views that they draw are measured.")
+    elif survey.views < (least := 8 if verb.halves else 2):
+        raise InputError(f"`views` must be {least} or more to be measured; got {survey.views}.")
     if len({path.resolve() for path in verb.paths}) < len(verb.paths) and page.report is not None:
         raise InputError("`paths` must each be there once in a report; one is named twice.")
     if page.worst < 0:
