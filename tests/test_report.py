@@ -127,12 +127,12 @@ def test_a_difference_is_called_what_it_is(tmp_path: Path) -> None:
         new = [views_record(0.5 + n / 50 + step, saturation=saturation) for n in range(6)]
         return find([*cases, *(case(tmp_path, str(n), record, run="new") for n, record in enumerate(new))])
 
-    for step, word in ((0.1, "better"), (-0.1, "worse"), (0.0, "no difference shown")):
+    for step, word in ((0.1, "better"), (-0.1, "worse"), (0.0, "none shown")):
         (comparison,) = compared(step).comparisons
         score = next(s for s in _scores() if s.name == "agreement")
         assert judge(score, comparison.figures["agreement"]) == word
         assert holds_zero(comparison.figures["agreement"]) == (step == 0.0)
-        assert f">{word}<" in page(compared(step))
+        assert f">{word}<small>zero is " in page(compared(step))
     assert "<b>higher</b> in saturation" in page(compared(0.0, saturation=0.9)), "neither good nor bad"
 
 

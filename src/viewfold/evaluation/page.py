@@ -17,7 +17,7 @@ from viewfold.evaluation.case import Case, Score, scores_of
 from viewfold.evaluation.findings import Findings
 from viewfold.evaluation.interval import Figure
 from viewfold.evaluation.thumbnail import Draw, Thumbnail
-from viewfold.evaluation.verdict import KINDS, Comparison, judge
+from viewfold.evaluation.verdict import KINDS, Comparison, holds_zero, judge
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
@@ -188,7 +188,7 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
     names = {score.name: score for score in scores_of(comparison.kind)}
     rows = "".join(
         f'<tr><th scope="row">{_score(names[name])}</th><td>{_figure(f, names[name].digits, sign="+")}</td>'
-        f'<td class="{judge(names[name], f).split()[0]}">{judge(names[name], f)}</td><td>{_forest(f)}</td></tr>\n'
+        f"{_word(names[name], f)}<td>{_forest(f)}</td></tr>\n"
         for name, f in comparison.figures.items()
     )
     left_out = "; ".join(f"{n} {text(why, most=80)}" for why, n in comparison.left_out.items())
@@ -199,7 +199,7 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
         f"{f' Not paired: {left_out}.' if left_out else ''}</p>\n"
         f'<div class="wide"><table><caption>{NAMES[comparison.kind]}: the second minus the first, paired, with 95 % '
         'intervals</caption>\n<thead><tr><th scope="col">Score</th><th scope="col">Difference</th>'
-        '<th scope="col">Is zero in it?</th><th scope="col"><span class="quiet">Interval beside zero</span></th></tr>'
+        '<th scope="col">Shown</th><th scope="col"><span class="quiet">Interval beside zero</span></th></tr>'
         "</thead>\n"
         f"<tbody>\n{rows}</tbody></table></div>\n"
         '<p class="note">A difference is shown where zero is outside of the interval. Each errs one time in twenty, so '
@@ -213,13 +213,18 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
     yield "</section>\n"
 
 
+def _word(score: Score, figure: Figure) -> str:
+    word, zero = judge(score, figure), "in it" if holds_zero(figure) else "outside"
+    return f'<td class="{word.split()[0]}">{word}<small>zero is {zero}</small></td>'
+
+
 def _in_words(comparison: Comparison) -> str:
     """Return what a comparison shows as one sentence."""
     said: dict[str, list[str]] = {}
     for score in scores_of(comparison.kind):
         if score.name in comparison.figures:
             said.setdefault(judge(score, comparison.figures[score.name]), []).append(score.name)
-    alike = len(said.pop("no difference shown", []))
+    alike = len(said.pop("none shown", []))
     parts = [f"<b>{what}</b> in {html.escape(', '.join(names))}" for what, names in said.items()]
     parts += [f"no difference shown in {alike if parts else 'any'} of {len(comparison.figures)} scores"] * bool(alike)
     kind = NAMES[comparison.kind].lower()

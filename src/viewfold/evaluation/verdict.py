@@ -151,7 +151,7 @@ def holds_zero(figure: Figure) -> bool:
 def judge(score: Score, figure: Figure) -> str:
     """Return what a difference says: better, worse, higher, lower, or that none is shown."""
     if holds_zero(figure):
-        return "no difference shown"
+        return "none shown"
     if score.better is None:
         return "higher" if figure.value > 0 else "lower"
     return "better" if (figure.value > 0) == (score.better == "high") else "worse"
