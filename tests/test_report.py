@@ -110,15 +110,21 @@ def test_two_runs_are_compared_pair_by_pair_the_greatest_loss_first(tmp_path: Pa
         for (prompt, seed), score in scores.items()
     ]
     cases += [case(tmp_path, "twice", views_record(0.5), run="second") for _ in range(2)]
-    (found,) = document(find(cases))["comparisons"]
-    told = paired_difference([0.75, 0.4, 0.7], [0.85, 0.9, 0.6])
+    told = document(find(cases))
+    assert [(run["n"], [maker["n"] for maker in run["makers"]]) for run in told["runs"]] == [
+        ({"views": 5}, [5]),
+        ({"views": 7}, [7]),
+    ]
+    (found,) = told["comparisons"]
+    assert (found["first"], found["second"], found["kind"]) == ("first", "second", "views")
+    paired = paired_difference([0.75, 0.4, 0.7], [0.85, 0.9, 0.6])
     figure = found["second_minus_first"]["agreement"]
     assert found["n_pairs"] == 4 and figure["n"] == 3
-    assert [figure[name] for name in ("value", "low", "high")] == pytest.approx([told.value, told.low, told.high])
+    assert [figure[name] for name in ("value", "low", "high")] == pytest.approx([paired.value, paired.low, paired.high])
     assert found["left_out"] == {"only in first": 1, "only in second": 1, "there more than once": 2}
     prompts = [next(c.prompt for c in cases if c.path == a) for a, _ in found["greatest_loss_first"]]
     assert prompts == ["b", "a", "a", "c"]
-    assert figure["holds_zero"] == (told.low <= 0 <= told.high)
+    assert figure["holds_zero"] == (paired.low <= 0 <= paired.high)
 
 
 def test_a_difference_is_called_what_it_is(tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def test_a_difference_is_called_what_it_is(tmp_path: Path) -> None:
         new = [views_record(0.5 + n / 50 + step, saturation=saturation) for n in range(6)]
         return find([*cases, *(case(tmp_path, str(n), record, run="new") for n, record in enumerate(new))])
 
-    for step, word in ((0.1, "better"), (-0.1, "worse"), (0.0, "none shown")):
+    for step, word in ((0.1, "better"), (-0.1, "worse"), (0.0, "none")):
         (comparison,) = compared(step).comparisons
         score = next(s for s in _scores() if s.name == "agreement")
         assert judge(score, comparison.figures["agreement"]) == word

@@ -215,7 +215,7 @@ def _comparison(comparison: Comparison, anchor: str, *, worst: int, draw: Draw) 
 
 def _word(score: Score, figure: Figure) -> str:
     word, zero = judge(score, figure), "in it" if holds_zero(figure) else "outside"
-    return f'<td class="{word.split()[0]}">{word}<small>zero is {zero}</small></td>'
+    return f'<td class="{word}">{word}<small>zero is {zero}</small></td>'
 
 
 def _in_words(comparison: Comparison) -> str:
@@ -224,7 +224,7 @@ def _in_words(comparison: Comparison) -> str:
     for score in scores_of(comparison.kind):
         if score.name in comparison.figures:
             said.setdefault(judge(score, comparison.figures[score.name]), []).append(score.name)
-    alike = len(said.pop("none shown", []))
+    alike = len(said.pop("none", []))
     parts = [f"<b>{what}</b> in {html.escape(', '.join(names))}" for what, names in said.items()]
     parts += [f"no difference shown in {alike if parts else 'any'} of {len(comparison.figures)} scores"] * bool(alike)
     kind = NAMES[comparison.kind].lower()

@@ -149,9 +149,9 @@ def holds_zero(figure: Figure) -> bool:
 
 
 def judge(score: Score, figure: Figure) -> str:
-    """Return what a difference says: better, worse, higher, lower, or that none is shown."""
+    """Return what a difference says: better, worse, higher, lower, or none where none is shown."""
     if holds_zero(figure):
-        return "none shown"
+        return "none"
     if score.better is None:
         return "higher" if figure.value > 0 else "lower"
     return "better" if (figure.value > 0) == (score.better == "high") else "worse"
