@@ -7,11 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from viewfold.cli import assets, doctor, generate, lift, main, origin, pack, personalize, placement, render, training
+from viewfold.cli import (
+    assets,
+    blind,
+    doctor,
+    evaluate,
+    generate,
+    lift,
+    main,
+    measuring,
+    origin,
+    pack,
+    personalize,
+    placement,
+    render,
+    report,
+    training,
+)
 
 
 @pytest.mark.parametrize(
-    "verb", ["generate", "lift", "assets", "render", "pack", "train", "personalize", "weights", "doctor"]
+    "verb", ["generate", "lift", "assets", "render", "pack", "train", "personalize", "evaluate", "weights", "doctor"]
 )
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -23,7 +39,8 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_every_option_has_a_line_of_help() -> None:
     groups = (
         generate.CameraFlags, generate.DrawingFlags, placement.PlacementFlags, origin.OriginFlags, training.RateFlags,
-        training.ProcessFlags, training.WatchFlags, training.DataFlags, pack.SelectionFlags,
+        training.ProcessFlags, training.WatchFlags, training.DataFlags, pack.SelectionFlags, report.ReportFlags,
+        report.SurveyFlags, blind.BlindFlags, blind.VoteFlags, measuring.SpreadFlags,
     )  # fmt: skip
     verbs = (
         generate.Generate,
@@ -34,7 +51,7 @@ def test_every_option_has_a_line_of_help() -> None:
         training.Train,
         personalize.Personalize,
     )
-    verbs += (doctor.Doctor,)
+    verbs += (doctor.Doctor, evaluate.Evaluate)
     for home in (*groups, *verbs):
         lines = Path(sys.modules[home.__module__].__file__ or "").read_text().splitlines()
         for name, kind in home.__annotations__.items():

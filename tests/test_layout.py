@@ -61,6 +61,7 @@ ARROWS = {
     "select": {"pipeline", "lifting", "evaluation"},
     "refit": {"lifting", "evaluation", "scene"},
     "make": {"pipeline", "lifting", "origin", "scene"},
+    "trial": {"pipeline", "weights"},
     "make_batch": {"make", "pipeline", "lifting", "origin"},
     "personalization": {"pipeline", "training", "data", "model", "weights"},
     "server": {"pipeline", "lifting", "select", "make", "origin"},

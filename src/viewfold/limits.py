@@ -137,6 +137,12 @@ RECORD_TREE_BYTES = 16 * 2**20
 RECORD_XMP_BYTES = 2**20
 """Of a picture's XMP packet; ours has 0.6 kB."""
 
+VOTES_BYTES, VOTES_PAIRS = 2**20, 10_000
+"""Of a file of votes, and pairs of a blind comparison; a vote takes some 40 bytes."""
+
+VOTER_CHARACTERS = 64
+"""Of what a file of votes calls its voter; the page's own have 16."""
+
 # Prompts ----------------------------------------------------------------------------------------------------------
 
 PROMPT_CHARACTERS = 10_000

@@ -15,6 +15,9 @@ Z95 = 1.959964
 
 RESAMPLES = 4000
 
+AT_ONCE = 2**20
+"""Numbers drawn in one go, at least one resample; bounds memory, changes nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -46,7 +49,7 @@ def share(hits: Sequence[bool]) -> Figure:
 def mean(values: Sequence[float], *, seed: int = 0) -> Figure:
     """Return the mean with a percentile bootstrap over the measurements."""
     _count(values, "values")
-    drawn = _resample(values, seed).mean(axis=1)
+    drawn = _resampled_means(values, seed)
     return _figure(float(np.mean(values)), drawn, len(values))
 
 
@@ -56,7 +59,7 @@ def ratio(values: Sequence[float], reference: Sequence[float], *, seed: int = 0)
     _count(reference, "reference")
     if not np.mean(reference) > 0:
         raise InputError("`reference` must have a positive mean; got 0 or less.")
-    drawn = _resample(values, seed).mean(axis=1) / np.maximum(_resample(reference, seed + 1).mean(axis=1), 1e-9)
+    drawn = _resampled_means(values, seed) / np.maximum(_resampled_means(reference, seed + 1), 1e-9)
     return _figure(float(np.mean(values) / np.mean(reference)), drawn, len(values))
 
 
@@ -73,9 +76,11 @@ def _count(values: Sequence[object], name: str) -> int:
     return len(values)
 
 
-def _resample(values: Sequence[float], seed: int) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    return array[np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))]
+def _resampled_means(values: Sequence[float], seed: int) -> np.ndarray:
+    array, dice = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    step = max(1, AT_ONCE // len(array))
+    counts = [min(step, RESAMPLES - first) for first in range(0, RESAMPLES, step)]
+    return np.concatenate([array[dice.integers(len(array), size=(n, len(array)))].mean(axis=1) for n in counts])
 
 
 def _figure(value: float, drawn: np.ndarray, n: int) -> Figure:
