@@ -80,10 +80,19 @@ VIEW_SCORES = (
     Score(name="gap", says=f"between outlines, 64ths of a picture, up to {WORST_GAP_PX:g}", get=_gap, better="low"),
     Score(name="colours", says="agreement of the colours", get=_at("agreement", "color"), better="high"),
     Score(name="distinctness", says="0: one picture on every side", get=_at("distinctness"), better="high"),
+    Score(name="repetition", says="1: one face on every side (Janus)", get=_at("repetition", "mean"), better="low"),
+    Score(name="epipolar", says="cost as a share of chance", get=_at("epipolar", "ratio"), better="low"),
     Score(name="saturation", says="of the object", get=_at("colors", "saturation")),
     Score(name="contrast", says="of the object", get=_at("colors", "contrast")),
     Score(
         name="halves", says="dB between what either half makes", get=_at("halves", "psnr_db"), better="high", digits=1
+    ),
+    Score(
+        name="left out",
+        says="dB of a view beside what the others make",
+        get=_at("left_out", "psnr_db"),
+        better="high",
+        digits=1,
     ),
 )
 """Of views, in the order in which they are shown; the first orders them."""
