@@ -17,12 +17,17 @@ from typing import Any
 
 import pytest
 
+from viewfold.camera import Cameras
 from viewfold.cluster import Cluster
 from viewfold.data.assets import write_assets
 from viewfold.data.pool import WorkerDied, work_in_pool
 from viewfold.data.render import RenderSettings, render_assets
+from viewfold.data.toybox import sample_asset
 from viewfold.errors import InputError, OutputError
+from viewfold.scene.rasterize import rasterize
+from viewfold.views import Views
 
+FOUR = Cameras.orbit(4, elevation_deg=15)
 SETTINGS = RenderSettings(size=16, orbits=1, views=2)
 
 
@@ -189,6 +194,22 @@ def test_ray_draws_a_file_of_prompts_and_names_what_it_cannot(tmp_path: Path) ->
     assert sorted(json.loads(path.read_text())["prompt"] for path in (tmp_path / "out").glob("*/run.json")) == [
         "a blue chair", "a red mug"
     ]  # fmt: skip
+
+
+@pytest.mark.heavy
+def test_ray_measures_what_one_process_does_in_the_same_order(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for number in range(3):
+        rgb = rasterize(sample_asset(number).mesh(), FOUR, size=32).over(0.5)
+        Views(rgb=rgb, cameras=FOUR).save(tmp_path / "many" / str(number), turntable=False)
+    (tmp_path / "many" / "1" / "002.png").write_bytes(b"no picture")
+    said = []
+    for more in ([], ["--cluster", "auto"]):
+        with run("evaluate", "many", "--json", *more, cwd=tmp_path) as process:
+            said.append(process.communicate(timeout=300)[0])
+            assert process.returncode == 3, said
+    records = [[json.loads(line) for line in out.splitlines() if line.startswith("{")] for out in said]
+    assert records[0] == records[1] and [record["path"] for record in records[0]] == ["many/0", "many/2"]
 
 
 @pytest.mark.heavy
