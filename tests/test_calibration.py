@@ -16,7 +16,7 @@ from viewfold.evaluation.consistency import find_coverage, measure_consistency
 from viewfold.evaluation.damage import STRAY_DEG, Subject, area_under_curve, damaged, turned, with_fronts
 from viewfold.evaluation.distinctness import measure_distinctness
 from viewfold.evaluation.epipolar import measure_epipolar
-from viewfold.evaluation.repetition import measure_repetition
+from viewfold.evaluation.repetition import SIDE, _cut, measure_repetition
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
@@ -165,6 +165,10 @@ def test_damage_by_hand() -> None:
     assert changed("every other view of a look-alike") == [1, 3]
     assert torch.equal(found["the front on every side"], true[[0, 0, 0, 0]])
     assert torch.equal(found["one view moved by 4/64"][view], true[view].roll(4, dims=-1))
+    assert torch.equal(found["one view mirrored"][view], true[view].flip(-1))
+    patch = (found["a patch of another object in one view"][view] != true[view]).any(dim=0).nonzero()
+    assert len(patch) and int(patch.min()) >= 64 // 3 and int(patch.max()) < 2 * 64 // 3, "the middle third"
+    assert torch.equal(found["true, blurred"][..., 0], true[..., 0]), "the ground is as it was up to the border"
     noise = found["noise in every view"] - true
     assert 0.03 < float(noise.std()) < 0.06 and not torch.equal(noise[0], noise[1])
     assert all(torch.equal(one, other) for one, other in zip(damaged(subject).values(), found.values(), strict=True))
@@ -241,6 +245,32 @@ def test_repetition_by_hand() -> None:
         measure_repetition(same[:3], CAMERAS, coverage=whole[:3])
 
 
+def test_repetition_of_sides_that_count_and_of_views_that_show_something() -> None:
+    whole = torch.zeros(4, 1, 32, 32)
+    whole[..., 8:24, 8:24] = 1.0
+    same = stripes([0.0, 0.3, 0.9, 1.0], 4)
+    for apart, counts in ((50.0, False), (70.0, True)):
+        two = Cameras.at(azimuth_deg=[0.0, apart], elevation_deg=0.0)
+        assert (measure_repetition(same[:2], two, coverage=whole[:2]) is not None) == counts, apart
+    whole[1] = 0
+    found = measure_repetition(same, CAMERAS, coverage=whole)
+    assert found is not None and found.views == (0, 2) and found.most == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [((4, 28), (12, 18)), ((20, 24), (2, 20)), ((0, 32), (28, 32))])
+def test_an_object_is_cut_out_in_the_middle_of_a_square(rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    coverage = torch.zeros(1, 32, 32)
+    coverage[:, slice(*rows), slice(*columns)] = 1.0
+    cut = _cut(torch.full((3, 32, 32), 0.7), coverage)
+    assert cut is not None and cut.shape == (4, SIDE, SIDE)
+    seen = cut[3]
+    for each in (seen, seen.T):
+        assert torch.allclose(each, each.flip(0), atol=0.3) and float(each.amax(dim=0).max()) == pytest.approx(1.0)
+    share = min(rows[1] - rows[0], columns[1] - columns[0]) / max(rows[1] - rows[0], columns[1] - columns[0])
+    assert float(seen.mean()) == pytest.approx(share, abs=0.02), "not stretched"
+    assert torch.allclose(cut[:3][:, seen > 0.5], torch.tensor(0.7)), "its colours, without the ground's"
+
+
 def test_epipolar_by_hand() -> None:
     subject = toy(3)
     true = subject.draw(CAMERAS)
@@ -256,6 +286,7 @@ def test_epipolar_by_hand() -> None:
     found = measure_epipolar(true[[0, 0]], twice, coverage=covers[[0, 0]])
     assert found is not None and found.cost < 0.02 and found.ratio < 0.3
     assert measure_epipolar(true, CAMERAS, coverage=0 * covers) is None
+    assert measure_epipolar(true, CAMERAS, coverage=0.4 * covers) is None, "half of a pixel at least"
     one = covers.clone()
     one[1:] = 0
     lonely = measure_epipolar(true, CAMERAS, coverage=one)

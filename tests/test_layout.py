@@ -95,6 +95,7 @@ LAZY = {
     "gsplat",
     "cv2",
     "torchmetrics",
+    "pycolmap",
     "timm",
     "open_clip",
     "efficientnet_lite_pytorch",

@@ -38,6 +38,8 @@ class Evaluate:
     """Also fit an object to each half of the views, 8 or more, and compare the two (some 10 seconds)."""
     left_out: bool = False
     """Also leave each of up to 8 views out in turn, and compare it with what is fitted to the others (a minute)."""
+    matches: bool = False
+    """Also match key points of neighbouring views, of 512 pixels or more (needs pycolmap)."""
     corpus: Annotated[Path | None, unset("FOLDER")] = None
     """Folders of views of true things, among which the saturation and contrast of the views are placed."""
     encoder: Annotated[str | None, unset("SPEC")] = None
@@ -96,6 +98,7 @@ class Evaluate:
             fit=self.fit,
             halves=self.halves,
             left_out=self.left_out,
+            matches=self.matches,
             corpus=self._corpus(failed),
             cwd=Path() if shown else Path.cwd(),
             shown=shown,

@@ -37,7 +37,7 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
     from viewfold.evaluation.pretrained import load_encoder
     from viewfold.store import finite
 
-    for name in ("reference", "fit", "halves", "left_out", "corpus"):
+    for name in ("reference", "fit", "halves", "left_out", "matches", "corpus"):
         if getattr(options, name):
             raise InputError(f"`{name}` must go without `encoder`, which measures all pictures as one set.")
     if mesh := next((path for path in options.paths if path.suffix.lower() in READ_MESHES), None):

@@ -55,6 +55,7 @@ class Measuring:
     fit: bool = False
     halves: bool = False
     left_out: bool = False
+    matches: bool = False
     corpus: Corpus | None = None
     cwd: Path = Path()
     """Where relative paths begin: a worker may have a folder of its own."""
@@ -78,18 +79,20 @@ class Measuring:
     def _mesh(self, path: Path) -> dict[str, Any]:
         from viewfold.evaluation.record import mesh_record
 
-        for name in ("halves", "left_out", "corpus"):
+        for name in ("halves", "left_out", "matches", "corpus"):
             if getattr(self, name):
                 raise InputError(f"`{name}` must go with views; a mesh has none. Leave it out.")
         reference = None if self.reference is None else read_reference(self.cwd / self.reference)
         return mesh_record(read_mesh(path), reference, fit=self.fit)
 
     def _views(self, path: Path) -> dict[str, Any]:
-        from viewfold.evaluation.record import views_record
+        from viewfold.evaluation.record import matches_record, views_record
         from viewfold.views import Views
 
         views = Views.load(path)
         record = views_record(views, corpus=self.corpus)
+        if self.matches:
+            record["matches"] = matches_record(views)
         if self.halves or self.left_out:
             from viewfold import refit
 
@@ -191,6 +194,12 @@ def _views_in_words(record: dict[str, Any]) -> list[str]:
                 f"of the corpus {place['saturation']:.0%} are less saturated, {place['contrast']:.0%} have less "
                 f"contrast, {place['clipped']:.0%} are less clipped"
             )
+    if (found := record.get("matches")) is not None:
+        off = "" if found["median_px"] is None else f", {found['median_px']:.2f} px off the lines at the median"
+        lines.append(
+            f"key points    {round(found['agreeing'] * found['pairs'])} of {found['pairs']} pairs agree; "
+            f"{found['with_matches']} have 10 matches or more{off}"
+        )
     if (halves := record.get("halves")) is not None:
         lines.append(
             f"halves        {halves['psnr_db']:.1f} dB, outlines IoU {halves['outline_iou']:.3f}, depth "

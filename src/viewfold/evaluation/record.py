@@ -16,6 +16,7 @@ from viewfold.evaluation.distinctness import measure_distinctness
 from viewfold.evaluation.epipolar import measure_epipolar
 from viewfold.evaluation.health import examine
 from viewfold.evaluation.likeness import compare_pictures, compare_surfaces
+from viewfold.evaluation.matches import measure_matches
 from viewfold.evaluation.repetition import measure_repetition
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.rasterize import rasterize
@@ -62,6 +63,13 @@ def views_colors(views: Views) -> Colors | None:
     """Return the colours of the object that views show, for a `Corpus`; None where there is nothing to see."""
     rgb = views.over()
     return measure_colors(rgb, coverage=find_coverage(rgb) if views.alpha is None else views.alpha)
+
+
+def matches_record(views: Views) -> dict[str, Any]:
+    """Return how key points of neighbouring views lie: see `Matches`, and `measure_matches` for what is raised."""
+    rgb = views.over()
+    coverage = find_coverage(rgb) if views.alpha is None else views.alpha
+    return asdict(measure_matches(rgb, views.cameras, coverage=coverage))
 
 
 def _fields(measured: Any) -> dict[str, Any] | None:
