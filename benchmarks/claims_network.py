@@ -43,7 +43,7 @@ class CrossView(nn.Module):
         for parameter in cast(Any, self.across.to_out)[0].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
+    def __call__(  # diffusers passes on the arguments that this signature names, and drops the others
         self,
         attn: Attention,
         hidden_states: Tensor,
