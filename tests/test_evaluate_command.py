@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from second_device import second_device
 
 from viewfold.camera import Cameras
 from viewfold.cli import main
-from viewfold.data.pool import answers_in_order
+from viewfold.data.assets import write_assets
+from viewfold.data.render import RenderSettings, render_assets
 from viewfold.data.toybox import sample_asset
-from viewfold.errors import InputError, MissingExtraError
+from viewfold.errors import AssetError, InputError, MissingExtraError
 from viewfold.evaluation.colors import Colors, Corpus, measure_colors
 from viewfold.evaluation.distinctness import ALIKE, measure_distinctness
 from viewfold.evaluation.likeness import compare_surfaces
@@ -260,60 +259,31 @@ def test_what_contradicts_itself_is_refused(
         assert any(part in said for part in message.split("|")), said
 
 
-# Many workers
-
-
-def test_processes_measure_what_one_does_in_the_same_order(
-    tmp_path: Path, true: Views, toy: Mesh, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_what_render_wrote_is_measured_with_its_caption_and_its_alpha(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        true.save(tmp_path / "many" / name, turntable=False)
-    copies(true).save(tmp_path / "many" / "d", turntable=False)
-    (tmp_path / "many" / "b" / "002.png").write_bytes(b"no picture")
-    monkeypatch.chdir(tmp_path)
-    one = records(capsys, "many")
-    many = records(capsys, "many", "--workers", 2)
-    assert (
-        one[0] == many[0] == 3 and one[1] == many[1] and [r["path"] for r in many[1]] == ["many/a", "many/c", "many/d"]
-    )
-    assert "b: " in many[2] and "1 could not be used" in many[2]
-    save_mesh(toy, tmp_path / "toy.glb")
-    beside = ("toy.glb", "--reference", "toy.glb", "--fit")
-    assert records(capsys, *beside) == records(capsys, *beside, "--workers", 2)
-
-
-def test_workers_and_cluster_are_held_to_what_they_can_be(
-    tmp_path: Path, true: Views, capsys: pytest.CaptureFixture[str]
-) -> None:
-    true.save(tmp_path / "views", turntable=False)
-    for words, said in ((("--workers", "0"), "at least 1"), (("--workers", "2", "--cluster", "auto"), "left out")):
-        assert main(["evaluate", str(tmp_path / "views"), *words]) == 2
-        assert said in capsys.readouterr().err
-
-
-def test_answers_come_in_the_order_of_the_items_and_no_more_are_asked_for_than_there_is_room() -> None:
-    asked: list[int] = []
-
-    class Late:
-        at_once = 2
-
-        def submit(self, work: Any, /, *args: Any) -> Future[Any]:
-            future: Future[Any] = Future()
-            started.append((future, work, args))
-            if len(started) == 2:  # the second one is finished first
-                for each, call, given in reversed(started):
-                    each.set_result(call(*given))
-                started.clear()
-            return future
-
-    def items() -> Iterator[int]:
-        for number in range(4):
-            asked.append(number)
-            yield number
-
-    started: list[tuple[Future[Any], Any, Any]] = []
-    found = []
-    for item, future in answers_in_order(items(), lambda number: 10 * number, Late()):
-        found.append((item, future.result()))
-        assert len(asked) <= len(found) + 2
-    assert found == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    write_assets(tmp_path / "assets", count=2)
+    settings = RenderSettings(size=48, orbits=1, views=4)
+    render_assets(tmp_path / "assets", tmp_path / "renders", settings=settings)
+    code, found, said = records(capsys, tmp_path / "renders")
+    assert code == 0 and len(found) == 2 and not said
+    first = min((tmp_path / "renders").glob("*/meta.json"))
+    views = Views.load(first.parent)
+    told = json.loads(first.read_text())
+    assert found[0]["prompt"] == told["captions"][0] and found[0]["views"] == 4 and found[0]["size"] == 48
+    assert found[0]["agreement"]["score"] > 0.8 and views.alpha is not None
+    assert views.cameras.fov_deg.tolist() == pytest.approx([40.0] * 4)
+    where = [view["azimuth_deg"] for view in told["views"]]
+    assert views.cameras.azimuth_deg.tolist() == pytest.approx(where, abs=1e-3)
+    for views_said in (
+        [{"file": "000.webp"}],
+        [{"file": "000.webp", "fov_deg": 40, "world_from_camera": [1, 2]}],
+        [3],
+        [],
+    ):
+        first.write_text(json.dumps(told | {"views": views_said}))
+        with pytest.raises(AssetError, match=r"meta\.json"):
+            Views.load(first.parent)
+    first.write_text(json.dumps({"name": "another program's"}))
+    code, found, said = records(capsys, tmp_path / "renders")
+    assert code == 3 and len(found) == 1 and "`frames`" in said

@@ -18,5 +18,8 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".g
 VIEW_RECORDS = ("transforms.json", "transforms_train.json")
 """Cameras in a folder of views, ours and nerfstudio's name first, then that of Blender's NeRF scenes."""
 
+RENDER_RECORD = "meta.json"
+"""Cameras and captions of an asset's pictures, of `viewfold render`; others' files have the name too."""
+
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """What a file of weights may be."""

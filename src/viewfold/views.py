@@ -22,9 +22,9 @@ from viewfold import limits
 from viewfold.camera import OBJECT_RADIUS, Cameras
 from viewfold.capture.lens import Lens, square_up
 from viewfold.capture.placement import find_object
-from viewfold.capture.transforms import read_frames
+from viewfold.capture.transforms import caption_of, read_frames
 from viewfold.errors import AssetError, InputError
-from viewfold.formats import VIEW_RECORDS
+from viewfold.formats import RENDER_RECORD, VIEW_RECORDS
 from viewfold.label import UNLABELLED, Label
 from viewfold.picture import KeptFields, contact_sheet, kept_fields, read_image, to_pil, write_turntable
 from viewfold.store import atomic_write, check_output, read_json, write_json
@@ -134,7 +134,8 @@ class Views:
         which is made of pixels: `origin.hook.relabelled` gives that back.
 
         Args:
-            folder: holds transforms.json (or transforms_train.json); or such a file itself.
+            folder: holds transforms.json (or transforms_train.json), or is what `viewfold render` wrote of one asset
+                (its first caption is the prompt); or such a file itself.
 
         Raises:
             AssetError: the file or a picture is missing, damaged, outside the folder, or says what is not read.
@@ -142,7 +143,7 @@ class Views:
         path = find_transforms(folder)
         folder, document = path.parent, read_json(path)
         is_own = (folder / "run.json").is_file()
-        run = read_json(folder / "run.json") if is_own else {}
+        run = read_json(folder / "run.json") if is_own else caption_of(document)
         try:
             frames = read_frames(document)
             files = [_find_picture(folder, frame.file) for frame in frames]
@@ -238,7 +239,8 @@ def find_transforms(folder: str | Path) -> Path:
     try:
         if folder.suffix == ".json" and not folder.is_dir():
             return folder
-        return next((folder / name for name in VIEW_RECORDS if (folder / name).exists()), folder / VIEW_RECORDS[0])
+        names = (*VIEW_RECORDS, RENDER_RECORD)
+        return next((folder / name for name in names if (folder / name).exists()), folder / VIEW_RECORDS[0])
     except (OSError, ValueError) as error:
         raise AssetError(f"`{folder!s}` must be a folder of views: {error}.") from error
 

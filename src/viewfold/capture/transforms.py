@@ -66,6 +66,8 @@ def read_frames(document: Mapping[str, Any]) -> list[Frame]:
     Raises:
         AssetError: there are none or too many, a pose is not rigid, or something is said that is not read.
     """
+    if "frames" not in document and isinstance(document.get("views"), list):
+        document = {"frames": [_as_frame(view) for view in document["views"]]}
     frames = document.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise AssetError("it must hold `frames`, a list of objects.")
@@ -85,6 +87,23 @@ def read_frames(document: Mapping[str, Any]) -> list[Frame]:
             raise AssetError(f"the `transform_matrix` of `{file}` {_pose_fault(error)}.") from error
         found.append(Frame(file=_plain(file), world_from_camera=pose, said=_said(document, frame)))
     return found
+
+
+def _as_frame(view: Any) -> Any:
+    """Return a view of a render's meta.json as transforms.json has it; what is no view is refused as no frame is."""
+    if not isinstance(view, Mapping) or not isinstance(view.get("fov_deg"), int | float):
+        return None
+    pose = view.get("world_from_camera")
+    rows = [pose[row : row + 4] for row in range(0, 16, 4)] if isinstance(pose, list) and len(pose) == 16 else pose
+    angle = math.radians(view["fov_deg"])
+    return {"file_path": view.get("file"), "transform_matrix": rows, "camera_angle_x": angle}
+
+
+def caption_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first caption of a render's meta.json as a prompt; nothing for other files."""
+    captions = document.get("captions") if "frames" not in document else None
+    first = captions[0] if isinstance(captions, list) and captions else None
+    return {"prompt": first} if isinstance(first, str) else {}
 
 
 def _pose_fault(error: Exception) -> str:

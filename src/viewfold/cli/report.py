@@ -16,7 +16,7 @@ from viewfold.cli.option import unset
 from viewfold.cli.placement import PlacementFlags
 from viewfold.cli.progress import progress_bars
 from viewfold.errors import InputError
-from viewfold.formats import READ_MESHES, VIEW_RECORDS
+from viewfold.formats import READ_MESHES, RENDER_RECORD, VIEW_RECORDS
 
 if TYPE_CHECKING:
     from viewfold.cli.evaluate import Evaluate
@@ -135,7 +135,8 @@ def _is_thing(place: Path) -> bool:
 
 def has_cameras(folder: Path) -> bool:
     """Return whether a folder is one of views."""
-    return any((folder / name).is_file() for name in VIEW_RECORDS)
+    is_render = (folder / RENDER_RECORD).is_file() and next(folder.glob("000.*"), None) is not None
+    return is_render or any((folder / name).is_file() for name in VIEW_RECORDS)
 
 
 def check_flags(verb: Evaluate) -> None:
