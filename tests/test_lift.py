@@ -19,6 +19,7 @@ from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.fit import FitSettings, Fitted, first_guess, fit
 from viewfold.lifting.guard import MAX_ROLLBACKS, Guard
 from viewfold.lifting.observation import observe
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.scene.export import save_mesh
 from viewfold.scene.grid import GridField, GridSettings
@@ -33,6 +34,7 @@ SMALL = LiftSettings(
     fit=SMALL_FIT,
     distil=DistilSettings(steps=4),
     mesh=MeshSettings(resolution=32, faces=400, texture_size=64),
+    polish=PolishSettings(steps=8),
 )
 UNSEEN = Cameras.orbit(4, elevation_deg=20, azimuth_deg=45)
 

@@ -18,6 +18,7 @@ from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.lens import find_lens
 from viewfold.lifting.observation import Observed, ObserveSettings, observe
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.stages import Asset3D, LiftSettings, MeshSettings, lift
 from viewfold.model import weights_hash
 from viewfold.pipeline import MultiViewPipeline, generate
@@ -28,7 +29,8 @@ GRID = GridSettings(resolution=16, samples=16)
 FIT = FitSettings(steps=12)
 DISTIL = DistilSettings(steps=6)
 MESH = MeshSettings(resolution=24, faces=200, texture_size=32)
-SETTINGS = LiftSettings(representation=GRID, fit=FIT, distil=DISTIL, mesh=MESH)
+POLISH = PolishSettings(steps=4)
+SETTINGS = LiftSettings(representation=GRID, fit=FIT, distil=DISTIL, mesh=MESH, polish=POLISH)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,7 @@ def test_a_step_of_the_fit_waits_for_nothing_but_the_render() -> None:
 @pytest.mark.slow
 def test_a_step_of_the_distillation_waits_once() -> None:
     def run(steps: int, device: torch.device) -> None:
-        fitted = fit_ball(observe(ball_views().to(device)))
+        fitted = fit_ball(observe(ball_views().to(device)), settings=replace(FIT, steps=4))
         settings = replace(DISTIL, steps=steps, learning_rate=1e-6)
         distil(
             fitted, PatientPrior(device), "a red ball", settings=settings, generator=torch.Generator().manual_seed(0)

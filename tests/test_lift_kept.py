@@ -115,10 +115,14 @@ def test_views_are_drawn_once_and_signed_each_time(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_at_any_moment_ends_in_the_same_files(tmp_path: Path) -> None:
-    """The shipped model, distilled too; SIGKILL soon after each kind of state, then one run is left to end."""
+    """The shipped model, a small grid; SIGKILL soon after each kind of state, then one run is left to end."""
     options = ["--quality", "draft", "--steps", "8", "--faces", "500", "--texture", "128", "--seed", "1"]
     program = (
-        "import functools, sys; from viewfold.cli import main; from viewfold.lifting import keeping\n"
+        "import functools, sys; from dataclasses import replace\n"
+        "from viewfold.cli import main; from viewfold.lifting import keeping, presets, stages\n"
+        "grid, mesh = stages.GridSettings(resolution=24, samples=24), stages.MeshSettings(resolution=32)\n"
+        "told = {'representation': grid, 'mesh': mesh, 'fit': stages.FitSettings(steps=20)}\n"
+        "presets.DRAFT = replace(presets.DRAFT, **told)\n"
         "keeping.keeping = functools.partial(keeping.keeping, every_s=0.0)\n"
         "sys.exit(main(sys.argv[1:]))"
     )

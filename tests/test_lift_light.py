@@ -17,6 +17,7 @@ from viewfold.lifting.asset import Asset3D
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.light import Bare, PaintedIn
 from viewfold.lifting.paint import PaintSettings
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.shading import Shading
 from viewfold.lifting.stages import FitSettings, GridSettings, LiftSettings, MeshSettings, lift
 from viewfold.lifting.start import FromBlob
@@ -31,6 +32,7 @@ SMALL = LiftSettings(
     fit=FitSettings(steps=30),
     representation=GridSettings(resolution=24, samples=24),
     mesh=MeshSettings(resolution=32, faces=800, texture_size=64),
+    polish=PolishSettings(steps=8),
 )
 
 
@@ -51,11 +53,11 @@ def lifted(light: Light | PaintedIn, *, drawn_in: Light) -> Asset3D:
 def test_an_asset_draws_itself_as_the_views_were() -> None:
     """In the light that viewers are taken to have: lit once where light was divided out, as it is where it was not."""
     true = views(Light())
-    for light, word in ((Light(), "known"), (PaintedIn(), "painted in (unlit)")):
-        asset = lifted(light, drawn_in=Light())
+    known, painted = lifted(Light(), drawn_in=Light()), lifted(PaintedIn(), drawn_in=Light())
+    for asset, word in ((known, "known"), (painted, "painted in (unlit)")):
         assert asset.report["light"] == word and asset.mesh.materials[0].lit == (word == "known")
         assert psnr_db(asset.render(AROUND, size=48).over(0.05), true.rgb) > 24
-    bare = lifted(Light(), drawn_in=Light()).mesh
+    bare = known.mesh
     twice = rasterize(replace(bare, materials=(replace(bare.materials[0], lit=True),)), AROUND, size=48, light=None)
     assert (
         float((twice.over(0.05) - true.rgb).abs().amax()) > 0.15

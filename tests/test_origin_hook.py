@@ -18,6 +18,7 @@ import viewfold
 from viewfold.label import UNLABELLED, Label, Made
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.fit import FitSettings
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.stages import LiftSettings, MeshSettings
 from viewfold.origin.hook import Origin, RecordLabel, relabelled
 from viewfold.origin.record import payload, read_provenance
@@ -96,6 +97,7 @@ def test_a_lift_signs_what_the_model_had_a_hand_in_and_nothing_else(steps: int) 
         fit=FitSettings(steps=4),
         distil=DistilSettings(steps=steps),
         mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
+        polish=PolishSettings(steps=2),
     )
     asset = viewfold.lift(tiny_model(), "a red mug", views=ball_views(size=16), settings=settings)
     assert ("provenance" in asset.report) == bool(steps) == bool(asset.label.comment())

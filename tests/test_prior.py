@@ -14,6 +14,7 @@ from viewfold.errors import FitError, InputError
 from viewfold.lifting.distillation import DistilSettings, distil
 from viewfold.lifting.fit import FitSettings, Fitted, fit
 from viewfold.lifting.observation import observe
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.stages import LiftSettings, MeshSettings, lift
 from viewfold.pipeline import MultiViewPipeline, generate
 from viewfold.scene.grid import GridSettings
@@ -24,6 +25,7 @@ SETTINGS = LiftSettings(
     fit=FIT,
     distil=DistilSettings(steps=6),
     mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
+    polish=PolishSettings(steps=4),
 )
 
 

@@ -18,7 +18,7 @@ from viewfold.pipeline import load
 from viewfold.scene.rasterize import rasterize
 from viewfold.views import Views
 
-QUICK = ["--steps", "1", "--texture", "32", "--faces", "300"]
+QUICK = ["--quality", "draft", "--steps", "1", "--texture", "32", "--faces", "300"]
 
 
 def run(*arguments: object) -> None:

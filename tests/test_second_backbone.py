@@ -17,6 +17,7 @@ from viewfold.camera import Cameras
 from viewfold.errors import InputError
 from viewfold.lifting.distillation import DistilSettings
 from viewfold.lifting.fit import FitSettings
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.stages import LiftSettings, MeshSettings
 from viewfold.model.backbone import Backbone, PromptReader
 from viewfold.model.condition import Condition
@@ -117,6 +118,7 @@ def test_it_is_a_prior_of_a_lift(model: MultiViewPipeline) -> None:
         fit=FitSettings(steps=12),
         distil=DistilSettings(steps=3),
         mesh=MeshSettings(resolution=24, faces=200, texture_size=32),
+        polish=PolishSettings(steps=4),
     )
     asset = viewfold.lift(model, "a red mug", views=ball_views(size=16), settings=settings)
     assert len(asset.mesh.faces) > 100 and asset.report["rollbacks"] == 0

@@ -16,6 +16,7 @@ from viewfold.camera import Cameras
 from viewfold.cli import main
 from viewfold.errors import InputError, PromptError
 from viewfold.label import UNLABELLED
+from viewfold.lifting.polish import PolishSettings
 from viewfold.lifting.presets import DRAFT, HIGH, STANDARD
 from viewfold.lifting.stages import FitSettings, GridSettings, LiftSettings, MeshSettings
 from viewfold.lifting.survey import Survey
@@ -29,6 +30,7 @@ SMALL = {
     "fit": FitSettings(steps=8),
     "representation": GridSettings(resolution=16, samples=16),
     "mesh": MeshSettings(resolution=24, faces=200, texture_size=32),
+    "polish": PolishSettings(steps=2),
 }
 
 
