@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from viewfold.cli import main
 from viewfold.data.toybox import Asset, sample_asset
 from viewfold.errors import InputError
 from viewfold.lifting.fit import FitSettings
-from viewfold.refit import LEAST, LEAST_LEFT, Halves, LeftOut, measure_halves, measure_left_out
+from viewfold.refit import LEAST, LEAST_LEFT, Halves, LeftOut, _beside, measure_halves, measure_left_out
 from viewfold.scene.rasterize import rasterize
+from viewfold.scene.rendering import Rendering
 from viewfold.views import Views
 
 CAMERAS = Cameras.orbit(8, elevation_deg=[10.0, 25.0] * 4)
@@ -110,6 +112,16 @@ def test_the_ground_that_views_stand_on_does_not_matter(toy: Asset) -> None:
         for grey in (0.5, 0.97)
     ]
     assert on[0] == pytest.approx(on[1], abs=2.5)
+
+
+def test_a_view_that_shows_its_object_elsewhere_is_compared_all_the_same(toy: Asset) -> None:
+    drawn = rasterize(toy.mesh(), CAMERAS[[0]], size=48)
+    away = Rendering(
+        rgb=torch.zeros_like(drawn.rgb), alpha=0 * drawn.alpha, depth=0 * drawn.depth, normal=0 * drawn.normal
+    )
+    psnr, iou = _beside(drawn, away)
+    assert iou == 0.0 and psnr == pytest.approx(-10 * math.log10(float((drawn.over(0.5) - 0.5).square().mean())))
+    assert _beside(drawn, drawn) == (100.0, 1.0) and _beside(away, away)[1] == 0.0
 
 
 def test_leaving_out_of_too_few_is_refused_by_name(toy: Asset) -> None:
