@@ -176,6 +176,9 @@ def test_what_contradicts_itself_is_refused(
         ([folder, "--device", "cpu"], "`--device` must go with `--encoder`"),
         ([folder, "--encoder", "x", "--halves"], "`--halves` must go without `--encoder`"),
         ([folder, "--encoder", "x", "--reference", "x.glb"], "`--reference` must go without `--encoder`"),
+        ([folder, "--encoder", "x", "--report", tmp_path / "out"], "`--report` must go without `--encoder`"),
+        ([folder, "--encoder", "x", "--workers", "2"], "`--workers` must go without `--encoder`"),
+        ([folder, "--encoder", "x", "--left-out"], "`--left-out` must go without `--encoder`"),
         ([tmp_path / "x.glb", "--encoder", "x"], "is a mesh"),
     ):
         code, found, said = record(capsys, *words)

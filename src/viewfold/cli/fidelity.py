@@ -37,8 +37,11 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
     from viewfold.evaluation.pretrained import load_encoder
     from viewfold.store import finite
 
-    for name in ("reference", "fit", "halves", "left_out", "matches", "corpus"):
-        if getattr(options, name):
+    asked = {name: getattr(options, name) for name in ("reference", "fit", "halves", "left_out", "matches", "corpus")}
+    asked |= {"report": options.page.report, "prompts": options.survey.prompts, "ab": options.blind.ab}
+    asked |= {"workers": options.spread.workers > 1, "cluster": options.spread.cluster}
+    for name, value in asked.items():
+        if value:
             raise InputError(f"`{name}` must go without `encoder`, which measures all pictures as one set.")
     if mesh := next((path for path in options.paths if path.suffix.lower() in READ_MESHES), None):
         raise InputError(f"`encoder` must go with pictures; '{mesh}' is a mesh. Render it: `viewfold render`.")
