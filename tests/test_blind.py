@@ -258,3 +258,21 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, capsys: pytest.CaptureF
         assert main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--votes", "v.json", "--key", "k.json", "--report", "out"], "`--report` must go without `--votes`"),
+        (["--votes", "v.json", "--key", "k.json", "--halves"], "`--halves` must go without `--votes`"),
+        (["a", "b", "--ab", "out", "--left-out"], "`--left-out` must go without `--ab`"),
+        (["a", "b", "--ab", "out", "--workers", "2"], "`--workers` must go without `--ab`"),
+    ],
+)
+def test_what_a_comparison_would_not_heed_is_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing is written"

@@ -12,11 +12,13 @@ from torch import Tensor
 from viewfold.camera import Cameras
 from viewfold.data.toybox import Asset, sample_asset
 from viewfold.errors import InputError
+from viewfold.evaluation import epipolar
 from viewfold.evaluation.consistency import find_coverage, measure_consistency
 from viewfold.evaluation.damage import STRAY_DEG, Subject, area_under_curve, damaged, turned, with_fronts
 from viewfold.evaluation.distinctness import measure_distinctness
 from viewfold.evaluation.epipolar import measure_epipolar
 from viewfold.evaluation.repetition import SIDE, _cut, measure_repetition
+from viewfold.evaluation.sightlines import project_rays
 from viewfold.scene.mesh import Mesh
 from viewfold.scene.meshfile import load_mesh
 from viewfold.scene.rasterize import rasterize
@@ -50,16 +52,16 @@ def scores(rgb: Tensor) -> dict[str, float]:
     coverage = find_coverage(rgb)
     agreement = measure_consistency(rgb, CAMERAS, coverage=coverage)
     repetition = measure_repetition(rgb, CAMERAS, coverage=coverage)
-    epipolar = measure_epipolar(rgb, CAMERAS, coverage=coverage)
+    along = measure_epipolar(rgb, CAMERAS, coverage=coverage)
     distinct = measure_distinctness(rgb, CAMERAS, coverage=coverage)
-    assert epipolar is not None and distinct is not None
+    assert along is not None and distinct is not None
     return {
         "agreement": agreement.score,
         "worst view": agreement.worst_view,
         "distinct": distinct,
         "repetition": 0.0 if repetition is None else -repetition.mean,  # of one colour all over
         "most repeated": 0.0 if repetition is None else -repetition.most,
-        "epipolar": -epipolar.ratio,
+        "epipolar": -along.ratio,
     }
 
 
@@ -293,6 +295,32 @@ def test_epipolar_by_hand() -> None:
     assert lonely is not None and lonely.worst_view == 0 and lonely.cost == pytest.approx(0.5), "seen by nobody else"
     with pytest.raises(InputError, match="two or more; got 1"):
         measure_epipolar(true[:1], CAMERAS[:1], coverage=covers[:1])
+
+
+def test_chance_is_the_other_half_of_the_object_and_no_more_pixels_are_looked_for_than_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two cameras at one place, an object of two colours: each pixel finds itself, and by chance the other colour."""
+    picture = torch.full((2, 3, 64, 64), 0.5)
+    picture[:, :, 8:32, 8:56] = torch.tensor([0.7, 0.2, 0.2])[:, None, None]
+    picture[:, :, 32:56, 8:56] = 0.2
+    picture[1] += 0.01
+    covers = torch.zeros(2, 1, 64, 64)
+    covers[..., 8:56, 8:56] = 1.0
+    asked: list[int] = []
+
+    def watched(cameras: Cameras, origin: Tensor, direction: Tensor) -> Tensor:
+        asked.append(len(origin))
+        return project_rays(cameras, origin, direction)
+
+    monkeypatch.setattr(epipolar, "project_rays", watched)
+    found = measure_epipolar(picture, CAMERAS[[0, 0]], coverage=covers)
+    assert found is not None and found.cost == pytest.approx(0.01, rel=0.05) and asked == [256, 256]
+    expected = (0.5**2 / 3) ** 0.5  # red alone differs, by a half
+    assert found.cost / found.ratio == pytest.approx(expected, rel=0.1)
+    covers[..., 20:, :] = 0
+    covers[..., 20:] = 0
+    assert measure_epipolar(picture, CAMERAS[[0, 0]], coverage=covers) is not None and asked[2:] == [144, 144]
 
 
 def test_a_large_picture_is_measured_as_a_small_one_is() -> None:

@@ -16,7 +16,7 @@ from viewfold.cli.fidelity import print_fidelity
 from viewfold.cli.measuring import Measuring, SpreadFlags, in_words, measure_all, read_reference
 from viewfold.cli.model import Device
 from viewfold.cli.option import unset
-from viewfold.cli.report import ReportFlags, SurveyFlags, Thing, check_flags, find_things, write_report
+from viewfold.cli.report import ReportFlags, SurveyFlags, Thing, check_flags, find_things, refuse_beside, write_report
 from viewfold.errors import FileError, InputError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Evaluate:
     def run(self) -> None:
         """Print what each is worth; one that cannot be read is named, and the others are measured all the same."""
         if self.ballot.is_asked(self.paths):
+            refuse_beside(self, "votes", ("paths", "key", "json"))
             self.ballot.count(as_json=self.json)
             return
         check_flags(self)
@@ -69,10 +70,12 @@ class Evaluate:
             raise InputError("`real` must go with `encoder`, which looks at pictures.")
         if self.device != "auto" and self.survey.prompts is None:
             raise InputError("`device` must go with `encoder`, which looks at pictures, or `prompts`.")
+        if self.blind.ab is not None and self.page.folder(self.survey) is None:  # nothing is measured
+            refuse_beside(self, "ab", ("paths", "pairs", "order", "json"))
         if self.reference is None and self.fit:
             raise InputError("`fit` must go with `reference`, which meshes are compared with.")
         failed: list[tuple[str, str]] = []
-        with self.spread.pool(self.paths) as pool:
+        with self.spread.pool(self.page.folder(self.survey), self.paths) as pool:
             how = self._how(failed, shown=pool is None)
             things: Iterable[Thing] = (
                 find_things(self.paths) if self.survey.prompts is None else self.survey.draw(failed, device=self.device)

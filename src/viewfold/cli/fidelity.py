@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from viewfold.cli.failures import fail_if_any
 from viewfold.cli.model import chosen
 from viewfold.cli.progress import Report, progress_bars
+from viewfold.cli.report import refuse_beside
 from viewfold.errors import AssetError, InputError
 from viewfold.formats import READ_MESHES
 
@@ -37,12 +38,7 @@ def print_fidelity(options: Evaluate, spec: str) -> None:
     from viewfold.evaluation.pretrained import load_encoder
     from viewfold.store import finite
 
-    asked = {name: getattr(options, name) for name in ("reference", "fit", "halves", "left_out", "matches", "corpus")}
-    asked |= {"report": options.page.report, "prompts": options.survey.prompts, "ab": options.blind.ab}
-    asked |= {"workers": options.spread.workers > 1, "cluster": options.spread.cluster}
-    for name, value in asked.items():
-        if value:
-            raise InputError(f"`{name}` must go without `encoder`, which measures all pictures as one set.")
+    refuse_beside(options, "encoder", ("paths", "real", "device", "json"))
     if mesh := next((path for path in options.paths if path.suffix.lower() in READ_MESHES), None):
         raise InputError(f"`encoder` must go with pictures; '{mesh}' is a mesh. Render it: `viewfold render`.")
     failed: list[tuple[str, str]] = []

@@ -33,13 +33,13 @@ class SpreadFlags:
     cluster: Annotated[str | None, unset("auto|ADDRESS")] = None
     """Ray cluster that measures, in place of processes: the one that this machine belongs to, or HOST:PORT."""
 
-    def pool(self, paths: Iterable[Path]) -> Any:
-        """Return whoever measures besides this process, to be used with `with`."""
+    def pool(self, out: Path | None, paths: Iterable[Path]) -> Any:
+        """Return whoever measures besides this process, to be used with `with`; a cluster must see `out` or `paths`."""
         if self.workers < 1:
             raise InputError(f"`workers` must be at least 1; got {self.workers}.")
         if self.cluster is not None:
-            first = next(iter(paths), Path())
-            return cluster_of(self.cluster, first if first.is_dir() else first.parent, workers=self.workers)
+            there = (path if path.is_dir() else path.parent for path in paths if path.exists())
+            return cluster_of(self.cluster, out or next(there, Path()), workers=self.workers)
         if self.workers == 1:
             return contextlib.nullcontext()
         from viewfold.data.workers import Workers

@@ -171,6 +171,18 @@ def check_flags(verb: Evaluate) -> None:
             check_output(folder / name)
 
 
+def refuse_beside(verb: object, what: str, heeded: Iterable[str]) -> None:
+    """Refuse a flag that is given beside `what`, which heeds only some.
+
+    Raises:
+        InputError: there is one.
+    """
+    known = {what, *heeded}
+    for field, value, default in _fields(verb):
+        if field.name not in known and value != default:
+            raise InputError(f"`{field.name}` must go without `{what}`, which does not heed it.")
+
+
 def write_report(verb: Evaluate, cases: list[Any], failed: list[tuple[str, str]]) -> None:
     """Write the page and the file of what was measured, and say where they are."""
     from viewfold.evaluation.findings import find

@@ -1,7 +1,7 @@
 """Do key points of one view lie where the next one's camera says?  SIFT by COLMAP's own code, for textured things.
 
 A pair of neighbouring views agrees if it has enough matches and they lie on each other's epipolar lines (TSED, arXiv
-2304.10700, section 4: at least 10 matches, a median symmetric distance below 2 pixels).  On what has no texture, or is
+2304.10700: at least 10 matches, a median symmetric distance below 2 pixels).  On what has no texture, or is
 small, there are no key points and no verdict.  `epipolar.py`
 asks the same of colours, for those.
 """
