@@ -97,7 +97,12 @@ def test_without_a_token_one_sees_the_page_and_nothing_else(closed: Served):
         about = client.get("/v1/about").json()
         assert about["login"] and about["user"] is None
         assert client.get("/healthz").status_code == 200
-        for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("GET", "/metrics"), ("GET", "/v1/openapi.json")):
+        for method, path in (
+            ("GET", "/v1/jobs"),
+            ("POST", "/v1/jobs"),
+            ("GET", "/metrics"),
+            ("GET", "/v1/openapi.json"),
+        ):
             answer = client.request(method, path, json=MUG if method == "POST" else None)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
 
