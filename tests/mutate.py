@@ -94,6 +94,9 @@ ALSO = {
     "lifting.score.asd": ("scores",),
     "lifting.score.variational": ("scores", "learner"),
     "model.lowrank": ("learner",),
+    "evaluation.case": ("report",),
+    "evaluation.votes": ("blind",),
+    "refit": ("refit_by_hand",),
 }
 """Further files of tests (without `test_`) that a module answers to."""
 

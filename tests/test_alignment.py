@@ -113,6 +113,8 @@ def test_what_has_no_number_is_refused() -> None:
         measured(picture((1.0, 0.0, 0.0), "blue", "a"))
     with pytest.raises(InputError, match="direction"):
         measured(picture((0.0, 0.0, 0.0), "red", "a"))
+    with pytest.raises(InputError, match="direction"):
+        measured(picture((1.0, 0.0, 0.0), "red", "a"), picture((0.0, 0.0, 0.0), "red", "a"))
     nan = ReadingEncoder(mean_color, {"red": [math.nan, 0.0, 0.0]})
     with pytest.raises(InputError, match="finite features"):
         Alignment(nan, ["red"])
