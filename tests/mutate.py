@@ -94,6 +94,7 @@ ALSO = {
     "lifting.score.asd": ("scores",),
     "lifting.score.variational": ("scores", "learner"),
     "model.lowrank": ("learner",),
+    "evaluation.blind": ("blind_pairs",),
     "evaluation.case": ("report",),
     "evaluation.votes": ("blind",),
     "refit": ("refit_by_hand",),
