@@ -96,6 +96,7 @@ ALSO = {
     "model.lowrank": ("learner",),
     "evaluation.blind": ("blind_pairs",),
     "evaluation.case": ("report",),
+    "evaluation.encoder": ("encode_all",),
     "evaluation.votes": ("blind",),
     "refit": ("refit_by_hand",),
 }
