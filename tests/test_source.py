@@ -61,9 +61,9 @@ def test_of_views_the_pictures_that_cameras_name_and_nothing_below(tmp_path: Pat
     assert [Path(each.subject).name for each in found] == ["mug", "mug", "plain"]
 
 
-def test_a_prompt_that_nobody_can_read_is_none(tmp_path: Path) -> None:
+def test_a_prompt_that_is_no_text_or_cannot_be_read_is_none(tmp_path: Path) -> None:
     folder = views(tmp_path / "mug", "a mug")
-    for run in ("{", "{}", None):
+    for run in ("{", "{}", '{"prompt": null}', '{"prompt": 3}', '{"prompt": ["a mug"]}', None):
         (folder / "run.json").unlink() if run is None else (folder / "run.json").write_text(run)
         assert [each.prompt for each in read_pictures(folder, skip=pytest.fail)] == ["", ""]
         assert list_prompts(tmp_path) == []
