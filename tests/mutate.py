@@ -97,6 +97,9 @@ ALSO = {
     "evaluation.blind": ("blind_pairs",),
     "evaluation.case": ("report",),
     "evaluation.encoder": ("encode_all",),
+    "evaluation.findings": ("report",),
+    "evaluation.page": ("report",),
+    "evaluation.source": ("fidelity_command",),
     "evaluation.votes": ("blind",),
     "refit": ("refit_by_hand",),
 }
