@@ -98,6 +98,7 @@ ALSO = {
     "evaluation.case": ("report",),
     "evaluation.encoder": ("encode_all",),
     "evaluation.findings": ("report",),
+    "evaluation.matches": ("key_points",),
     "evaluation.page": ("report",),
     "evaluation.source": ("fidelity_command",),
     "evaluation.votes": ("blind",),
