@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_the_key_says_of_each_pair_what_it_was(tmp_path: Path) -> None:
     written = made.page.read_text()
     assert [written.index(pair.id) for pair in pairs] == sorted(written.index(pair.id) for pair in pairs)
     assert f'data-page="{key["page"]}"' in written and long[:240] in written
+
+
+def test_each_side_shows_what_its_run_made(tmp_path: Path) -> None:
+    """The address of a picture is the folder that it was drawn of."""
+
+    def draw(*sides: Path) -> tuple[Thumbnail, Thumbnail]:
+        one, other = (Thumbnail(uri=f"data:,{path.parent.name}-{path.name}", width=1, height=1) for path in sides)
+        return one, other
+
+    first, second = two(tmp_path, 6)
+    written = write_blind(first, second, tmp_path / "out", draw=draw).page.read_text()
+    wanted = []
+    for pair in make_pairs(first, second)[0]:
+        runs = ("ours", "theirs") if pair.left_is_first else ("theirs", "ours")
+        wanted += [f"data:,{run}-{pair.first.name}" for run in runs]
+    assert re.findall(r'<img[^>]* src="([^"]*)"', written) == wanted, "and the seed is that of `make_pairs`"
 
 
 def test_a_page_shows_as_many_pairs_as_it_is_asked_for(tmp_path: Path) -> None:

@@ -123,8 +123,9 @@ def test_depths_count_where_both_cover_by_more_than_half(monkeypatch: pytest.Mon
 
     slabs: list[Slab] = [Fading(slice(0, 4), 0.75, 1.0), Slab(slice(0, 8), 0.75, 1.25)]
     for either in (slabs, slabs[::-1]):
-        Fits(monkeypatch, either)
+        fits = Fits(monkeypatch, either)
         assert measure_halves(numbered()).depth_gap == pytest.approx(0.25)
+        assert fits.seeds == [0, 0] and fits.settings == [None, None], "by default"
 
 
 def test_views_are_left_out_evenly_around_and_seen_from_their_own_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +172,12 @@ def test_no_fit_is_begun_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("ground", [0.9, 0.1])
 def test_a_view_is_seen_without_the_ground_that_it_stood_on(ground: float) -> None:
+    """Though it covers most of the picture, all but its border."""
     rgb = torch.full((2, 3, SIZE, SIZE), ground)
-    rgb[1, :, 2:5, 3:6] = torch.tensor([0.6, 0.5, 0.4])[:, None, None]
+    rgb[1, :, 1:7, 1:7] = torch.tensor([0.6, 0.5, 0.4])[:, None, None]
     seen = _seen(Views(rgb=rgb, cameras=CAMERAS[[0, 1]]), 1)
     inside = torch.zeros(1, 1, SIZE, SIZE)
-    inside[..., 2:5, 3:6] = 1
+    inside[..., 1:7, 1:7] = 1
     assert torch.equal(seen.alpha, inside) and seen.depth.shape == seen.alpha.shape and not seen.depth.any()
     wanted = torch.where(inside > 0, rgb[[1]], torch.tensor(0.5))
     assert torch.allclose(seen.over(0.5), wanted, atol=1e-6) and float(seen.rgb.min()) >= 0
