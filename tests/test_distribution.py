@@ -184,6 +184,33 @@ def test_what_is_taken_in_is_a_copy() -> None:
     assert pickle.dumps(whole) == before, "of nothing nobody asks who made it"
 
 
+def test_no_more_than_two_samples_are_kept_whatever_is_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "SAMPLE", 10)
+    whole, pictures, kept = Statistics(encoder="given"), named(75), []
+    for first in range(0, 75, 5):
+        part = Statistics(encoder="given")
+        part.add(pictures[first : first + 5], Encoded(torch.rand(5, 2)))
+        whole.merge(part)
+        kept.append(sum(len(keys) for keys in whole.keys))
+    assert kept == [5, 10, 15, 20, *[10, 15, 20] * 3, 10, 15], "drawn anew at 25, not each time"
+    assert whole.n == 75 and sum(len(rows) for rows in whole.sample) == 15 and len(whole.features()) == 10
+
+
+def test_each_figure_is_its_own() -> None:
+    pytest.importorskip("torchmetrics")
+    rows, logits = features(30, 4, seed=1), torch.randn(30, 3, generator=torch.Generator().manual_seed(3))
+    made, real = statistics(rows, logits), statistics(features(20, 4, seed=2, shift=0.1), logits[:20].flip(0))
+    kid, error = kernel_distance(made.features(), real.features())
+    found = measure_fidelity(made, real)
+    assert (found.kid, found.kid_error) == (kid, error) and found.fid == frechet_distance(made, real)
+    assert found.inception_score == inception_score(made) != inception_score(real)
+    assert list(found.figures().values()) == [found.fid, kid, error, found.inception_score]
+    assert (found.encoder, found.n, found.n_real, found.features) == ("given", 30, 20, 4)
+    alone = measure_fidelity(made)
+    assert (alone.fid, alone.kid, alone.kid_error, alone.n_real) == (None, None, None, None)
+    assert alone.figures() == {"IS (given)": found.inception_score}
+
+
 def test_the_sample_is_drawn_from_all_pictures_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "SAMPLE", 500)
     rows = torch.arange(4000.0)[:, None]
