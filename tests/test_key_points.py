@@ -79,6 +79,16 @@ def test_two_pixels_across_the_lines_is_far(monkeypatch: pytest.MonkeyPatch) -> 
         assert found.median_px == pytest.approx(down / 2, rel=0.15), "the middle of 0 and of that"
 
 
+def test_at_two_pixels_far_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for apart, agreeing in ((1.999, 1.0), (2.0, 0.0)):
+        Planted(monkeypatch, pixels(CAMERAS))
+        monkeypatch.setattr(
+            "viewfold.evaluation.matches.epipolar_distance",
+            lambda pair, one, _, far=apart: torch.full((len(one),), far),
+        )
+        assert measured().agreeing == agreeing
+
+
 def test_half_of_a_pairs_matches_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, agreeing in ((6, 1.0), (8, 0.0)):
         places = pixels(CAMERAS)
