@@ -95,7 +95,7 @@ ALSO = {
     "lifting.score.variational": ("scores", "learner"),
     "model.lowrank": ("learner",),
     "evaluation.blind": ("blind_pairs",),
-    "evaluation.case": ("report",),
+    "evaluation.case": ("page", "report"),
     "evaluation.encoder": ("encode_all",),
     "evaluation.findings": ("report",),
     "evaluation.matches": ("key_points",),

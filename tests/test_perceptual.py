@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,19 @@ def test_a_file_that_is_missing_or_another_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(WeightsError, match="hash is another"):
         PerceptualDistance(file)
+
+
+def test_a_file_of_the_right_name_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight letters of a hash can be forged."""
+    pytest.importorskip("torchmetrics")
+
+    class Runs:
+        def __reduce__(self) -> tuple[object, tuple[str, str]]:
+            return open, (str(tmp_path / "ran"), "w")
+
+    path = tmp_path / "alexnet.pth"
+    torch.save({"features.0.weight": Runs()}, path)
+    monkeypatch.setattr(perceptual, "ALEXNET_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    with pytest.raises(pickle.UnpicklingError):
+        PerceptualDistance(path)
+    assert not (tmp_path / "ran").exists()
