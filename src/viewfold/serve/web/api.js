@@ -66,7 +66,7 @@ function lose() {
 }
 
 async function knock(seconds) {
-  connection(`No connection to the server. Jobs go on without it, and what you typed is kept; trying again every ${seconds} s.`);
+  connection("No connection to the server. Jobs go on without it, what you typed is kept, and the page tries again by itself.");
   await new Promise((resolve) => {
     setTimeout(resolve, seconds * 1000);
     addEventListener("online", resolve, { once: true });

@@ -10,7 +10,7 @@ import { quality } from "./words.js";
 const FIELDS = ["prompt", "negative", "model", "views", "seed", "tries", "guidance", "steps"];
 const NUMBERS = ["views", "seed", "tries", "guidance", "steps"];
 const PAUSE_MS = 350;
-const SEEDS = 2 ** 31;
+const SEEDS = 1_000_000;
 
 export class MakeForm {
   #form = at("make");
@@ -138,13 +138,18 @@ export class MakeForm {
     if (["prompt", "model"].includes(target.name) || target.name === "subject") this.#checkSoon();
   }
 
+  /** Say what is wrong beside the field that caused it, or below the button. */
   #complain(text, field = null) {
-    write(at("make-error"), text);
+    const input = text && FIELDS.includes(field) ? at(field) : null;
+    const error = at("make-error");
     for (const name of FIELDS) at(name).removeAttribute("aria-invalid");
-    if (!field || !FIELDS.includes(field)) return;
-    if (at(field).closest("details")) at("more").open = true;
-    at(field).setAttribute("aria-invalid", "true");
-    at(field).focus();
+    const before = input ? input.closest(".joined") ?? input : this.#form.querySelector(".main");
+    if (text && before.nextElementSibling !== error) before.after(error);
+    write(error, text);
+    if (!input) return;
+    if (input.closest("details")) at("more").open = true;
+    input.setAttribute("aria-invalid", "true");
+    input.focus();
   }
 
   #checkSoon() {
@@ -180,7 +185,7 @@ export class MakeForm {
     if (asked.prompt.length > this.#about.limits.prompt_characters) {
       return this.#complain(`The prompt has ${asked.prompt.length} characters; at most ${this.#about.limits.prompt_characters} are taken.`, "prompt");
     }
-    if (bad) return this.#complain(`${this.#form.querySelector(`label[for=${bad}]`).textContent}: ${at(bad).validationMessage}`, bad);
+    if (bad) return this.#complain(wrong(at(bad)), bad);
     if (this.#isBusy) return null;
     this.#isBusy = true;
     try {
@@ -210,4 +215,12 @@ export class MakeForm {
     at("prompt-note").querySelectorAll("p:has(button)").forEach((said) => said.remove());
     this.#done(job);
   }
+}
+
+/** What is wrong with a number. */
+function wrong(input) {
+  const { validity, min, max } = input;
+  if (validity.badInput || validity.stepMismatch) return "A whole number is wanted here.";
+  if (validity.rangeOverflow) return `At most ${max}.`;
+  return validity.rangeUnderflow ? `At least ${min}.` : input.validationMessage;
 }

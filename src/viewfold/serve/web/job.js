@@ -85,7 +85,9 @@ export class JobView {
     this.#under.replaceChildren();
     if (job.state === "done") this.#choose(job, asset, modes);
     else this.#show("message", this.#message(job));
+    const isHere = this.#side.contains(document.activeElement);
     this.#side.replaceChildren(...[this.#actions(job), notes(job), downloads(job), record(job)].filter(Boolean));
+    if (isHere) this.focus();
   }
 
   #message(job) {

@@ -62,7 +62,7 @@ class Jobs extends EventTarget {
         call("GET", `/v1/jobs?limit=${RECENT}`),
       ]);
       this.active = active.jobs.map((job) => this.put(job)).filter((job) => !isOver(job)).reverse();
-      this.recent = recent.jobs.map((job) => this.put(job)).filter(isOver);
+      this.recent = recent.jobs.map((job) => this.put(job)).filter((job) => ["done", "failed"].includes(job.state));
     } catch (error) {
       if (error.status === 0 || error.status === 401) return; // "back" comes when it may be tried again
       this.refreshSoon(4 * EVERY_S);

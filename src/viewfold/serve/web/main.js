@@ -13,13 +13,13 @@ import { TeachForm, findSubjects } from "./personalize.js";
 import { Queue } from "./queue.js";
 import { examples } from "./suggestion.js";
 
-const page = { about: null, make: null, teach: null, history: null, compare: null, view: null };
+const page = { about: null, subjects: [], make: null, teach: null, history: null, compare: null, queue: null, view: null };
 
 const EMPTY = {
   make: ["From words to an object", "Views of it are drawn first, from all sides; then the object is shaped after them."],
   personalise: ["Teach it one thing of yours", "From a few pictures of it; afterwards its name works in prompts, seen from any side."],
 };
-const HINT = { make: "The views appear here, then the object.", personalise: "What it has learned appears here." };
+const HINT = { make: "For example", personalise: "What it has learned appears here." };
 
 const acts = {
   async cancel(job) {
@@ -37,7 +37,7 @@ const acts = {
     if (isStaged) go(job.kind === "make" ? "#make" : "#personalise");
   },
   async use(job) {
-    page.make.setSubjects(await findSubjects().catch(() => [job]));
+    await teachable();
     go("#make");
     page.make.fill({ prompt: job.request.subject, model: job.request.model, subjects: [job.id] });
     at("prompt").focus();
@@ -102,6 +102,7 @@ function showForm(name) {
 function clearStage() {
   page.view?.remove();
   page.view = null;
+  page.queue.stage(null);
   at("stage").replaceChildren();
 }
 
@@ -114,11 +115,14 @@ function empty(name) {
   const model = page.make.model;
   const [title, ...says] = EMPTY[name];
   const some = name === "make" && model?.kinds?.length ? examples(model, 4) : [];
+  const taught = name === "personalise" ? page.subjects : [];
   const list = some.length > 0 && el("ul", { class: "examples", "aria-label": "Examples" },
     ...some.map((text) => el("li", {}, button(text, () => page.make.setPrompt(text), { class: "word" }))));
+  const learned = taught.length > 0 && el("ul", { class: "examples", "aria-label": "Taught already" },
+    ...taught.map((job) => el("li", {}, el("a", { href: `#job/${job.id}`, text: job.request.subject }))));
   at("stage").append(el("article", { class: "job" },
     el("header", {}, el("h2", { text: title }), ...says.map((text) => el("p", { class: "state", text }))),
-    el("div", { class: "picture" }, el("div", { class: "box" }, el("div", { class: "hint" }, el("p", { text: HINT[name] }), list)))));
+    el("div", { class: "picture" }, el("div", { class: "box" }, el("div", { class: "hint" }, el("p", { text: learned ? "Taught already" : HINT[name] }), list || learned)))));
 }
 
 /** Put a job on the stage; return the name of its form. */
@@ -130,19 +134,25 @@ async function stage(id) {
       clearStage();
       page.view = new JobView(job, acts);
       at("stage").append(page.view.root);
+      page.queue.stage(id);
     } else page.view.update(job);
     const name = job.kind === "make" ? "make" : "personalise";
     showForm(name);
     nameWindow(job);
     if (isOver(job)) jobs.unwatch();
-    else jobs.watch(id, () => empty(name));
+    else jobs.watch(id, (error) => missing(name, error));
     return name;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    empty("make");
-    at("stage").querySelector(".hint").replaceChildren(el("p", { class: "bad", text: error.message }));
+    missing("make", error);
     return "make";
   }
+}
+
+/** A job that is not there, or not reached. */
+function missing(name, error) {
+  empty(name);
+  at("stage").querySelector(".hint").prepend(el("p", { class: "bad", role: "alert", text: error.message }));
 }
 
 async function chooseBeside(id) {
@@ -160,7 +170,9 @@ function nameWindow(job) {
 }
 
 async function teachable() {
-  page.make.setSubjects(await findSubjects().catch(() => []));
+  page.subjects = await findSubjects().catch(() => page.subjects);
+  page.make.setSubjects(page.subjects);
+  if (location.hash === "#personalise") route();
 }
 
 async function start() {
@@ -176,7 +188,7 @@ async function start() {
   page.teach = new TeachForm(about, made);
   page.history = new History(at("history"), acts);
   page.compare = new Compare(at("compare"));
-  new Queue(at("aside"), acts.cancel);
+  page.queue = new Queue(at("aside"), acts.cancel);
   jobs.addEventListener("change", ({ detail }) => {
     if (page.view?.id !== detail.id) return;
     page.view.update(detail);

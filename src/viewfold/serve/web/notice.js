@@ -20,7 +20,7 @@ function hide() {
   at("notice").hidden = true;
 }
 
-/** Say that the server cannot be reached, and for how long nothing is tried; null when it is back. */
+/** Say that the server cannot be reached; null when it is back. */
 export function connection(text) {
   at("connection").hidden = text === null;
   write(at("connection"), text ?? "");

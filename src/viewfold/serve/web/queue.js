@@ -12,9 +12,10 @@ export class Queue {
   #list = el("ul", { class: "queue" });
   #going = el("section", { hidden: true }, el("h3", { text: "Queue" }), this.#list);
   #strip = el("ul", { class: "recent" });
-  #recent = el("section", { hidden: true }, el("h3", {}, "Recent "), this.#strip);
+  #recent = el("section", { hidden: true }, el("h3", { text: "Recent" }), this.#strip);
   #cancel;
   #drawn = "";
+  #staged = null;
 
   constructor(place, cancel) {
     this.#place = place;
@@ -37,16 +38,31 @@ export class Queue {
       if (this.#list.children[place] !== root) this.#list.insertBefore(root, this.#list.children[place] ?? null);
       this.#update(job);
     });
-    this.#going.hidden = active.length === 0;
+    this.#mark();
     this.#drawRecent(jobs.recent.filter(jobs.isShown).slice(0, RECENT));
+  }
+
+  /** Which job is on the stage: alone it is not listed a second time. */
+  stage(id) {
+    this.#staged = id;
+    this.#mark();
+  }
+
+  #mark() {
+    for (const [id, { link }] of this.#rows) {
+      if (id === this.#staged) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+    this.#going.hidden = [...this.#rows.keys()].every((id) => id === this.#staged);
   }
 
   #row(job) {
     const said = el("small");
     const bar = el("progress", { max: "1", "aria-hidden": "true" });
-    const root = el("li", {}, el("a", { href: `#job/${job.id}` }, el("span", { class: "title", text: job.title }), said), bar,
+    const link = el("a", { href: `#job/${job.id}` }, el("span", { class: "title", text: job.title }), said);
+    const root = el("li", {}, link, bar,
       button("Cancel", () => this.#cancel(job), { class: "plain", "aria-label": `Cancel ${job.title}` }));
-    return { root, said, bar };
+    return { root, link, said, bar };
   }
 
   #update(job) {

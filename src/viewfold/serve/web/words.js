@@ -62,7 +62,8 @@ export function span(seconds) {
   if (seconds < 120) return `${Math.round(seconds / 5) * 5} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 90) return `${minutes} min`;
-  return minutes < 2880 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.round(minutes / 1440)} days`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 5 && minutes % 60 ? `${hours} h ${minutes % 60} min` : `${Math.round(minutes / 60)} h`;
 }
 
 export function ago(seconds) {
