@@ -201,21 +201,21 @@ def _one(figure: Figure) -> str:
 
 
 def split(out: Path) -> None:
-    """Share the renders out: a third, and all of `FLAT`, as pictures; the others as objects; groups as neither."""
-    for index, folder in enumerate(sorted((out / "renders").iterdir(), key=lambda path: path.name[-8:])):  # by seed
-        record = folder / "meta.json"
-        kind = json.loads(record.read_text()).get("kind") if record.is_file() else None
+    """Share the toys of `KINDS` out: a third, and all of `FLAT`, to be seen as pictures, the others as objects."""
+    for index, record in enumerate(sorted((out / "assets").glob("*.json"), key=lambda path: path.stem[-8:])):  # by seed
+        kind = json.loads(record.read_text()).get("kind")  # the list of licences has none
         if kind in KINDS:
-            link = out / f"renders-{'flat' if kind in FLAT or index % 3 == 0 else 'objects'}" / folder.name
-            link.parent.mkdir(exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(folder.resolve())
+            folder = out / f"assets-{'flat' if kind in FLAT or index % 3 == 0 else 'objects'}"
+            folder.mkdir(exist_ok=True)
+            for path in record.parent.glob(f"{record.stem}.*"):
+                if not (folder / path.name).exists():
+                    (folder / path.name).hardlink_to(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    share = commands.add_parser("split", help="share the renders in OUT/renders out to 3D and 2D")
+    share = commands.add_parser("split", help="share the toys in OUT/assets out to 3D and 2D")
     share.add_argument("out", type=Path)
     run = commands.add_parser("run", help="train the arms and measure them")
     run.add_argument("--data", type=Path, default=Path("runs/claims"), help="holds objects/ and flat/")

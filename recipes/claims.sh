@@ -15,9 +15,10 @@ case ${1:-} in
 esac
 
 viewfold assets "$assets" --out "$out/assets"
-viewfold render "$out/assets" --out "$out/renders" --size 64 --webp fast --orbits 2 --views 8
 python benchmarks/claims.py split "$out"
-viewfold pack "$out/renders-objects" --out "$out/objects" --latents toybox
-viewfold pack "$out/renders-flat" --out "$out/flat" --latents toybox
+for half in objects flat; do
+  viewfold render "$out/assets-$half" --out "$out/renders-$half" --size 64 --webp fast --orbits 2 --views 8
+  viewfold pack "$out/renders-$half" --out "$out/$half" --latents toybox
+done
 python benchmarks/claims.py run --data "$out" --out "$out/arms" --steps "$steps" --base-steps "$base" --prompts "$prompts" \
   ${arms:+--arms "$arms"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,15 @@ from viewfold.scene.mesh import Mesh
 from viewfold.views import Views
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How the views of a lift are drawn, where not as the model draws by itself; see `generate`."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str | None = None
+
+
 def lift(
     model: MultiViewPipeline,
     prompt: str,
@@ -38,6 +47,7 @@ def lift(
     tries: int = 1,
     scorer: Scorer | None = None,
     settings: LiftSettings | None = None,
+    drawing: Drawing | None = None,
     origin: OriginHook | None = ORIGIN,
     progress: Callable[[str, int, int], None] | None = None,
     previews: Callable[[Preview], None] | None = None,
@@ -56,9 +66,11 @@ def lift(
         tries: sets of first views that are generated, from seeds of their own, of which the best is lifted.
         scorer: says which is best; needed for more than one try.
         settings: None is `presets.STANDARD`.
+        drawing: of the views; it must be left out where `views` are given.
         origin: see `generate`; a marked model's turntable is marked, meshes and textures are not.
         progress: called with (stage, steps done, steps in all).
-        previews, preview_every_s: called with pictures of the object as it stands (lifting/preview.py).
+        previews, preview_every_s: called with the views while they are drawn, and with pictures of the object as it
+            stands (lifting/preview.py).
         note: told that the distillation went back to a good state, and why.
         keeper: what `lifting.keeping.keeping(folder)` yields; a lift that was stopped or killed goes on from its folder
             and ends in the same result, if model, prompt, seed, settings and `scorer` are the same.
@@ -71,20 +83,25 @@ def lift(
     if origin is not None:
         origin.check_prompt(prompt)
     settings, defaults = settings or STANDARD, model.defaults
-    _check_tries(tries, scorer, drawn=views is None and isinstance(settings.start, FromViews))
+    draws = views is None and isinstance(settings.start, FromViews)
+    _check_tries(tries, scorer, drawn=draws)
+    if drawing is not None and not draws:
+        raise InputError("`drawing` must be left out where `views` are given or a blob is the start: none are drawn.")
+    drawing = drawing or Drawing()
     report = stoppable(progress, keeper)
     survey = settings.survey.resolved(views=defaults.lift_views, around=defaults.lift_around)
     drawn = views is None or views.run.get("weights_sha256") == made_by(model, prompt, seed=seed).weights_sha256
     paint = settings.paint.resolved(known=defaults.known_light and drawn, bare=settings.bare)
     settings = replace(settings, survey=survey, paint=paint)
-    draw = _Draw(model, prompt, survey, report, keeper)
+    draw = _Draw(model, prompt, survey, drawing, report, previews, keeper)
 
     def sample(seed: int) -> Views:
         drawn = draw.best(seed, tries, scorer) if scorer is not None and tries > 1 else draw.all(seed)
         return drawn if origin is None else origin.sign(drawn, made_by(model, prompt, seed=seed))
 
     if keeper is not None:
-        keeper.begin(_decides(model, prompt, views=views, seed=seed, tries=tries, settings=settings))
+        decides = _decides(model, prompt, views=views, seed=seed, tries=tries, settings=settings)
+        keeper.begin({**decides, "drawing": asdict(drawing)})
     asset = lift_views(
         model,
         prompt,
@@ -196,10 +213,17 @@ class _Draw:
         model: MultiViewPipeline,
         prompt: str,
         survey: Survey,
+        drawing: Drawing,
         report: Callable[[str, int, int], None],
+        previews: Callable[[Preview], None] | None,
         keeper: Keeper | None,
     ) -> None:
         self.model, self.prompt, self.survey, self.report, self.keeper = model, prompt, survey, report, keeper
+        self.told: dict[str, Any] = {**asdict(drawing), "origin": None}
+        if previews is not None:
+            self.told["previews"] = lambda step, total, rgb: previews(
+                Preview(stage="generate", step=step, total=total, rgb=rgb)
+            )
         first = orbit(model.defaults)
         self.anchors = first[: survey.views] if (survey.views or len(first)) < len(first) else first
         self.others = survey.others(self.anchors)
@@ -232,7 +256,7 @@ class _Draw:
         def drawn(done: int, total: int) -> None:
             self.report("generate", done, total)
 
-        told = {"seed": seed, "given": given, "origin": None, "progress": drawn, **settings}
+        told = self.told | {"seed": seed, "given": given, "progress": drawn, **settings}
         make = partial(generate, self.model, self.prompt, **told)
         name = f"{'first' if given is None else 'others'}-{seed}"
         return make() if self.keeper is None else self.keeper.views(name, make)

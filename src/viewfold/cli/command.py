@@ -27,12 +27,13 @@ from viewfold.cli.origin import Provenance
 from viewfold.cli.pack import Pack
 from viewfold.cli.personalize import Personalize
 from viewfold.cli.render import Render
+from viewfold.cli.serve import Serve
 from viewfold.cli.start import resting_collector
 from viewfold.cli.training import Train
 from viewfold.cli.weights import Weights
 from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
 
-Verb = Generate | Lift | Assets | Render | Pack | Train | Personalize | Evaluate | Weights | Provenance | Doctor
+Verb = Generate | Lift | Assets | Render | Pack | Train | Personalize | Evaluate | Serve | Weights | Provenance | Doctor
 
 VERBS = Annotated[
     Annotated[Generate, tyro.conf.subcommand("generate")]
@@ -43,6 +44,7 @@ VERBS = Annotated[
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Personalize, tyro.conf.subcommand("personalize")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Provenance, tyro.conf.subcommand("provenance")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")],

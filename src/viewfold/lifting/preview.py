@@ -31,7 +31,7 @@ class Preview:
     """What an object looks like so far."""
 
     stage: str
-    """ "fit" or "distil"."""
+    """ "generate", "fit" or "distil"."""
 
     step: int
     """Steps that are made."""
@@ -40,7 +40,7 @@ class Preview:
     """Steps in all."""
 
     rgb: Float[Tensor, "v 3 h w"]
-    """Opaque pictures from all around in [0, 1], on the CPU."""
+    """Opaque pictures from all around in [0, 1], on the CPU; while views are drawn, those."""
 
 
 class Previews:

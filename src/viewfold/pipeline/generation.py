@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.device import find_device, peak_memory_mib
@@ -29,6 +31,12 @@ from viewfold.weights.location import find_model
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and of all steps."""
+
+Show = Callable[[int, int, Float[Tensor, "v 3 h w"]], None]
+"""Called after a step with the steps done, all steps, and the views as they are, in [0, 1] and on the CPU."""
+
+SHOW_EVERY_S = 0.3
+"""Between two looks at views that are being drawn: each is a pass of the decoder."""
 
 
 def load(
@@ -78,6 +86,7 @@ def generate(
     timesteps: Sequence[int] | None = None,
     origin: OriginHook | None = ORIGIN,
     progress: Progress | None = None,
+    previews: Show | None = None,
 ) -> Views:
     """Sample views of a prompt and note how they were made.
 
@@ -92,6 +101,7 @@ def generate(
         origin: asked about the prompt before, and given the views to sign after; the default refuses some prompts, and
             says in every file that a model made it (docs/weights.md).  None asks nobody and says nothing.
         progress: called after each step.
+        previews: called with the views as they stand, noise and all, every `SHOW_EVERY_S`; they come out the same.
 
     Returns:
         The views; `run` holds the settings, the versions, the weights' hash, seconds, peak memory, warnings about the
@@ -125,11 +135,16 @@ def generate(
         "suffix": suffix,
     }
 
-    def report(_pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, Any]) -> None:
+    shown = started = time.perf_counter()
+
+    def report(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> None:
+        nonlocal shown
         if progress is not None:
             progress(index + 1, total)
+        if previews is not None and index + 1 < total and time.perf_counter() - shown >= SHOW_EVERY_S:
+            previews(index + 1, total, model.decode(tensors["latents"][0]).cpu())
+            shown = time.perf_counter()
 
-    started = time.perf_counter()
     pictures = model(
         defaults.worded(prompt, suffix),
         cameras,

@@ -1,0 +1,119 @@
+"""Starts everything that `viewfold serve` is, and ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+
+from viewfold.errors import InputError
+from viewfold.serve.app import ServeSettings, create_app
+from viewfold.serve.folder import LOCK, QUEUE
+from viewfold.serve.log import log
+from viewfold.serve.queue import Queue, QueueLimits
+from viewfold.serve.supervisor import Slot, Supervisor
+from viewfold.serve.tokens import Tokens
+from viewfold.store import check_output, lock
+
+
+class Options(Protocol):
+    """What the command line says."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def data(self) -> Path: ...
+    @property
+    def models(self) -> tuple[str, ...]: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def allowed_host(self) -> tuple[str, ...]: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def job_minutes(self) -> float: ...
+
+
+def serve(options: Options, tokens: Tokens | None) -> None:
+    """Serve until SIGTERM or Ctrl-C: what runs then goes back to the queue, and on when the server is started again.
+
+    Raises:
+        OutputError: another server has the data folder, or it cannot be written, or its queue is damaged.
+        InputError: the address cannot be listened at.
+    """
+    data = options.data.absolute()
+    check_output(data / QUEUE)
+    with lock(data / LOCK, f"`data` must be served once at a time; another server is at work in {data}."):
+        queue = Queue(data / QUEUE, limits=QueueLimits(queued_each=options.queued))
+        listener = _listen(options.host, options.port)
+        port = listener.getsockname()[1]
+        with Supervisor(data, queue, _slots(options), job_minutes=options.job_minutes) as workers:
+            hosts = (options.host, *options.allowed_host)
+            settings = ServeSettings(models=options.models, hosts=hosts, tokens=tokens, workers=lambda: workers.alive)
+            app = create_app(data, queue, settings)
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=20,
+                timeout_graceful_shutdown=5, limit_concurrency=2_000, h11_max_incomplete_event_size=64 * 2**10,
+            )  # fmt: skip
+            shown = f"[{options.host}]" if ":" in options.host else options.host
+            print(f"http://{shown}:{port}/  (data in {options.data}; Ctrl-C ends it)", flush=True)
+            log("serving", port=port, workers=options.workers)
+            _Server(config).run(sockets=[listener])
+            log("draining")
+        queue.close()
+    log("ended")
+
+
+class _Server(uvicorn.Server):
+    """Tells the application that it is about to end, so that streams end and nothing new is taken."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        state = self.config.app.state  # pyright: ignore[reportAttributeAccessIssue,reportFunctionMemberAccess]
+        state.draining = True
+        asyncio.get_running_loop().call_soon_threadsafe(state.board.close)
+        super().handle_exit(sig, frame)  # pyright: ignore[reportArgumentType]
+        self._captured_signals.clear()  # or uvicorn raises it again when all has ended
+
+    def install_signal_handlers(self) -> None:
+        """As `capture_signals` does."""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the socket, so that an address in use is said before workers start."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as error:
+        raise InputError(
+            f"`host` and `port` must be an address to listen at; {host}:{port}: {error.strerror or error}. "
+            "Another server may have it: name another --port."
+        ) from error
+    return listener
+
+
+def _slots(options: Options) -> list[Slot]:
+    """Return a worker for each GPU, or as many as are asked for, which share the processors."""
+    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    slots = []
+    for number in range(options.workers):
+        arguments, environment = ["--warm", options.models[0]], {}
+        if options.device != "auto":
+            arguments += ["--device", options.device]
+        if options.device in ("auto", "cuda") and options.workers > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(number)
+        if "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        slots.append(Slot(name=f"worker-{number}", arguments=arguments, environment=environment))
+    return slots
