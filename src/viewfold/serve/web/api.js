@@ -1,6 +1,7 @@
 // The one door to the server: JSON in and out, errors in words, the token asked for again, a lost connection waited for.
 
 import { connection } from "./notice.js";
+import { plain } from "./words.js";
 
 /** An answer that is no success. `status` 0: the server was not reached. */
 export class ApiError extends Error {
@@ -52,7 +53,7 @@ export async function call(method, path, { json, body, headers = {}, signal, kee
 async function words(answer) {
   try {
     const { error } = await answer.json();
-    if (error?.message) return error;
+    if (error?.message) return { ...error, message: plain(error.message) };
   } catch { /* not the server's own words: a proxy's page, or nothing */ }
   return { message: `The server answered ${answer.status} ${answer.statusText}`.trim() + "; try again, or look at its log." };
 }

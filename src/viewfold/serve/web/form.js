@@ -5,7 +5,7 @@ import { keep, kept } from "./draft.js";
 import { at, button, el, write } from "./element.js";
 import { jobs } from "./jobs.js";
 import { fillKnown } from "./suggestion.js";
-import { quality } from "./words.js";
+import { plain, quality } from "./words.js";
 
 const FIELDS = ["prompt", "negative", "model", "views", "seed", "tries", "guidance", "steps"];
 const NUMBERS = ["views", "seed", "tries", "guidance", "steps"];
@@ -48,6 +48,14 @@ export class MakeForm {
     this.#checkSoon();
   }
 
+  /** Take what a model knows that has been loaded meanwhile. */
+  learn(about) {
+    this.#about = about;
+    this.#fillModel();
+    this.#checked = { prompt: null, model: null, outside: false, notes: [] };
+    this.#checkSoon();
+  }
+
   get model() {
     return this.#about.models.find(({ name }) => name === at("model").value) ?? this.#about.models[0];
   }
@@ -64,8 +72,7 @@ export class MakeForm {
     if (!model) return;
     const choose = (prompt) => this.setPrompt(prompt);
     if (model.kinds.length) fillKnown(at("known-body"), model, () => at("prompt").value, choose);
-    for (const name of ["views", "guidance", "steps"]) at(name).placeholder = model[name];
-    at("tries").placeholder = "1";
+    for (const name of ["guidance", "steps"]) at(name).placeholder = model[name] || "as the model needs";
     at("negative").placeholder = model.negative || "nothing";
     this.#fillSubjects();
   }
@@ -118,7 +125,7 @@ export class MakeForm {
     const { model } = this;
     return {
       kind: "make", prompt: at("prompt").value.trim(), negative: at("negative").value.trim() || null, model: model.name,
-      views: number("views") ?? model.views, seed: number("seed"), tries: number("tries") ?? 1,
+      views: number("views"), seed: number("seed"), tries: number("tries") ?? 1,
       quality: data.get("quality"), guidance: number("guidance"), steps: number("steps"), subjects: data.getAll("subject"),
     };
   }
@@ -133,6 +140,7 @@ export class MakeForm {
     this.#chosen = new Set(new FormData(this.#form).getAll("subject"));
     const chosen = this.#about.qualities.find(({ name }) => name === new FormData(this.#form).get("quality"));
     write(at("quality-says"), chosen?.says ?? "");
+    at("views").placeholder = (chosen?.name === "views" && this.model?.views) || "as many as it needs";
     this.#complain("");
     this.#keep();
     if (["prompt", "model"].includes(target.name) || target.name === "subject") this.#checkSoon();
@@ -172,7 +180,7 @@ export class MakeForm {
     const found = prompt ? await call("POST", "/v1/check", { json: { prompt, model } }) : { notes: [], outside: false };
     if (this.#plain() === prompt) {
       this.#checked = { prompt, model, ...found };
-      at("prompt-note").replaceChildren(...found.notes.map((note) => el("p", { class: found.outside ? "warn" : "note", text: `${note}.`.replace(/^./, (c) => c.toUpperCase()).replace(/([.!?])\.$/, "$1") })));
+      at("prompt-note").replaceChildren(...found.notes.map((note) => el("p", { class: found.outside ? "warn" : "note", text: plain(note) })));
     }
     return { prompt, model, ...found };
   }

@@ -71,7 +71,7 @@ export class History {
       if (cursor) cards[0]?.querySelector("a").focus();
       this.#next = page.next;
       this.#more.hidden = !page.next;
-      write(this.#says, this.#count(page.total));
+      write(this.#says, this.#count(this.#cards.children.length));
       this.#hide();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -81,7 +81,7 @@ export class History {
 
   #count(total) {
     if (this.#first) return "Choose what to put beside it.";
-    if (total) return total === 1 ? "One result" : `${total} results`;
+    if (total) return this.#next ? `The newest ${total}` : total === 1 ? "One result" : `${total} results`;
     return this.#find.value || this.#states.value ? "Nothing like that is here." : "Nothing was made yet.";
   }
 

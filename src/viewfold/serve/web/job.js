@@ -91,7 +91,7 @@ export class JobView {
   }
 
   #message(job) {
-    const text = job.state === "cancelled" ? "It was cancelled." : job.error?.message ?? "It failed, and did not say why.";
+    const text = job.state === "cancelled" ? "It was cancelled." : words.plain(job.error?.message ?? "It failed, and did not say why.");
     return el("div", { class: "hint" }, el("p", { class: job.state === "failed" ? "bad" : "", role: job.state === "failed" ? "alert" : undefined, text }));
   }
 

@@ -24,14 +24,16 @@ class Jobs extends EventTarget {
     return this.known.get(id);
   }
 
-  /** Take in what the server said; what is over does not run again because an older answer came late. */
+  /** Take in what the server said, in a list without files and places; what is over does not run again because an older answer came late. */
   put(job) {
     const before = this.known.get(job.id);
     if (before && isOver(before) && !isOver(job)) return before;
-    this.known.set(job.id, job);
-    this.dispatchEvent(new CustomEvent("change", { detail: job }));
+    const all = before ? { ...job, files: job.files.length ? job.files : before.files } : job;
+    if (all.state === "queued") all.position ??= before?.position ?? null;
+    this.known.set(job.id, all);
+    this.dispatchEvent(new CustomEvent("change", { detail: all }));
     if (before && !isOver(before) && isOver(job)) this.refreshSoon();
-    return job;
+    return all;
   }
 
   /** Hear of one job as it goes; the one before is let go. */

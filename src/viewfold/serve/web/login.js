@@ -37,7 +37,7 @@ function ask() {
 
 export function startLogin(about) {
   onLogin(ask);
-  at("leave").hidden = about.user === "local";
+  at("leave").hidden = about.login || about.user === "local";
   at("leave").onclick = async () => {
     await call("DELETE", "/v1/session").catch(() => null);
     location.reload();

@@ -128,7 +128,7 @@ function empty(name) {
 /** Put a job on the stage; return the name of its form. */
 async function stage(id) {
   try {
-    const job = jobs.get(id) && isOver(jobs.get(id)) ? jobs.get(id) : jobs.put(await call("GET", `/v1/jobs/${encodeURIComponent(id)}`));
+    const job = jobs.put(await call("GET", `/v1/jobs/${encodeURIComponent(id)}`));
     if (location.hash !== `#job/${id}`) return "make";
     if (page.view?.id !== id) {
       clearStage();
@@ -200,7 +200,22 @@ async function start() {
   await route();
   jobs.refresh();
   teachable();
+  learnMore();
   return null;
+}
+
+/** What a model knows is told once a worker has loaded it; until then it is asked for now and then. */
+async function learnMore() {
+  if (page.about.models.every((model) => model.image_size > 0)) return;
+  await new Promise((resolve) => { setTimeout(resolve, 3000); });
+  const about = await call("GET", "/v1/about").catch(() => null);
+  const isNew = about?.models.some((model, place) => model.image_size !== page.about.models[place]?.image_size);
+  if (about) page.about = about;
+  if (isNew) {
+    page.make.learn(about);
+    if (!page.view && !at("bench").hidden) route();
+  }
+  learnMore();
 }
 
 /** Say why there is nothing else on the stage. */

@@ -102,11 +102,13 @@ export class TeachForm {
 export async function findSubjects() {
   const found = [];
   let cursor = null;
+  let pages = 0;
   do {
     const before = cursor ? `&before=${encodeURIComponent(cursor)}` : "";
     const page = await call("GET", `/v1/jobs?kind=personalize&state=done&limit=100${before}`);
     found.push(...page.jobs.filter((job) => job.kind === "personalize"));
     cursor = page.next;
-  } while (cursor && found.length < 50);
+    pages += 1;
+  } while (cursor && found.length < 50 && pages < 5);
   return found;
 }

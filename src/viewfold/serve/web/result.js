@@ -1,7 +1,7 @@
 // What a job has come to, besides its picture: downloads, figures, settings, what a person should know.
 
 import { el } from "./element.js";
-import { bytes, figure, settings } from "./words.js";
+import { bytes, figure, plain, settings } from "./words.js";
 
 const NAMES = { turntable: "Turntable", contact: "Contact sheet", lora: "What it learned (LoRA)", record: "Record", asset: "Object" };
 const SAYS = { glb: "browsers, Blender, Unity, phones", obj: "older programs", ply: "coloured points and faces", stl: "3D printing", usdz: "Apple" };
@@ -19,8 +19,7 @@ export function downloads(job) {
     rows.push(el("a", { href: `/v1/jobs/${job.id}/views.zip`, download: "", class: "file" }, el("b", { text: "ZIP" }), el("small", { text: "the views, their cameras, the record" })));
   }
   for (const file of of("lora", "turntable", "contact", "record")) {
-    const kind = file.name.split(".").pop().toUpperCase();
-    rows.push(download(file.url, el("b", { text: NAMES[file.role] }), el("small", { text: `${kind} · ${bytes(file.bytes)}` })));
+    rows.push(download(file.url, el("b", { text: NAMES[file.role] }), el("small", { text: `${file.name} · ${bytes(file.bytes)}` })));
   }
   if (!rows.length) return null;
   const split = of("asset").length + (of("view").length ? 1 : 0) || rows.length;
@@ -47,7 +46,7 @@ export function record(job) {
 
 /** What a person should know, in the server's words. */
 export function notes(job) {
-  const said = [...job.notes];
+  const said = job.notes.map(plain);
   if (job.resumed) said.push(`Went on ${job.resumed === 1 ? "once" : `${job.resumed} times`} after its worker had stopped.`);
   return said.length ? el("ul", { class: "notes" }, ...said.map((note) => el("li", { text: note }))) : null;
 }

@@ -7,6 +7,7 @@ const PHASES = {
   distil: "Working out the sides that no view shows",
   mesh: "Making its surface",
   texture: "Painting it",
+  polish: "Refining its surface",
   check: "Looking it over",
   save: "Saving",
   poses: "Finding from where each picture was taken",
@@ -35,9 +36,12 @@ const SETTINGS = {
 
 const QUALITIES = { views: "Pictures", draft: "Draft 3D", standard: "Standard", high: "High" };
 
-export const phase = (name) => PHASES[name] ?? sentence(name);
+export const phase = (name) => (name ? PHASES[name] ?? sentence(name) : "Starting");
 export const quality = (name) => QUALITIES[name] ?? sentence(name);
 export const sentence = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
+
+/** The server's sentence as one for the page: names without the marks of code, and a capital. */
+export const plain = (message) => message.replace(/`([^`]*)`/g, "$1").replace(/^./, (letter) => letter.toUpperCase());
 
 export function count(value) {
   return Math.round(value).toLocaleString("en").replaceAll(",", "\u202f");
@@ -74,12 +78,14 @@ export function ago(seconds) {
 }
 
 export function waiting(position) {
-  if (!position) return "Next in the queue";
+  if (position === null || position === undefined) return "Waiting";
+  if (position === 0) return "Next in the queue";
   return position === 1 ? "Waiting: one before it" : `Waiting: ${position} before it`;
 }
 
 /** The state of a job in a few words. */
 export function state(job) {
+  if (job.cancelling) return "Ending";
   if (job.state === "queued") return waiting(job.position);
   if (job.state === "running") return job.progress ? phase(job.progress.phase) : "Starting";
   return { done: "Done", failed: "Failed", cancelled: "Cancelled" }[job.state] ?? job.state;
@@ -89,13 +95,13 @@ export function state(job) {
 export function details(progress) {
   if (!progress) return "";
   const said = [];
-  if (progress.steps > 1) said.push(`step ${progress.step} of ${progress.steps}`);
+  if (progress.steps > 1 && progress.step !== undefined) said.push(`step ${progress.step} of ${progress.steps}`);
   for (const [name, value] of Object.entries(progress.figures ?? {})) {
     const [label, text] = figure(name, value);
     if (text) said.push(`${label.toLowerCase()} ${text}`);
   }
   if (progress.eta_s !== null && progress.eta_s !== undefined) {
-    said.push(progress.eta_s < 1.5 ? "almost done" : `about ${span(progress.eta_s)} left`);
+    said.push(progress.eta_s < 1.5 ? "almost done" : `about ${span(progress.eta_s)} left of this part`);
   }
   return said.join(" · ");
 }
