@@ -32,7 +32,8 @@ export class MakeForm {
     at("tries").max = limits.tries;
     at("model").replaceChildren(...about.models.map(({ name }) => el("option", { value: name, text: name })));
     this.#fillQualities();
-    this.fill({ quality: "draft", ...kept("make") });
+    const typed = at("prompt").value; // by who was faster than the page
+    this.fill({ quality: "draft", ...kept("make"), ...(typed && { prompt: typed }) });
     this.#form.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(); });
     this.#form.addEventListener("input", (event) => this.#change(event));
     at("prompt").addEventListener("keydown", (event) => {

@@ -56,7 +56,7 @@ export class JobView {
       if (!before) this.#begin(job);
       this.#strip.show(job.progress?.preview, `${words.state(job)}: ${job.title}`);
       if (job.progress?.preview) this.#show("strip", this.#strip.root);
-      else if (!this.#shown) this.#show("wait", el("p", { class: "hint", text: "The views appear here." }));
+      else if (!this.#shown) this.#show("wait", el("p", { class: "hint", text: job.kind === "make" ? "The views appear here." : "The pictures appear here." }));
     }
   }
 

@@ -80,6 +80,11 @@ export class TeachForm {
     if (!request.pictures.length) return this.#complain("Choose pictures of the thing first: three to eight are good.", "pictures");
     if (!request.class) return this.#complain("Say what kind of thing it is, such as “mug”.", "class");
     if (!request.subject) return this.#complain("Give it a name: the kind with a made-up word before it.", "subject");
+    const named = request.subject.toLowerCase();
+    const own = named.slice(0, -request.class.length).replace(/^(an?|the)\b/, "").trim();
+    if (!named.endsWith(request.class.toLowerCase()) || !own) {
+      return this.#complain(`It must end with the kind, with a word of its own before it. Say “a ${this.#word} ${request.class}”.`, "subject");
+    }
     if (this.#isBusy) return null;
     this.#isBusy = true;
     try {
