@@ -71,7 +71,7 @@ export class History {
       if (cursor) cards[0]?.querySelector("a").focus();
       this.#next = page.next;
       this.#more.hidden = !page.next;
-      write(this.#says, this.#count(this.#cards.children.length));
+      write(this.#says, this.#count(page.total));
       this.#hide();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -81,8 +81,12 @@ export class History {
 
   #count(total) {
     if (this.#first) return "Choose what to put beside it.";
-    if (total) return this.#next ? `The newest ${total}` : total === 1 ? "One result" : `${total} results`;
-    return this.#find.value || this.#states.value ? "Nothing like that is here." : "Nothing was made yet.";
+    const shown = this.#cards.children.length;
+    const isAll = !this.#find.value && !this.#states.value;
+    if (!shown) return isAll ? "Nothing was made yet." : "Nothing like that is here.";
+    if (this.#next && !isAll) return `The newest ${shown} of these`;
+    const number = isAll ? total : shown;
+    return number === 1 ? "One result" : `${number} results`;
   }
 
   #card(job) {

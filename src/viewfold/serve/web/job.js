@@ -74,18 +74,18 @@ export class JobView {
 
   #begin(job) {
     const known = notes(job);
-    this.#side.replaceChildren(el("div", { class: "actions" }, button("Cancel", () => this.#acts.cancel(this.#job))), known ?? "");
-    this.#under.replaceChildren();
+    this.#under.replaceChildren(el("div", { class: "actions" }, button("Cancel", () => this.#acts.cancel(this.#job))));
+    this.#side.replaceChildren(known ?? "");
   }
 
   #finish(job) {
     const asset = job.files.find((file) => file.role === "asset" && file.format === "glb");
     const modes = ROLES.map(([role, name]) => [name, job.files.filter((file) => file.role === role)])
       .filter(([, files]) => files.length);
+    const isHere = this.#under.contains(document.activeElement);
     this.#under.replaceChildren();
     if (job.state === "done") this.#choose(job, asset, modes);
     else this.#show("message", this.#message(job));
-    const isHere = this.#side.contains(document.activeElement);
     this.#side.replaceChildren(...[this.#actions(job), notes(job), downloads(job), record(job)].filter(Boolean));
     if (isHere) this.focus();
   }

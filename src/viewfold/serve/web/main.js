@@ -56,7 +56,7 @@ function go(hash) {
 
 function made(job) {
   go(`#job/${job.id}`);
-  if (at("stage").getBoundingClientRect().top > innerHeight * 0.6) {
+  if (at("stage").getBoundingClientRect().top > innerHeight * 0.4) {
     at("stage").scrollIntoView({ behavior: isStill() ? "auto" : "smooth", block: "start" });
   }
 }
