@@ -62,7 +62,9 @@ def test_the_list_goes_on_from_where_it_stopped(client: httpx.Client):
     second = client.get("/v1/jobs", params={"limit": 2, "q": "page", "before": first["next"]}).json()
     last = client.get("/v1/jobs", params={"limit": 2, "q": "page", "before": second["next"]}).json()
     assert [job["id"] for page in (first, second, last) for job in page["jobs"]] == made[::-1]
-    assert last["next"] is None
+    assert last["next"] is None and last["total"] == 5
+    assert [job["position"] for job in last["jobs"] + second["jobs"][::-1]] == [0, 1, 2]
+    assert client.get("/v1/jobs", params={"kind": "personalize", "q": "page"}).json()["total"] == 0
 
 
 def test_a_key_that_comes_twice_is_one_job(client: httpx.Client):
@@ -199,6 +201,16 @@ def test_the_archive_holds_the_views_and_their_cameras(served: Served, client: h
     assert error(client.get(f"/v1/jobs/{job}/asset-obj.zip"), 404)["code"] == "not_found"
 
 
+def test_a_part_of_the_page_that_has_not_changed_is_not_sent_again(client: httpx.Client):
+    first = client.get("/")
+    assert first.status_code == 200 and "<html" in first.text
+    again = client.get("/", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304 and again.content == b""
+    assert client.get("/static/nothing.js").status_code == 404 and client.get("/static/..%2fapp.py").status_code == 404
+    viewer = client.get("/static/model-viewer.min.js")
+    assert viewer.headers["content-encoding"] == "gzip" and b"customElements" in viewer.content
+
+
 def test_a_deleted_job_is_gone(served: Served, client: httpx.Client):
     job = served.put()["id"]
     served.make(job)
@@ -298,6 +310,8 @@ def test_a_subject_is_learned_of_ones_own_pictures_alone(served: Served, client:
     asked = {"kind": "personalize", "subject": "a zorb mug", "class": "mug", "pictures": [pictures[0]["id"]]}
     job = client.post("/v1/jobs", json=asked).json()
     assert job["title"] == "a zorb mug" and job["request"]["class"] == "mug"
+    for words in ({"subject": "mug"}, {"subject": "a mug"}, {"subject": "a zorb cup"}):
+        assert error(client.post("/v1/jobs", json=asked | words), 422)["field"] == "subject"
     forged = client.post("/v1/jobs", json=asked | {"pictures": ["0" * 26]})
     assert "that you sent" in error(forged, 422)["message"]
     served.make(job["id"])

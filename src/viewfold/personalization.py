@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from viewfold.errors import AssetError, InputError
 from viewfold.model.weights_hash import hash_base, hash_tensors
+from viewfold.model.wording import MADE_UP, own_words
 from viewfold.pipeline import MultiViewPipeline
 from viewfold.pipeline.anchors import opaque
 from viewfold.pipeline.generation import orbit
@@ -61,11 +62,6 @@ SHARES = (1.0, 0.85, 0.72, 0.6)
 CLEAR = 0.05
 """Pictures whose cameras stand out by less are the same all round, or of something that the model does not know."""
 
-ARTICLES = frozenset({"a", "an", "the"})
-
-MADE_UP = ("zorb", "quib", "vask", "plim", "snurf", "tweg", "drox", "floon")
-"""Words that nobody uses, to be taken for names."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Personalized:
@@ -86,17 +82,8 @@ def check_subject(model: MultiViewPipeline, subject: str, class_name: str) -> li
         InputError: the subject is not its class with a word of its own before it.
         PromptError: words that say nothing.
     """
-    words, own = subject.lower().split(), class_name.lower().split()
-    if not own or words[-len(own) :] != own:
-        raise InputError(
-            f"`subject` must end with its class, '{class_name}'; got '{subject}'. Say 'a zorb {class_name}'."
-        )
-    names = [word for word in words[: -len(own)] if word not in ARTICLES]
-    other = next(word for word in MADE_UP if word not in words)
-    if not names:
-        raise InputError(
-            f"`subject` must have a word of its own before its class; got '{subject}'. Say 'a {other} {class_name}'."
-        )
+    names = own_words(subject, class_name)
+    other = next(word for word in MADE_UP if word not in subject.lower().split())
     notes = [
         f"the model knows the word '{word}', which will mean the subject from now on; 'a {other} {class_name}' "
         "would keep the two apart"

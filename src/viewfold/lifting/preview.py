@@ -15,12 +15,10 @@ from torch import Tensor
 
 from viewfold.camera import Cameras
 from viewfold.scene.representation import Representation
+from viewfold.views import GROUND
 
 SIDES, ELEVATION_DEG, SIZE = 4, 15.0, 128
 """Of the pictures: how many, from what height, and their pixels along each side."""
-
-GROUND = 1.0
-"""Behind the object, white."""
 
 Look = Callable[[Representation, str, int, int], None]
 """look(representation, stage, step, total): called before each step of a fit or a distillation and at its end."""
@@ -60,6 +58,6 @@ class Previews:
 
 @torch.no_grad()
 def draw_preview(representation: Representation) -> Float[Tensor, "v 3 h w"]:
-    """Return pictures of a representation from all sides, on white."""
+    """Return pictures of a representation from all sides, over the grey that views are drawn on."""
     cameras = Cameras.orbit(SIDES, elevation_deg=ELEVATION_DEG).to(representation.device)
     return representation.render(cameras, size=SIZE).over(GROUND).clamp(0, 1).cpu()

@@ -25,11 +25,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from viewfold import __version__
 from viewfold.errors import InputError, OutputError, ViewfoldError
+from viewfold.model.wording import own_words
 from viewfold.serve import page
 from viewfold.serve.board import Board, describe
 from viewfold.serve.door import COOKIE, Door
 from viewfold.serve.folder import bundle_of, files_of, jobs_folder
-from viewfold.serve.job import STATES, Job, State
+from viewfold.serve.job import STATES, Job, Kind, State
 from viewfold.serve.knowledge import read_knowledge
 from viewfold.serve.metric import Metrics
 from viewfold.serve.picture import PICTURE_BYTES, Pictures
@@ -177,6 +178,7 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
                         f"`subjects` must have been learned by {body.model}; got {learned.request['model']}."
                     )
         else:
+            own_words(body.subject, body.class_)
             gone = next((picture for picture in body.pictures if not pictures.is_there(picture, owner)), None)
             if gone is not None:
                 raise InputError(f"`pictures` must be pictures that you sent; got {gone}. Send it again.")
@@ -191,16 +193,18 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
         state: Annotated[str, Query(max_length=64)] = "",
+        kind: Kind | None = None,
         q: Annotated[str, Query(max_length=200)] = "",
     ) -> dict[str, Any]:
         """List your jobs, the newest first; `state` is a list with commas, `q` words of the title."""
         states: list[State] = [name for name in STATES if name in state.split(",")]
         if state and len(states) != len(set(state.split(","))):
             raise InputError(f"`state` must be of {', '.join(STATES)}; got {state!r}.")
-        found = queue.list(request.state.owner, limit=limit + 1, before=before, states=states, words=q)
+        owner = request.state.owner
+        found = queue.list(owner, limit=limit + 1, before=before, states=states, kind=kind, words=q)
         more = found[limit - 1].number if len(found) > limit else None
         shown = [describe(queue, data, job, short=True) for job in found[:limit]]
-        return {"jobs": shown, "next": more, "total": queue.count(request.state.owner)}
+        return {"jobs": shown, "next": more, "total": queue.count(owner, states=states, kind=kind, words=q)}
 
     @app.get("/v1/jobs/{job}", tags=["jobs"], responses=_told(404))
     def job(job: Id, request: Request) -> dict[str, Any]:

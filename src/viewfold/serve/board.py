@@ -45,7 +45,7 @@ def describe(queue: Queue, data: Path, job: Job, *, short: bool = False) -> dict
         "created": job.created,
         "started": job.started,
         "finished": job.finished,
-        "position": None if short else queue.position(job),
+        "position": queue.position(job),
         "progress": told,
         "notes": notes,
         "error": job.error,

@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
@@ -47,7 +47,7 @@ def add_routes(app: FastAPI) -> None:
     """Serve the page from memory: no path of a request reaches the disk."""
     kept = static()
 
-    def answer(name: str) -> Response:
+    def answer(name: str, request: Request) -> Response:
         if name not in kept:
             raise HTTPException(404, "the page has no such part.")
         content, kind, is_compressed = kept[name]
@@ -56,18 +56,20 @@ def add_routes(app: FastAPI) -> None:
             "cache-control": f"public, max-age={HOUR_S if is_compressed else 0}, must-revalidate",
             "etag": f'"{mark}"',
         }
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
         if is_compressed:
             headers["content-encoding"] = "gzip"
         return Response(content, media_type=kind, headers=headers)
 
     @app.get("/", include_in_schema=False)
-    def index() -> Response:
-        return answer("index.html")
+    def index(request: Request) -> Response:
+        return answer("index.html", request)
 
     @app.get("/favicon.ico", include_in_schema=False)
-    def favicon() -> Response:
-        return answer("favicon.svg")
+    def favicon(request: Request) -> Response:
+        return answer("favicon.svg", request)
 
     @app.get("/static/{name}", include_in_schema=False)
-    def part(name: Annotated[str, InPath(max_length=64)]) -> Response:
-        return answer(name)
+    def part(name: Annotated[str, InPath(max_length=64)], request: Request) -> Response:
+        return answer(name, request)

@@ -163,22 +163,20 @@ class Queue:
         limit: int = 50,
         before: int | None = None,
         states: Sequence[State] = (),
+        kind: Kind | None = None,
         words: str = "",
     ) -> list[Job]:
         """Return the jobs of an owner, the newest first; those with a smaller number than `before`."""
-        asked, values = "owner = ? AND hidden = 0", [owner]
+        asked, values = _chosen(owner, states, kind, words)
         if before is not None:
             asked, values = f"{asked} AND number < ?", [*values, before]
-        if states:
-            asked, values = f"{asked} AND state IN ({', '.join('?' * len(states))})", [*values, *states]
-        for word in words.split()[:16]:
-            asked, values = f"{asked} AND instr(lower(title), ?)", [*values, word.lower()]
         rows = self._rows(f"SELECT * FROM job WHERE {asked} ORDER BY number DESC LIMIT ?", *values, limit)
         return [job_of(row) for row in rows]
 
-    def count(self, owner: str) -> int:
-        """Return how many jobs an owner has."""
-        return self._rows("SELECT count(*) AS n FROM job WHERE owner = ? AND hidden = 0", owner)[0]["n"]
+    def count(self, owner: str, *, states: Sequence[State] = (), kind: Kind | None = None, words: str = "") -> int:
+        """Return how many jobs an owner has, of those that `list` would return."""
+        asked, values = _chosen(owner, states, kind, words)
+        return self._rows(f"SELECT count(*) AS n FROM job WHERE {asked}", *values)[0]["n"]
 
     def learned(self, owner: str) -> list[Job]:
         """Return the jobs of an owner that learned something and are there."""
@@ -354,6 +352,19 @@ class Queue:
             raise QueueError(
                 f"`{self.path}` cannot be used: {error}. Free the space or the file, or name another data folder."
             ) from error
+
+
+def _chosen(owner: str, states: Sequence[State], kind: Kind | None, words: str) -> tuple[str, list[Any]]:
+    """Return which rows are asked for, and what stands for the question marks in it."""
+    asked: str = "owner = ? AND hidden = 0"
+    values: list[Any] = [owner]
+    if states:
+        asked, values = f"{asked} AND state IN ({', '.join('?' * len(states))})", [*values, *states]
+    if kind is not None:
+        asked, values = f"{asked} AND kind = ?", [*values, kind]
+    for word in words.split()[:16]:
+        asked, values = f"{asked} AND instr(lower(title), ?)", [*values, word.lower()]
+    return asked, values
 
 
 def check_sound(path: Path) -> None:
