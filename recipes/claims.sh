@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The paper's claims about the network and its training, at the size of toys: data, a 2D network, an arm for each claim.
-#   recipes/claims.sh              some twelve CPU hours; stop it at any time, run it again and it goes on
+#   recipes/claims.sh              some four CPU hours; stop it at any time, run it again and it goes on
 #   recipes/claims.sh --quick      the same road in a few minutes, with nothing learned
 # OUT (default runs/claims), ARMS (a list with commas), STEPS, BASE_STEPS and ASSETS in the environment change where, which and
 # how long: where there is a GPU, BASE_STEPS=40000 STEPS=40000 ASSETS=20000 is a larger answer to the same questions.
@@ -10,7 +10,7 @@ scripts/setup
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
 case ${1:-} in
   --quick) out=${OUT:-runs/claims-quick} assets=60 steps=${STEPS:-3} base=${BASE_STEPS:-3} prompts=12 arms=${ARMS:-fold,pixel} ;;
-  "") out=${OUT:-runs/claims} assets=${ASSETS:-2400} steps=${STEPS:-4000} base=${BASE_STEPS:-4000} prompts=72 arms=${ARMS:-} ;;
+  "") out=${OUT:-runs/claims} assets=${ASSETS:-7200} steps=${STEPS:-1000} base=${BASE_STEPS:-1500} prompts=72 arms=${ARMS:-} ;;
   *) echo "usage: recipes/claims.sh [--quick]" >&2; exit 2 ;;
 esac
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Header, HTTPException, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from viewfold import __version__
@@ -50,6 +51,22 @@ STREAMS = 1_000
 """That are open at the same time: each keeps a connection."""
 
 Id = Annotated[str, InPath(pattern="^[0-9a-z]{26}$", description="A name that the server gave.")]
+
+
+_FILES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,20 +207,20 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         """Show a job."""
         return describe(queue, data, mine(request, job))
 
-    @app.get("/v1/jobs/{job}/events", tags=["jobs"], response_class=EventSourceResponse, responses=_told(404, 503))
-    async def events(job: Id, request: Request) -> AsyncIterator[ServerSentEvent]:
-        """Tell of a job as it changes, until it is over (server-sent events)."""
-        found = await asyncio.to_thread(mine, request, job)
+    def watched(job: Id, request: Request) -> Job:
         if board.watchers >= STREAMS:
             raise HTTPException(503, "too many watch at once. Ask again later.", {"retry-after": "10"})
+        return mine(request, job)
+
+    @app.get("/v1/jobs/{job}/events", tags=["jobs"], response_class=EventSourceResponse, responses=_told(404, 503))
+    async def events(found: Job = Depends(watched)) -> AsyncIterator[ServerSentEvent]:  # noqa: B008
+        """Tell of a job as it changes, until it is over (server-sent events)."""
         number = 0
-        async for said in board.watch(found):
-            number += 1
-            yield (
-                ServerSentEvent(comment="alive")
-                if said is None
-                else ServerSentEvent(event="job", raw_data=said, id=str(number))
-            )
+        async with contextlib.aclosing(board.watch(found)) as said_of_it:  # who goes away is not watched for
+            async for said in said_of_it:
+                number += 1
+                alive = ServerSentEvent(comment="alive")
+                yield alive if said is None else ServerSentEvent(event="job", raw_data=said, id=str(number))
 
     @app.post("/v1/jobs/{job}/cancel", status_code=202, tags=["jobs"], responses=_told(404))
     def cancel(job: Id, request: Request) -> dict[str, Any]:
@@ -248,12 +265,14 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         """Send the OBJ with its material and texture in one file."""
         return archive(request, job, "asset-obj.zip")
 
-    @app.post("/v1/pictures", status_code=201, tags=["pictures"], responses=_told(413, 422))
-    def send_pictures(files: list[UploadFile], request: Request) -> dict[str, Any]:
+    @app.post("/v1/pictures", status_code=201, tags=["pictures"], responses=_told(413, 422), openapi_extra=_FILES)
+    async def send_pictures(request: Request) -> dict[str, Any]:
         """Send pictures of one thing, to be learned; each is read and kept as plain pixels."""
-        if len(files) > MAX_PICTURES:
-            raise InputError(f"`files` must be at most {MAX_PICTURES}; got {len(files)}.")
-        return pictures.take([(file.filename or "", file.file) for file in files], owner=request.state.owner)
+        async with request.form(max_files=MAX_PICTURES, max_fields=8) as form:
+            files = [(part.filename or "", part.file) for part in form.getlist("files") if isinstance(part, UploadFile)]
+            if not files:
+                raise InputError("`files` must be pictures; got none.")
+            return await asyncio.to_thread(pictures.take, files, owner=request.state.owner)
 
     @app.get("/v1/pictures/{picture}", tags=["pictures"], responses=_told(404), response_class=FileResponse)
     def picture(picture: Id, request: Request) -> FileResponse:
@@ -329,7 +348,9 @@ def _say_errors(app: FastAPI) -> None:
         place = [
             str(part) for part in first["loc"] if part not in ("body", "query", "header", "path", "make", "personalize")
         ]
-        what = f"`{'.'.join(place)}` " if place else "the request "
+        if first["type"] == "json_invalid":  # its place is a letter's number
+            place = []
+        what = f"`{'.'.join(place)}` " if place else "`kind` " if "tag" in first["type"] else "`body` "
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason if reason.startswith(("must", "`")) else f"must be another one: {reason}"
         return said(
@@ -346,8 +367,10 @@ def _say_errors(app: FastAPI) -> None:
             503: "unavailable",
             405: "not_allowed",
         }
-        headers = dict(error.headers or {})
-        return said(error.status_code, code.get(error.status_code, "refused"), str(error.detail), **headers)
+        words, headers = str(error.detail), dict(error.headers or {})
+        if words == "There was an error parsing the body":  # FastAPI's, of JSON nested too deeply, say
+            words = "`body` must be JSON of a reasonable depth; it cannot be read."
+        return said(error.status_code, code.get(error.status_code, "refused"), words, **headers)
 
     @app.exception_handler(ViewfoldError)
     async def foreseen(request: Request, error: ViewfoldError) -> JSONResponse:

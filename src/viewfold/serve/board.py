@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Board:
         for each in self._watched.values():
             each.changed.set()
 
-    async def watch(self, job: Job) -> AsyncIterator[str | None]:
+    async def watch(self, job: Job) -> AsyncGenerator[str | None]:
         """Yield a job as JSON at once, whenever it changes, and last when it is over; None to keep the line alive."""
         each = self._watched.setdefault(job.id, _Watched())
         each.watchers += 1

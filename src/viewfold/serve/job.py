@@ -62,8 +62,8 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def job_of(row: dict[str, Any]) -> Job:
-    """Return the job of a row of the database."""
+def job_of(row: Any) -> Job:
+    """Return the job of a row of the database, a `sqlite3.Row`."""
 
     def read(text: str | None) -> Any:
         return None if text is None else json.loads(text)

@@ -47,9 +47,12 @@ class Knowledge:
 
     def notes(self, prompt: str, *, subjects: tuple[str, ...] = ()) -> tuple[list[str], bool]:
         """Return what to know about a prompt, and whether it is outside of what the model was trained to draw."""
-        said = " ".join(re.findall(r"[^\W\d_]+", prompt.lower()))
-        learned = {word for subject in subjects for word in re.findall(r"[^\W\d_]+", subject.lower())}
-        lines = [self._unknown(word) for word in dict.fromkeys(said.split()) if word not in learned]
+        said = _words(prompt)
+        learned = [
+            phrase for phrase in (re.sub(r"^(a|an|the) ", "", _words(subject)) for subject in subjects) if phrase
+        ]
+        own = {word for phrase in learned for word in phrase.split()}
+        lines = [self._unknown(word) for word in dict.fromkeys(said.split()) if word not in own]
         notes = [line for line in lines if line is not None]
         outside = False
         if self.kinds and said:
@@ -70,6 +73,10 @@ class Knowledge:
     def _near(self, said: str) -> list[str]:
         near = [kind for word in said.split() for kind in difflib.get_close_matches(word, self.kinds, n=1, cutoff=0.5)]
         return list(dict.fromkeys([*near, *self.kinds]))[:6]
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W\d_]+", text.lower()))
 
 
 def describe(name: str, model: MultiViewPipeline) -> Knowledge:

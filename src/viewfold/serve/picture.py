@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +30,7 @@ class Pictures:
         self.data = data
         self._one = threading.Lock()  # decoded one after another: each may take 256 MiB
 
-    def take(self, files: list[tuple[str, IO[bytes]]], *, owner: str) -> dict[str, Any]:
+    def take(self, files: Sequence[tuple[str, IO[bytes]]], *, owner: str) -> dict[str, Any]:
         """Keep what can be read, and say of the rest why not.
 
         Raises:
