@@ -27,7 +27,9 @@ PHASES = {
     "fit": "fitting the object",
     "distil": "working on the back",
     "mesh": "making the mesh",
+    "polish": "smoothing",
     "texture": "painting",
+    "check": "looking at the result",
     "save": "saving",
 }
 
