@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfy import Comfy, InterruptProcessingException, execute, inputs_of, is_widget, load_pack, to_prompt
+from comfyui_fakes import Comfy, InterruptProcessingException, execute, inputs_of, is_widget, load_pack, to_prompt
 from fakes import OLD_NUMPY, tiny_model
 from lift_fakes import ball, ball_views
 
