@@ -27,6 +27,7 @@ class Comfy:
     """What a ComfyUI knows; `install` puts its modules where imports find them."""
 
     output: Path
+    device: str = "cpu"
     stop_after: int = -1
     """Looks at the stop button after which it is pressed."""
     moves: list[tuple[int, int, Any]] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Comfy:
             "comfy": {},
             "comfy.utils": {"ProgressBar": ProgressBar},
             "comfy.model_management": {
-                "get_torch_device": lambda: torch.device("cpu"),
+                "get_torch_device": lambda: torch.device(self.device),
                 "throw_exception_if_processing_interrupted": self._look,
             },
             "folder_paths": {

@@ -85,6 +85,7 @@ def test_what_the_server_says_becomes_words_and_a_share(addon: Any, step: Any, w
         (['["a list"]'], "no viewfold server"),
         ([{"state": "melted"}], "another version"),
         ([307], "leads elsewhere"),
+        ([QUEUED, 302], "leads elsewhere"),
         ([{"state": "running", "id": "../../etc"}], "a name that is none"),
         ([{"state": "done", "files": [{"name": "../x.glb", "format": "glb"}]}], "a name that is none"),
         ([{"state": "running", "progress": 3}], "went wrong in the add-on"),

@@ -232,6 +232,15 @@ def test_pictures_that_do_not_fit_are_refused_in_words(told: dict[str, Any], say
         box(pack, "ImagesToViews").pose(**{**good, "prompt": "", **told})
 
 
+def test_auto_is_where_comfyui_computes_and_without_it_where_viewfold_would(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = sys.modules[f"{pack.__name__}.host"].compute_device
+    assert device("auto") is None and device("cuda") == "cuda"
+    Comfy(tmp_path, device="meta").install(monkeypatch)
+    assert device("auto") == torch.device("meta") and device("cpu") == "cpu"
+
+
 class Asset:
     """Saves a name."""
 
