@@ -256,7 +256,7 @@ def test_files_are_numbered_and_nothing_is_replaced(pack: ModuleType, comfy: Com
     assert shown == [{"filename": "mug_00001_.ply", "subfolder": "", "type": "output"}]
 
 
-@pytest.mark.parametrize("prefix", ["../mug", "a/../../mug", "/tmp/mug", "link/mug", ".."])
+@pytest.mark.parametrize("prefix", ["../mug", "../new/mug", "a/../../mug", "/tmp/mug", "link/mug", ".."])
 def test_no_prefix_leads_out_of_the_output_folder(prefix: str, pack: ModuleType, comfy: Comfy, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     comfy.output.mkdir()
@@ -264,14 +264,17 @@ def test_no_prefix_leads_out_of_the_output_folder(prefix: str, pack: ModuleType,
     with pytest.raises(InputError, match="filename_prefix"):
         box(pack, "SaveAsset").save(Asset(), prefix, "glb")
     assert not list((tmp_path / "elsewhere").iterdir()) and not list(tmp_path.glob("mug*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_comfyui_the_nodes_run_all_the_same(
     pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert box(pack, "SaveAsset").save(Asset(), "toys/mug", "glb")["result"] == ("toys/mug_00001_.glb",)
-    assert (tmp_path / "output" / "toys" / "mug_00001_.glb").is_file()
+    for number in (1, 2, 3):
+        name = f"toys/mug_0000{number}_.glb"
+        assert box(pack, "SaveAsset").save(Asset(), "toys/mug", "glb")["result"] == (name,)
+        assert (tmp_path / "output" / name).is_file()
 
 
 def test_a_comfyui_without_viewfold_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
