@@ -94,6 +94,15 @@ ALSO = {
     "lifting.score.asd": ("scores",),
     "lifting.score.variational": ("scores", "learner"),
     "model.lowrank": ("learner",),
+    "evaluation.blind": ("blind_pairs",),
+    "evaluation.case": ("page", "report"),
+    "evaluation.encoder": ("encode_all",),
+    "evaluation.findings": ("report",),
+    "evaluation.matches": ("key_points",),
+    "evaluation.page": ("report",),
+    "evaluation.source": ("fidelity_command",),
+    "evaluation.votes": ("blind",),
+    "refit": ("refit_by_hand",),
 }
 """Further files of tests (without `test_`) that a module answers to."""
 

@@ -63,6 +63,47 @@ def test_a_network_that_sees_no_difference_scores_chance() -> None:
     assert found.r_precision.value == pytest.approx(1 / 3)
 
 
+def test_two_prompts_are_a_choice_and_one_picture_alone_is_an_object() -> None:
+    found = measured(picture((1.0, 0.5, 0.0), "red", ""), prompts=("red", "green")).result()
+    assert found.r_precision is not None and (found.r_precision.value, found.r_precision.n) == (1.0, 1)
+    assert found.score.value == pytest.approx(100 * 2 / math.sqrt(5)) and found.objects == 1
+    nameless = [Shown(name=f"{n}", rgb=torch.ones(3, 2, 2), prompt="red") for n in range(3)]
+    alignment = measured(*nameless, *shown(2, size=2))
+    assert alignment.seen == 3, "those without a subject are each their own, those without a prompt none"
+    assert alignment.result().score.value == pytest.approx(100 / math.sqrt(3))
+
+
+def test_prompts_are_read_a_few_at_a_time_and_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewfold.evaluation.alignment.TEXTS", 2)
+    read: list[list[str]] = []
+
+    class Listening(ReadingEncoder):
+        def encode_text(self, prompts: list[str]) -> torch.Tensor:
+            read.append(prompts)
+            return super().encode_text(prompts)
+
+    shots = [picture(color, prompt, prompt) for color, prompt in (((1.0, 0.9, 0.0), "gold"), ((1.0, 0.1, 0.0), "red"))]
+    encoder = Listening(mean_color, DIRECTIONS)
+    alignment = Alignment(encoder, list(DIRECTIONS))
+    for shot in shots:  # one at a time
+        alignment.add([shot], encoder.encode(shot.rgb[None]))
+    assert read == [["red", "green"], ["gold"]]
+    found = alignment.result()
+    assert found.r_precision is not None and (found.r_precision.value, found.objects) == (1.0, 2)
+
+
+def test_features_of_half_precision_are_counted_in_double() -> None:
+    """Of two prompts a thousandth of a degree apart the nearer one is found."""
+    near = {"one": [1.0, 1e-5, 0.0], "two": [1.0, 0.0, 1e-5]}
+    encoder = ReadingEncoder(mean_color, near)
+    alignment = Alignment(encoder, list(near))
+    shot = picture((1.0, 0.0, 0.5), "two", "a")
+    alignment.add([shot], Encoded(encoder.encode(shot.rgb[None]).features.half()))
+    found = alignment.result()
+    assert found.r_precision is not None and found.r_precision.value == 1.0
+    assert found.score.value == pytest.approx(100 * (1 + 0.5e-5) / math.sqrt(1.25), rel=1e-9)
+
+
 def test_what_has_no_number_is_refused() -> None:
     with pytest.raises(InputError, match="at least one"):
         measured(prompts=())
@@ -72,6 +113,8 @@ def test_what_has_no_number_is_refused() -> None:
         measured(picture((1.0, 0.0, 0.0), "blue", "a"))
     with pytest.raises(InputError, match="direction"):
         measured(picture((0.0, 0.0, 0.0), "red", "a"))
+    with pytest.raises(InputError, match="direction"):
+        measured(picture((1.0, 0.0, 0.0), "red", "a"), picture((0.0, 0.0, 0.0), "red", "a"))
     nan = ReadingEncoder(mean_color, {"red": [math.nan, 0.0, 0.0]})
     with pytest.raises(InputError, match="finite features"):
         Alignment(nan, ["red"])

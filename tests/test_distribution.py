@@ -97,9 +97,10 @@ def test_kid_is_the_unbiased_estimate_written_out() -> None:
     jackknife = math.sqrt(sum((len(t) - 1) * float(np.var(t)) for t in left_out))
     assert error == pytest.approx(jackknife, rel=1e-6)
     assert kernel_distance(x[:2], y)[1] is None
-    for few in (x[:1], x[:0]):
+    assert kernel_distance(x, y[:2])[1] is None and kernel_distance(x[:3], y[:3])[1] is not None
+    for a, b in ((x[:1], y), (x[:0], y), (x, y[:1])):
         with pytest.raises(InputError, match="2 or more of one width"):
-            kernel_distance(few, y)
+            kernel_distance(a, b)
 
 
 def test_kid_is_torchmetrics_own_on_all_pictures_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +168,49 @@ def test_parts_merge_into_the_whole_in_any_order(monkeypatch: pytest.MonkeyPatch
         whole.add(pictures[:2], Encoded(torch.zeros(2, 5)))
 
 
+def test_what_is_taken_in_is_a_copy() -> None:
+    """An encoder may write its next features where these are, and a part is merged into more than one whole."""
+    rows, pictures, part = torch.rand(4, 3), named(8), Statistics(encoder="given")
+    part.add(pictures[:4], Encoded(rows, rows))
+    kept, whole = pickle.loads(pickle.dumps(part)), Statistics(encoder="given")
+    whole.merge(part)
+    whole.add(pictures[4:], Encoded(rows + 1, rows))
+    rows.zero_()
+    for name in ("total", "outer", "classes"):
+        assert torch.equal(getattr(part, name), getattr(kept, name))
+    assert torch.equal(part.features(), kept.features()) and (part.n, whole.n) == (4, 8)
+    before = pickle.dumps(whole)
+    whole.merge(Statistics(encoder="other"))
+    assert pickle.dumps(whole) == before, "of nothing nobody asks who made it"
+
+
+def test_no_more_than_two_samples_are_kept_whatever_is_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "SAMPLE", 10)
+    whole, pictures, kept = Statistics(encoder="given"), named(75), []
+    for first in range(0, 75, 5):
+        part = Statistics(encoder="given")
+        part.add(pictures[first : first + 5], Encoded(torch.rand(5, 2)))
+        whole.merge(part)
+        kept.append(sum(len(keys) for keys in whole.keys))
+    assert kept == [5, 10, 15, 20, *[10, 15, 20] * 3, 10, 15], "drawn anew at 25, not each time"
+    assert whole.n == 75 and sum(len(rows) for rows in whole.sample) == 15 and len(whole.features()) == 10
+
+
+def test_each_figure_is_its_own() -> None:
+    pytest.importorskip("torchmetrics")
+    rows, logits = features(30, 4, seed=1), torch.randn(30, 3, generator=torch.Generator().manual_seed(3))
+    made, real = statistics(rows, logits), statistics(features(20, 4, seed=2, shift=0.1), logits[:20].flip(0))
+    kid, error = kernel_distance(made.features(), real.features())
+    found = measure_fidelity(made, real)
+    assert (found.kid, found.kid_error) == (kid, error) and found.fid == frechet_distance(made, real)
+    assert found.inception_score == inception_score(made) != inception_score(real)
+    assert list(found.figures().values()) == [found.fid, kid, error, found.inception_score]
+    assert (found.encoder, found.n, found.n_real, found.features) == ("given", 30, 20, 4)
+    alone = measure_fidelity(made)
+    assert (alone.fid, alone.kid, alone.kid_error, alone.n_real) == (None, None, None, None)
+    assert alone.figures() == {"IS (given)": found.inception_score}
+
+
 def test_the_sample_is_drawn_from_all_pictures_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "SAMPLE", 500)
     rows = torch.arange(4000.0)[:, None]
@@ -186,9 +230,10 @@ def test_what_is_kept_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pictures_of_one_size_go_together_and_others_by_themselves() -> None:
-    encoder = GivenEncoder(mean_color)
+    encoder, spent = GivenEncoder(mean_color), {"reading": 100.0}
     mixed = [*shown(40), *shown(20, size=6, name="q"), *shown(5, name="r")]
-    found = gather(mixed, encoder, skip=pytest.fail)
+    found = gather(mixed, encoder, skip=pytest.fail, seconds=spent)
+    assert spent["reading"] > 100 and 0 < spent["encoder"] < 100
     assert found.n == 65 and found.sides == (4, 6)
     assert sorted(shape[0] for shape in encoder.shapes) == [1, 12, 20, 32] and sum(s[0] for s in encoder.shapes) == 65
     assert found.total is not None
@@ -213,6 +258,37 @@ def test_an_encoder_that_gives_nan_or_another_shape_is_refused() -> None:
         gather(shown(3), GivenEncoder(mean_color, lambda rgb: mean_color(rgb) / 0), skip=pytest.fail)
 
 
+def test_notes_begin_where_a_figure_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(distribution, "SAMPLE", 40)
+    encoder = GivenEncoder(mean_color, lambda rgb: rgb[:, 0, 0])  # three features, four classes
+    sets = {n: gather(shown(n), encoder, skip=pytest.fail) for n in (3, 4, 40, 41)}
+
+    def notes(made: int, real: int) -> list[str]:
+        return [note.partition(":")[0] for note in measure_fidelity(sets[made], sets[real]).notes]
+
+    assert notes(4, 40) == notes(40, 4) == [] and measure_fidelity(sets[3]).notes == ()
+    assert notes(3, 40) == ["FID of 3 and 40 pictures is too high"]
+    assert notes(40, 3) == ["FID of 40 and 3 pictures is too high"]
+    drawn = ["KID rests on 40 pictures of a set, drawn by the hash of their names."]
+    assert notes(41, 40) == notes(40, 41) == drawn
+    found = measure_fidelity(sets[4], sets[41])
+    assert (found.n, found.n_real, found.features) == (4, 41, 3)
+    assert measure_fidelity(sets[41]).notes == (), "without true pictures there is neither FID nor KID"
+
+
+def test_fid_of_other_encoders_widths_or_one_picture_is_refused() -> None:
+    pytest.importorskip("torchmetrics")
+    rows = features(5, 3, seed=1)
+    good, other, narrow = statistics(rows), statistics(rows), statistics(rows[:, :2])
+    other.encoder = "other"
+    for wrong in (other, narrow, statistics(rows, rows), statistics(rows[:1])):
+        for pair in ((good, wrong), (wrong, good)):
+            with pytest.raises(InputError, match="same encoder, with 2 pictures"):
+                frechet_distance(*pair)
+    assert frechet_distance(good, good) >= 0 and frechet_distance(good, statistics(rows[:2])) > 0
+
+
 def test_few_pictures_say_so_and_one_is_refused() -> None:
     pytest.importorskip("torchmetrics")
     encoder = GivenEncoder(mean_color, mean_color)
@@ -223,6 +299,8 @@ def test_few_pictures_say_so_and_one_is_refused() -> None:
     assert list(found.figures()) == ["FID (given)", "KID (given)", "KID, standard error (given)", "IS (given)"]
     larger = gather(shown(40, size=8), encoder, skip=pytest.fail)
     assert "differ in size (4 px, 8 px)" in measure_fidelity(many, larger).notes[0]
+    mixed = gather([*shown(40), *shown(1, size=6, name="q")], encoder, skip=pytest.fail)
+    assert "differ in size (4 to 6 px)" in measure_fidelity(mixed).notes[0]
     one = gather(shown(1), encoder, skip=pytest.fail)
     for made, real in ((one, many), (many, one), (one, None), (Statistics(encoder="given"), many)):
         with pytest.raises(InputError, match="at least 2 pictures"):

@@ -61,6 +61,13 @@ def test_true_views_of_a_textured_thing_agree_and_damaged_ones_do_not(speckled: 
     assert beside.matches == 0, "key points beside the object are left out"
 
 
+def test_pictures_without_a_key_point_have_no_matches_and_no_verdict() -> None:
+    pytest.importorskip("pycolmap")
+    flat = torch.full((3, 3, LEAST_PX, LEAST_PX), 0.5)
+    found = measure_matches(flat, CAMERAS, coverage=torch.ones_like(flat[:, :1]))
+    assert (found.matches, found.with_matches, found.median_px, found.agreeing) == (0.0, 0, None, 0.0)
+
+
 def test_the_command_matches_key_points_when_asked(
     speckled: Mesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

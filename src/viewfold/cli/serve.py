@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -62,9 +62,20 @@ class Serve:
                 f"`host` must be this machine's own (127.0.0.1) as long as nobody has a token; got {self.host}. "
                 "Make one: viewfold serve --add-user NAME."
             )
-        from viewfold.serve.server import serve
+        from viewfold.serve.server import ServerSettings, serve
 
-        serve(replace(self, models=self.models or ("toybox",)), tokens if away or tokens.all() else None)
+        settings = ServerSettings(
+            host=self.host,
+            port=self.port,
+            data=self.data,
+            models=self.models or ("toybox",),
+            workers=self.workers,
+            device=self.device,
+            hosts=self.allowed_host,
+            queued=self.queued,
+            job_minutes=self.job_minutes,
+        )
+        serve(settings, tokens if away or tokens.all() else None)
 
     def _check(self) -> None:
         if not 0 <= self.port < 2**16:

@@ -151,7 +151,7 @@ def _key_points(
     luma = (picture * torch.tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(dim=0)
     points, looks = sift.extract(Bitmap.from_array((luma * 255).round().byte().contiguous().numpy()))
     places = torch.tensor([[point.x, point.y] for point in points]).reshape(-1, 2)
-    looks = torch.tensor(looks.data, dtype=torch.float32).reshape(len(places), -1)
+    looks = torch.tensor(looks.data, dtype=torch.float32)
     height, width = luma.shape
     x, y = places[:, 0], places[:, 1]
     inside = coverage[0, y.long().clamp(0, height - 1), x.long().clamp(0, width - 1)] > 0.5

@@ -110,6 +110,7 @@ def _is_picture(name: str) -> bool:
 
 def _prompt(folder: Path) -> str:
     try:
-        return str(read_json(folder / "run.json").get("prompt", "")) if (folder / "run.json").is_file() else ""
+        told = read_json(folder / "run.json").get("prompt") if (folder / "run.json").is_file() else ""
     except AssetError:
         return ""
+    return told if isinstance(told, str) else ""  # a stranger's null is no word "None" to be compared with

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import uvicorn
 
@@ -20,30 +20,26 @@ from viewfold.serve.tokens import Tokens
 from viewfold.store import check_output, lock
 
 
-class Options(Protocol):
-    """What the command line says."""
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Where a server listens and keeps its things, and what it offers."""
 
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def data(self) -> Path: ...
-    @property
-    def models(self) -> tuple[str, ...]: ...
-    @property
-    def workers(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def allowed_host(self) -> tuple[str, ...]: ...
-    @property
-    def queued(self) -> int: ...
-    @property
-    def job_minutes(self) -> float: ...
+    host: str = "127.0.0.1"
+    port: int = 8420
+    """0 takes a free one."""
+    data: Path
+    models: tuple[str, ...] = ("toybox",)
+    """That may be asked for; the first is loaded at the start."""
+    workers: int = 1
+    device: str = "auto"
+    hosts: tuple[str, ...] = ()
+    """Further names by which this machine is called."""
+    queued: int = 20
+    """Jobs that one user may have waiting."""
+    job_minutes: float = 240.0
 
 
-def serve(options: Options, tokens: Tokens | None) -> None:
+def serve(options: ServerSettings, tokens: Tokens | None) -> None:
     """Serve until SIGTERM or Ctrl-C: what runs then goes back to the queue, and on when the server is started again.
 
     Raises:
@@ -57,7 +53,7 @@ def serve(options: Options, tokens: Tokens | None) -> None:
         listener = _listen(options.host, options.port)
         port = listener.getsockname()[1]
         with Supervisor(data, queue, _slots(options), job_minutes=options.job_minutes) as workers:
-            hosts = (options.host, *options.allowed_host)
+            hosts = (options.host, *options.hosts)
             settings = ServeSettings(models=options.models, hosts=hosts, tokens=tokens, workers=lambda: workers.alive)
             app = create_app(data, queue, settings)
             config = uvicorn.Config(
@@ -103,7 +99,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _slots(options: Options) -> list[Slot]:
+def _slots(options: ServerSettings) -> list[Slot]:
     """Return a worker for each GPU, or as many as are asked for, which share the processors."""
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     slots = []
