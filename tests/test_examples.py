@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_hand_off import check_hand_off
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -50,5 +51,6 @@ MADE = {
     "02_lift": lambda out: check_asset(out / "asset.glb"),
     "03_cameras": lambda out: check_views(out / "spiral", n_views=8, size=128, prompt="a "),
     "04_distil_your_prior": lambda out: check_asset(out / "grey.glb"),
+    "05_hand_off": lambda out: check_hand_off(out / "hand-off"),
 }
 """What each example leaves; a new one says it here."""

@@ -6,7 +6,7 @@ coverage off the distance to it.  Knows pictures, and neither cameras nor shapes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ MIN_SHARE = 0.002
 
 MAX_SHARE = 0.98
 """A picture that the object covers to a larger share shows no ground."""
+
+MIN_ALPHA = 1 / 16
+"""Colours are not told from pixels that show less of the object than this: noise would be scaled up with them."""
 
 ENCLOSED_CERTAINTY = 0.2
 """Weight of ground-coloured pixels inside the outline: a handle's hole, or a grey part on a grey ground."""
@@ -83,6 +86,26 @@ def find_foreground(views: Views) -> Foreground:
     alpha = _soften(distance, inside[:, None], threshold)
     certainty = torch.where(enclosed[:, None], ENCLOSED_CERTAINTY, 1.0)
     return Foreground(background=background, alpha=alpha, certainty=certainty)
+
+
+def cut_out(views: Views) -> Views:
+    """Return views of the object alone: with `alpha`, and colours straight as files hold them, for who wants no ground.
+
+    What is seen is a mixture, so at the outline the object's own colour is what is left of it without the ground:
+
+        rgb = (seen - (1 - alpha) ground) / alpha
+
+    Views that have alpha are returned as they are.
+
+    Raises:
+        FitError: as `find_foreground`.
+    """
+    if views.alpha is not None:
+        return views
+    found = find_foreground(views)
+    ground = found.background[:, :, None, None]
+    straight = ground + (views.rgb - ground) / found.alpha.clamp_min(MIN_ALPHA)
+    return replace(views, rgb=torch.where(found.alpha > 0, straight.clamp(0, 1), views.rgb), alpha=found.alpha)
 
 
 def _clean(mask: Bool[Tensor, "v h w"]) -> tuple[Bool[Tensor, "v h w"], Bool[Tensor, "v h w"]]:
