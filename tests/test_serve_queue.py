@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from viewfold.errors import InputError, OutputError
+from viewfold.serve.database import QueueError
 from viewfold.serve.job import is_id, new_id
-from viewfold.serve.queue import ATTEMPTS, Queue, QueueError, QueueFull, QueueLimits
+from viewfold.serve.queue import ATTEMPTS, Queue, QueueFull, QueueLimits
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_queue_sound(queue: 
         "import os, signal\n"
         "from viewfold.serve.queue import Queue\n"
         f"queue = Queue({str(tmp_path / 'queue.sqlite')!r})\n"
-        "with queue._writing() as db:\n"
+        "with queue.file.writing() as db:\n"
         "    db.execute(\"UPDATE job SET state = 'running', worker = 'w'\")\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -243,8 +244,8 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path):
 
 def test_a_full_disk_is_said_in_words_and_nothing_is_half_written(queue: Queue):
     put(queue)
-    pages = queue._connection().execute("PRAGMA page_count").fetchone()[0]
-    queue._connection().execute(f"PRAGMA max_page_count = {pages}")
+    pages = queue.file.connection().execute("PRAGMA page_count").fetchone()[0]
+    queue.file.connection().execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OutputError, match="full"):
         for _ in range(200):
             put(queue, f"owner{_}", "long " * 150)

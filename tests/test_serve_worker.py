@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from viewfold.errors import OutputError, PromptError
-from viewfold.serve.queue import Queue, QueueError
+from viewfold.serve.database import QueueError
+from viewfold.serve.queue import Queue
 from viewfold.serve.supervisor import Slot, Supervisor
 from viewfold.serve.work import Cancelled
 from viewfold.serve.worker import named, work_off

@@ -11,17 +11,16 @@ Raises everywhere:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viewfold.errors import InputError, OutputError
+from viewfold.errors import InputError
+from viewfold.serve.database import Database
 from viewfold.serve.job import OVER, Job, Kind, State, job_of, new_id
 
 VERSION = 1
@@ -29,9 +28,6 @@ VERSION = 1
 
 ATTEMPTS = 3
 """Times that a job may take its worker down before it is given up."""
-
-BUSY_S = 30.0
-"""To wait for another writer; each holds the file for a few milliseconds."""
 
 _TABLES = """
 CREATE TABLE job (
@@ -59,10 +55,6 @@ class QueueFull(InputError):
     """Somebody has as many jobs waiting as one may have, or all together have."""
 
 
-class QueueError(OutputError):
-    """The queue's file cannot be read or written."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class QueueLimits:
     """How much may wait, and run."""
@@ -80,21 +72,16 @@ class Queue:
 
     def __init__(self, path: str | Path, *, limits: QueueLimits | None = None) -> None:
         """Open the file, or make it; one that is damaged is named, and left as it is."""
-        self.path, self.limits = Path(path), limits or QueueLimits()
-        self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
-        with self._failures():
-            check_sound(self.path)
-            with self._writing() as db:
-                found = db.execute("PRAGMA user_version").fetchone()[0]
-                if found not in (0, VERSION):
-                    raise QueueError(
-                        f"`{self.path}` must be a queue of version {VERSION}; got {found}. Name another data folder."
-                    )
-                if found == 0:
-                    for statement in filter(str.strip, _TABLES.split(";")):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {VERSION}")
+        self.limits = limits or QueueLimits()
+        self.file = Database(Path(path), tables=_TABLES, version=VERSION)
+
+    def revision(self) -> int:
+        """Return a number that changes when another connection has written: cheap to ask, as often as one likes."""
+        return self.file.revision()
+
+    def close(self) -> None:
+        """Close what all threads have open."""
+        self.file.close()
 
     # What the server asks ------------------------------------------------------------------------------------------
 
@@ -106,7 +93,7 @@ class Queue:
             InputError: the key was used for something else.
         """
         told = json.dumps(request, sort_keys=True)
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             if key is not None:
                 before = db.execute("SELECT * FROM job WHERE owner = ? AND key = ?", (owner, key)).fetchone()
                 if before is not None:
@@ -151,7 +138,7 @@ class Queue:
 
     def get(self, job: str, *, owner: str | None = None) -> Job | None:
         """Return a job that is there (and, where an owner is given, theirs)."""
-        rows = self._rows(
+        rows = self.file.rows(
             "SELECT * FROM job WHERE id = ? AND hidden = 0 AND (? IS NULL OR owner = ?)", job, owner, owner
         )
         return job_of(rows[0]) if rows else None
@@ -170,18 +157,18 @@ class Queue:
         asked, values = _chosen(owner, states, kind, words)
         if before is not None:
             asked, values = f"{asked} AND number < ?", [*values, before]
-        rows = self._rows(f"SELECT * FROM job WHERE {asked} ORDER BY number DESC LIMIT ?", *values, limit)
+        rows = self.file.rows(f"SELECT * FROM job WHERE {asked} ORDER BY number DESC LIMIT ?", *values, limit)
         return [job_of(row) for row in rows]
 
     def count(self, owner: str, *, states: Sequence[State] = (), kind: Kind | None = None, words: str = "") -> int:
         """Return how many jobs an owner has, of those that `list` would return."""
         asked, values = _chosen(owner, states, kind, words)
-        return self._rows(f"SELECT count(*) AS n FROM job WHERE {asked}", *values)[0]["n"]
+        return self.file.rows(f"SELECT count(*) AS n FROM job WHERE {asked}", *values)[0]["n"]
 
     def learned(self, owner: str) -> list[Job]:
         """Return the jobs of an owner that learned something and are there."""
         asked = "SELECT * FROM job WHERE owner = ? AND hidden = 0 AND kind = 'personalize' AND state = 'done'"
-        return [job_of(row) for row in self._rows(f"{asked} ORDER BY number DESC LIMIT 200", owner)]
+        return [job_of(row) for row in self.file.rows(f"{asked} ORDER BY number DESC LIMIT 200", owner)]
 
     def position(self, job: Job) -> int | None:
         """Return how many jobs are surely before one that waits: those that run, its owner's older ones, and others'
@@ -195,16 +182,18 @@ class Queue:
         SELECT (SELECT n FROM mine) + coalesce((SELECT sum(min(n, (SELECT n FROM mine) + 1)) FROM others), 0)
             + (SELECT count(*) FROM job WHERE state = 'running') AS n
         """
-        return self._rows(counted, owner=job.owner, number=job.number)[0]["n"]
+        return self.file.rows(counted, owner=job.owner, number=job.number)[0]["n"]
 
     def counts(self) -> dict[State, int]:
         """Return how many jobs of all owners are in each state."""
-        found = {row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM job GROUP BY state")}
+        found = {
+            row["state"]: row["n"] for row in self.file.rows("SELECT state, count(*) AS n FROM job GROUP BY state")
+        }
         return {state: found.get(state, 0) for state in ("queued", "running", *OVER)}
 
     def cancel(self, job: str, owner: str) -> Job | None:
         """End a job that waits, or ask the worker of one that runs to end it; one that is over stays as it is."""
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             db.execute(
                 "UPDATE job SET cancel = 1, finished = iif(state = 'queued', ?, NULL), "
                 "state = iif(state = 'queued', 'cancelled', state) "
@@ -216,25 +205,25 @@ class Queue:
     def hide(self, job: str, owner: str) -> bool:
         """Take a job out of sight and, if it is not over, end it; its row goes when its folder has gone (`forget`)."""
         self.cancel(job, owner)
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             hidden = "UPDATE job SET hidden = 1 WHERE id = ? AND owner = ? AND hidden = 0 RETURNING id"
             return db.execute(hidden, (job, owner)).fetchone() is not None
 
     def hidden(self) -> list[str]:
         """Return the names of jobs that are out of sight and over: their folders may go."""
-        rows = self._rows("SELECT id FROM job WHERE hidden = 1 AND state NOT IN ('queued', 'running')")
+        rows = self.file.rows("SELECT id FROM job WHERE hidden = 1 AND state NOT IN ('queued', 'running')")
         return [row["id"] for row in rows]
 
     def forget(self, job: str) -> None:
         """Drop the row of a job that is out of sight."""
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             db.execute("DELETE FROM job WHERE id = ? AND hidden = 1", (job,))
 
     # What a worker asks ----------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
         """Return the job whose turn it is, now this worker's; None if none waits."""
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             told = {"worker": worker, "now": time.time(), "at_once": self.limits.at_once_each}
             row = db.execute(_CLAIM, told).fetchone()
             if row is None:
@@ -249,7 +238,7 @@ class Queue:
     def is_wanted(self, job: str, worker: str) -> bool:
         """Return whether a worker still has a job, and nobody asked to end it."""
         asked = "SELECT 1 FROM job WHERE id = ? AND worker = ? AND state = 'running' AND cancel = 0"
-        return bool(self._rows(asked, job, worker))
+        return bool(self.file.rows(asked, job, worker))
 
     def finish(
         self,
@@ -261,7 +250,7 @@ class Queue:
         result: dict[str, Any] | None = None,
     ) -> bool:
         """Say how a job ended; False if it is not this worker's any more, and nothing is changed."""
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             done = db.execute(
                 "UPDATE job SET state = ?, worker = NULL, finished = ?, error = ?, result = ? "
                 "WHERE id = ? AND worker = ? AND state = 'running' RETURNING id",
@@ -276,7 +265,7 @@ class Queue:
             worker: its name; it must have ended, or be about to.
             died: count it against the job: one whose workers died `ATTEMPTS` times is given up.
         """
-        with self._failures(), self._writing() as db:
+        with self.file.failures(), self.file.writing() as db:
             rows = db.execute("SELECT * FROM job WHERE worker = ? AND state = 'running'", (worker,)).fetchall()
             for row in rows:
                 resumed, state, error = row["resumed"] + died, "queued", None
@@ -293,65 +282,12 @@ class Queue:
 
     def workers(self) -> list[str]:
         """Return the names of workers that have a job, living or not."""
-        rows = self._rows("SELECT DISTINCT worker FROM job WHERE state = 'running' AND worker IS NOT NULL")
+        rows = self.file.rows("SELECT DISTINCT worker FROM job WHERE state = 'running' AND worker IS NOT NULL")
         return [row["worker"] for row in rows]
 
     def running(self) -> list[Job]:
         """Return all jobs that run."""
-        return [job_of(row) for row in self._rows("SELECT * FROM job WHERE state = 'running'")]
-
-    # The file --------------------------------------------------------------------------------------------------------
-
-    def revision(self) -> int:
-        """Return a number that changes when another connection has written: cheap to ask, as often as one likes."""
-        with self._failures():
-            return self._connection().execute("PRAGMA data_version").fetchone()[0]
-
-    def close(self) -> None:
-        """Close what all threads have open."""
-        while self._all:
-            with contextlib.suppress(sqlite3.Error):
-                self._all.pop().close()
-        self._local = threading.local()
-
-    def _rows(self, asked: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
-        with self._failures():
-            return [dict(row) for row in self._connection().execute(asked, named or values)]
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection in a transaction that is a writer's from its first statement on."""
-        db = self._connection()
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
-
-    def _connection(self) -> sqlite3.Connection:
-        found = getattr(self._local, "db", None)
-        if found is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            found = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            found.row_factory = sqlite3.Row
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {int(BUSY_S * 1000)}"):
-                found.execute(f"PRAGMA {pragma}")
-            self._local.db = found
-            self._all.append(found)
-        return found
-
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Say what went wrong with the file in our words."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise QueueError(
-                f"`{self.path}` cannot be used: {error}. Free the space or the file, or name another data folder."
-            ) from error
+        return [job_of(row) for row in self.file.rows("SELECT * FROM job WHERE state = 'running'")]
 
 
 def _chosen(owner: str, states: Sequence[State], kind: Kind | None, words: str) -> tuple[str, list[Any]]:
@@ -365,23 +301,6 @@ def _chosen(owner: str, states: Sequence[State], kind: Kind | None, words: str) 
     for word in words.split()[:16]:
         asked, values = f"{asked} AND instr(lower(title), ?)", [*values, word.lower()]
     return asked, values
-
-
-def check_sound(path: Path) -> None:
-    """Read a queue's file through before anything is written.
-
-    Raises:
-        QueueError: it is damaged.
-    """
-    if not path.is_file():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as db:
-            said = [row[0] for row in db.execute("PRAGMA quick_check(3)")]
-    except sqlite3.DatabaseError as error:
-        said = [str(error)]
-    if said != ["ok"]:
-        raise QueueError(f"`{path}` must be a sound SQLite file; it is not: {'; '.join(map(str, said))[:300]}.")
 
 
 def _json(value: Any) -> str | None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viewfold.errors import OutputError
+from viewfold.serve.database import QueueError
 from viewfold.serve.folder import jobs_folder
 from viewfold.serve.log import log
-from viewfold.serve.queue import Queue, QueueError
+from viewfold.serve.queue import Queue
 from viewfold.serve.worker import named
 
 LOOK_S = 0.25

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
+from viewfold.serve.database import QueueError
 from viewfold.serve.folder import QUEUE
 from viewfold.serve.job import Job, State
 from viewfold.serve.log import log
-from viewfold.serve.queue import Queue, QueueError
+from viewfold.serve.queue import Queue
 from viewfold.stopping import StopRequest, listening
 from viewfold.store import lock
 
