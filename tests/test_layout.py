@@ -65,6 +65,7 @@ ARROWS = {
     "make_batch": {"make", "pipeline", "lifting", "origin"},
     "personalization": {"pipeline", "training", "data", "model", "weights"},
     "serve": {
+        "cluster",
         "data",
         "evaluation",
         "lifting",
@@ -246,6 +247,12 @@ def test_slow_and_optional_packages_are_imported_where_they_are_used(module: str
 def test_the_command_line_loads_without_torch() -> None:
     code = "import sys, viewfold, viewfold.cli; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_server_needs_no_torch() -> None:
+    """Its workers do: a page that opens at once, in a process that stays small."""
+    code = "import sys, viewfold.serve.server, viewfold.serve.client; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 def test_public_names_are_sorted_and_resolve() -> None:

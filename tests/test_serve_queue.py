@@ -233,6 +233,20 @@ def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path: Path):
         Queue(path)
 
 
+def test_a_damaged_file_names_the_copy_that_was_made_of_it_and_that_one_works(tmp_path: Path):
+    path = tmp_path / "queue.sqlite"
+    queue = Queue(path)
+    job = put(queue)
+    copy = queue.file.back_up()
+    put(queue)
+    queue.close()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(QueueError, match=r"Put `.*queue\.backup\.sqlite` of 20\d\d-.* in its place"):
+        Queue(path)
+    copy.replace(path)
+    assert [found.id for found in Queue(path).list("ann")] == [job.id]
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path):
     path = tmp_path / "queue.sqlite"
     with sqlite3.connect(path) as db:

@@ -15,11 +15,13 @@ from test_lift_resume import SMALL
 
 from viewfold.errors import InputError, MissingExtraError
 from viewfold.scene.meshfile import load_mesh
+from viewfold.serve.attempt import Cancelled
 from viewfold.serve.folder import bundle_of, files_of, jobs_folder, picture_path
 from viewfold.serve.job import new_id
-from viewfold.serve.journal import Journal, read_progress
+from viewfold.serve.journal import Journal
 from viewfold.serve.knowledge import Knowledge, describe, read_knowledge, write_knowledge
-from viewfold.serve.work import Cancelled, Models, begin, do
+from viewfold.serve.progress import read_progress
+from viewfold.serve.work import Models, begin, do
 from viewfold.views import Views
 
 

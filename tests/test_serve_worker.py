@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from viewfold.errors import OutputError, PromptError
+from viewfold.serve.attempt import Cancelled
 from viewfold.serve.database import QueueError
 from viewfold.serve.queue import Queue
 from viewfold.serve.supervisor import Slot, Supervisor
-from viewfold.serve.work import Cancelled
 from viewfold.serve.worker import named, work_off
 from viewfold.stopping import StopRequest
 

@@ -32,6 +32,8 @@ class Serve:
     """Processes that work, each with a model of its own; on GPUs one for each."""
     device: Device = "auto"
     """Where to compute."""
+    cluster: Annotated[str | None, unset("auto|ADDRESS")] = None
+    """Ray cluster that does the jobs, and sees the data folder: the one that this machine belongs to, or HOST:PORT."""
     allowed_host: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME", help_behavior_hint="")] = ()
     """A further name by which this machine is called in a browser."""
     queued: int = 20
@@ -71,6 +73,7 @@ class Serve:
             models=self.models or ("toybox",),
             workers=self.workers,
             device=self.device,
+            cluster=self.cluster,
             hosts=self.allowed_host,
             queued=self.queued,
             job_minutes=self.job_minutes,
@@ -82,6 +85,8 @@ class Serve:
             raise InputError(f"`port` must lie between 0 and 65535; got {self.port}.")
         if not 1 <= self.workers <= 64:
             raise InputError(f"`workers` must lie between 1 and 64; got {self.workers}.")
+        if self.cluster is not None and self.workers != 1:
+            raise InputError(f"`workers` must be left out with `cluster`, which has its own; got {self.workers}.")
         if not 0 < self.job_minutes < 1e6:
             raise InputError(f"`job_minutes` must be above 0; got {self.job_minutes:g}.")
         if self.queued < 1:

@@ -17,7 +17,7 @@ from typing import Any
 from viewfold.serve.database import QueueError
 from viewfold.serve.folder import bundle_of, files_of, jobs_folder
 from viewfold.serve.job import Job
-from viewfold.serve.journal import PROGRESS, read_progress
+from viewfold.serve.progress import PROGRESS, read_progress
 from viewfold.serve.queue import Queue
 
 LOOK_S = 0.2

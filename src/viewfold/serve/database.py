@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from viewfold.errors import OutputError
+from viewfold.store import atomic_write
 
 BUSY_S = 30.0
 """To wait for another writer; each holds the file for a few milliseconds."""
@@ -48,6 +50,14 @@ class Database:
         """Return a number that changes when another connection has written: cheap to ask, as often as one likes."""
         with self.failures():
             return self.connection().execute("PRAGMA data_version").fetchone()[0]
+
+    def back_up(self) -> Path:
+        """Write a copy beside the file, whole or not at all; return where."""
+        copy = backup_of(self.path)
+        with self.failures(), atomic_write(copy) as temporary:
+            with contextlib.closing(sqlite3.connect(temporary)) as target:
+                self.connection().backup(target)
+        return copy
 
     def close(self) -> None:
         """Close what all threads have open."""
@@ -98,6 +108,11 @@ class Database:
             ) from error
 
 
+def backup_of(path: Path) -> Path:
+    """Return where the copy of a file is."""
+    return path.with_name(f"{path.stem}.backup{path.suffix}")
+
+
 def check_sound(path: Path) -> None:
     """Read a queue's file through before anything is written.
 
@@ -112,4 +127,10 @@ def check_sound(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         said = [str(error)]
     if said != ["ok"]:
-        raise QueueError(f"`{path}` must be a sound SQLite file; it is not: {'; '.join(map(str, said))[:300]}.")
+        copy = backup_of(path)
+        instead = "Remove it to begin with an empty one."
+        if copy.is_file():
+            moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.stat().st_mtime))
+            instead = f"Put `{copy}` of {moment} in its place, or remove it to begin with an empty one."
+        what = "; ".join(map(str, said))[:300]
+        raise QueueError(f"`{path}` must be a sound SQLite file; it is not: {what}. {instead}")

@@ -1,6 +1,6 @@
 """The data folder of a server: where jobs and pictures lie, and which files of a job may be had.
 
-    queue.sqlite             the queue
+    queue.sqlite             the queue; queue.backup.sqlite, as it was when the server began
     jobs/ID/                 a folder a job
     pictures/OWNER/ID.png    pictures that were sent, for personalising
     tokens.json              who may come in from another address

@@ -20,7 +20,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-PROGRESS, PREVIEW = "progress.json", "preview.webp"
+from viewfold.serve.progress import PREVIEW, PROGRESS
 
 EVERY_S = 0.2
 """Between two reports of the same phase."""
@@ -104,16 +104,3 @@ class Journal:
         except OSError:  # a full disk: the work itself will say so
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def read_progress(folder: Path) -> dict[str, Any] | None:
-    """Return what a job's journal says, if it says something."""
-    with suppress(OSError, ValueError):
-        return json.loads((folder / PROGRESS).read_bytes())
-    return None
-
-
-def clear(folder: Path) -> None:
-    """Take away what a journal left."""
-    for name in (PROGRESS, PREVIEW):
-        (folder / name).unlink(missing_ok=True)

@@ -32,6 +32,8 @@ class ServerSettings:
     """That may be asked for; the first is loaded at the start."""
     workers: int = 1
     device: str = "auto"
+    cluster: str | None = None
+    """A Ray cluster that does the jobs, in place of workers here."""
     hosts: tuple[str, ...] = ()
     """Further names by which this machine is called."""
     queued: int = 20
@@ -50,6 +52,7 @@ def serve(options: ServerSettings, tokens: Tokens | None) -> None:
     check_output(data / QUEUE)
     with lock(data / LOCK, f"`data` must be served once at a time; another server is at work in {data}."):
         queue = Queue(data / QUEUE, limits=QueueLimits(queued_each=options.queued))
+        queue.file.back_up()  # sound, as it was opened: what there is if the file is damaged the next time
         listener = _listen(options.host, options.port)
         port = listener.getsockname()[1]
         with Supervisor(data, queue, _slots(options), job_minutes=options.job_minutes) as workers:
@@ -103,10 +106,11 @@ def _slots(options: ServerSettings) -> list[Slot]:
     """Return a worker for each GPU, or as many as are asked for, which share the processors."""
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     slots = []
+    device = [] if options.device == "auto" else ["--device", options.device]
+    if options.cluster is not None:
+        return [Slot(name="cluster", arguments=["--warm", options.models[0], "--cluster", options.cluster, *device])]
     for number in range(options.workers):
-        arguments, environment = ["--warm", options.models[0]], {}
-        if options.device != "auto":
-            arguments += ["--device", options.device]
+        arguments, environment = ["--warm", options.models[0], *device], {}
         if options.device in ("auto", "cuda") and options.workers > 1:
             environment["CUDA_VISIBLE_DEVICES"] = str(number)
         if "OMP_NUM_THREADS" not in os.environ:

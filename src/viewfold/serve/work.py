@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from viewfold.errors import AssetError, InputError, MissingExtraError, ViewfoldError
+from viewfold.serve.attempt import Cancelled
 from viewfold.serve.folder import jobs_folder, picture_path
-from viewfold.serve.journal import Journal, clear, read_progress
+from viewfold.serve.journal import Journal
+from viewfold.serve.progress import clear, read_progress
 from viewfold.serve.request import Make, Personalize, Request
 from viewfold.store import atomic_write, read_json, write_json
 
@@ -39,10 +41,6 @@ THUMB, THUMB_PX = "thumb.webp", 192
 MESH_PHASES = ("fit", "distil", "mesh", "polish", "texture", "check", "save")
 
 PREVIEW_EVERY_S = 1.0
-
-
-class Cancelled(KeyboardInterrupt):
-    """Whoever asked for a job wants it no more."""
 
 
 def begin(data: Path, job: str, owner: str, request: dict[str, Any]) -> None:

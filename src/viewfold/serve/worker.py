@@ -16,16 +16,15 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viewfold.errors import OutputError, Stopped, ViewfoldError, is_out_of_memory
+from viewfold.errors import OutputError, Stopped
+from viewfold.serve.attempt import Cancelled, End, attempt
 from viewfold.serve.database import QueueError
 from viewfold.serve.folder import QUEUE
-from viewfold.serve.job import Job, State
+from viewfold.serve.job import Job
 from viewfold.serve.log import log
 from viewfold.serve.queue import Queue
 from viewfold.stopping import StopRequest, listening
@@ -73,19 +72,8 @@ def _work(queue: Queue, name: str, job: Job, do: Do, stop: StopRequest) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _End:
-    """How a job ended."""
-
-    state: State
-    error: dict[str, str] | None = None
-    figures: dict[str, Any] | None = None
-
-
-def _attempt(queue: Queue, name: str, job: Job, do: Do, stop: StopRequest) -> _End | None:
+def _attempt(queue: Queue, name: str, job: Job, do: Do, stop: StopRequest) -> End | None:
     """Do a job; None if it is to be given back."""
-    from viewfold.serve.work import Cancelled
-
     asked = time.monotonic()
 
     def stopping() -> None:
@@ -97,21 +85,7 @@ def _attempt(queue: Queue, name: str, job: Job, do: Do, stop: StopRequest) -> _E
             if not queue.is_wanted(job.id, name):
                 raise Cancelled
 
-    try:
-        return _End("done", figures=do(job, stopping))
-    except Cancelled:
-        return _End("cancelled")
-    except KeyboardInterrupt:  # `Stopped` too
-        return None
-    except ViewfoldError as error:
-        return _End("failed", {"code": _code(error), "message": str(error)})
-    except Exception as error:
-        if is_out_of_memory(error):
-            message = "`memory` must be enough for the job; the machine ran out of it. Ask for fewer views or less."
-            return _End("failed", {"code": "out_of_memory", "message": message})
-        log("job_broke", job=job.id, worker=name, error=type(error).__name__, where=_where(error))
-        message = f"something went wrong that nobody foresaw ({type(error).__name__}); the server's log says where."
-        return _End("failed", {"code": "internal", "message": message})
+    return attempt(job.id, lambda: do(job, stopping))
 
 
 def _surely(say: Callable[[], object], stop: StopRequest) -> None:
@@ -125,16 +99,6 @@ def _surely(say: Callable[[], object], stop: StopRequest) -> None:
             if stop:
                 return  # the next worker of this name gives the job back
             time.sleep(AGAIN_S)
-
-
-def _code(error: ViewfoldError) -> str:
-    """Return an error's kind as the API says it: PromptError -> prompt_error."""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in type(error).__name__).lstrip("_")
-
-
-def _where(error: Exception) -> list[str]:
-    """Return the places of an error in our code: no words of a request are in them."""
-    return [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)][-6:]
 
 
 @contextlib.contextmanager
@@ -178,30 +142,39 @@ def main() -> int:
     parser.add_argument("name")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--warm", help="model to load before the first job")
+    parser.add_argument("--warm", required=True, help="model to load before the first job")
+    parser.add_argument("--cluster", help="Ray cluster to give jobs to, in place of doing them here")
     asked = parser.parse_args()
     with listening() as stop:
         leave_with_parent()
-        import torch
-
-        from viewfold.serve.knowledge import describe, write_knowledge
-        from viewfold.serve.work import Models, begin, do
-
-        if asked.threads is not None:
-            torch.set_num_threads(asked.threads)
-        models = Models(device=asked.device)
         with named(asked.data, asked.name):
-            if asked.warm is not None:
-                write_knowledge(asked.data, describe(asked.warm, models.get(asked.warm)))
-            log("worker_ready", worker=asked.name, pid=os.getpid())
             queue = Queue(asked.data / QUEUE)
+            if asked.cluster is None:
+                _work_here(asked, queue, stop)
+            else:
+                from viewfold.serve.dispatch import dispatch
 
-            def doing(job: Job, stopping: Callable[[], None]) -> dict[str, Any]:
-                begin(asked.data, job.id, job.owner, job.request)
-                return do(asked.data, job.id, models, stopping=stopping)
-
-            work_off(queue, asked.name, doing, stop)
+                dispatch(asked.data, queue, asked.name, asked.cluster, warm=asked.warm, device=asked.device, stop=stop)
     return 0
+
+
+def _work_here(asked: argparse.Namespace, queue: Queue, stop: StopRequest) -> None:
+    import torch
+
+    from viewfold.serve.knowledge import describe, write_knowledge
+    from viewfold.serve.work import Models, begin, do
+
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    models = Models(device=asked.device)
+    write_knowledge(asked.data, describe(asked.warm, models.get(asked.warm)))
+    log("worker_ready", worker=asked.name, pid=os.getpid())
+
+    def doing(job: Job, stopping: Callable[[], None]) -> dict[str, Any]:
+        begin(asked.data, job.id, job.owner, job.request)
+        return do(asked.data, job.id, models, stopping=stopping)
+
+    work_off(queue, asked.name, doing, stop)
 
 
 if __name__ == "__main__":
