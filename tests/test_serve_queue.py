@@ -34,7 +34,7 @@ def claimed(queue: Queue, times: int) -> list[str]:
 
 
 def test_names_sort_as_they_were_made_and_are_all_different():
-    names = [new_id(now=moment) for moment in (1.0, 1.001, 2.0, 4e9)]
+    names = [new_id(now=moment) for moment in (1.0, 1.5, 2.0, 4e9)]
     assert names == sorted(names) and len({new_id(now=1.0) for _ in range(200)}) == 200
     assert all(map(is_id, names)) and not any(map(is_id, ("", "x" * 26 + "\n", "../" * 9, names[0].upper())))
 
@@ -177,6 +177,17 @@ def test_deleted_jobs_are_gone_at_once_and_forgotten_once_they_are_over(queue: Q
     assert sorted(queue.hidden()) == sorted([waits.id, runs.id])
     queue.forget(waits.id)
     assert queue.hidden() == [runs.id]
+
+
+def test_a_clock_that_jumps_changes_no_turn_and_gives_nothing_to_two(queue: Queue, monkeypatch: pytest.MonkeyPatch):
+    for moment, title in ((2e9, "from the future"), (0.0, "from the past"), (-5.0, "from before that")):
+        monkeypatch.setattr("viewfold.serve.queue.time.time", lambda moment=moment: moment)
+        put(queue, title=title)
+    first = queue.claim("w")
+    assert first is not None and first.title == "from the future"
+    monkeypatch.setattr("viewfold.serve.queue.time.time", lambda: 4e9)  # a lease by the clock would be over
+    assert claimed(queue, 3) == ["from the past", "from before that", "-"]
+    assert queue.is_wanted(first.id, "w") and queue.finish(first.id, "w", "done")
 
 
 def test_threads_that_claim_together_get_different_jobs(queue: Queue):
