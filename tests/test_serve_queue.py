@@ -127,6 +127,10 @@ def test_only_the_worker_that_has_a_job_ends_it(queue: Queue):
     queue.claim("w")
     assert not queue.finish(job.id, "other", "done") and queue.get(job.id).state == "running"
     assert queue.finish(job.id, "w", "done", result={"faces": 3}) and queue.get(job.id).result == {"faces": 3}
+    nan = put(queue)
+    queue.claim("w")
+    queue.finish(nan.id, "w", "done", result={"agreement": float("nan"), "loss": float("inf")})
+    assert queue.get(nan.id).result == {"agreement": None, "loss": None}
     assert not queue.finish(job.id, "w", "failed") and queue.get(job.id).state == "done"
 
 

@@ -186,6 +186,11 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(tmp_path: Path,
         do(tmp_path, ask(tmp_path), Models(open=load))
 
 
+def test_a_figure_that_is_no_number_is_left_out(tmp_path: Path):
+    Journal(tmp_path, phases=("train",))("train", 0, 2, loss=float("inf"), rate=0.5, other=float("nan"))
+    assert read_progress(tmp_path)["figures"] == {"rate": 0.5}
+
+
 def test_a_journal_whose_disk_is_full_does_not_end_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -124,7 +124,7 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         }
 
     @app.post("/v1/session", status_code=204, tags=["server"], responses=refusals(401, 429))
-    def log_in(body: Token, response: Response) -> None:
+    def log_in(body: Token, request: Request, response: Response) -> None:
         """Keep a token in a cookie that no script can read."""
         if patience.is_over():
             raise HTTPException(429, "too many wrong tokens of late. Wait a minute.", {"retry-after": "60"})
@@ -133,7 +133,8 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         if settings.tokens.owner(body.token) is None:
             patience.count()
             raise HTTPException(401, "`token` must be one that the server knows.")
-        response.set_cookie(COOKIE, body.token, httponly=True, samesite="strict", max_age=30 * 24 * 3600)
+        safe = {"httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
+        response.set_cookie(COOKIE, body.token, max_age=30 * 24 * 3600, **safe)
 
     @app.delete("/v1/session", status_code=204, tags=["server"])
     def log_out(response: Response) -> None:

@@ -108,7 +108,7 @@ class Board:
             await asyncio.sleep(LOOK_S)
             if not self._watched:
                 continue
-            with contextlib.suppress(QueueError):
+            with contextlib.suppress(QueueError, OSError):  # a folder that goes while it is looked at
                 now = self.queue.revision()
                 for job in list(self._watched):
                     mark = self._mark(job)

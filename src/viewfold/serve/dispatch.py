@@ -18,14 +18,11 @@ from viewfold.data.pool import Pool, WorkerDied
 from viewfold.errors import Stopped
 from viewfold.serve.attempt import Cancelled, End, attempt
 from viewfold.serve.database import QueueError
-from viewfold.serve.folder import jobs_folder
+from viewfold.serve.folder import CANCEL, STOP, jobs_folder
 from viewfold.serve.job import Job
 from viewfold.serve.log import log
 from viewfold.serve.queue import Queue
 from viewfold.stopping import StopRequest
-
-CANCEL, STOP = ".cancel", ".stop"
-"""Files in a job's folder: whoever asked wants it no more; the server goes, and the job is to be given back."""
 
 LOOK_S, ASK_S = 0.2, 0.5
 """Between two looks at the queue and the jobs here; at the files there."""

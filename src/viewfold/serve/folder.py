@@ -17,6 +17,9 @@ from typing import Literal
 
 QUEUE, TOKENS, LOCK, WORKERS_LOCK = "queue.sqlite", "tokens.json", "server.lock", "workers.lock"
 
+CANCEL, STOP = ".cancel", ".stop"
+"""In the folder of a job that is done elsewhere: nobody wants it any more; the server goes, it is to be given back."""
+
 Role = Literal["view", "contact", "turntable", "asset", "record", "lora", "posed", "preview", "thumb"]
 
 TYPES = {

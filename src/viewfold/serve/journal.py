@@ -10,6 +10,7 @@ worth nothing after the job.  Files, not rows: a job may run on another machine 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ class Journal:
             "steps": steps,
             "share": round(self._share(phase, step / max(steps, 1)), 4),
             "eta_s": None if left is None else round(left, 1),
-            "figures": {name: float(f"{value:.4g}") for name, value in figures.items() if value == value},
+            "figures": {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)},
         }
         if done == 0 or step >= steps or now - self._wrote >= EVERY_S:
             self._write()

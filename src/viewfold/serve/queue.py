@@ -22,6 +22,7 @@ from typing import Any
 from viewfold.errors import InputError
 from viewfold.serve.database import Database
 from viewfold.serve.job import OVER, Job, Kind, State, job_of, new_id
+from viewfold.store import finite
 
 VERSION = 1
 """Of the tables; a file of another one is refused."""
@@ -304,4 +305,4 @@ def _chosen(owner: str, states: Sequence[State], kind: Kind | None, words: str) 
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
+    return None if value is None else json.dumps(finite(value))

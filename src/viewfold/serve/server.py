@@ -108,7 +108,8 @@ def _slots(options: ServerSettings) -> list[Slot]:
     slots = []
     device = [] if options.device == "auto" else ["--device", options.device]
     if options.cluster is not None:
-        return [Slot(name="cluster", arguments=["--warm", options.models[0], "--cluster", options.cluster, *device])]
+        arguments = ["--warm", options.models[0], "--cluster", options.cluster, *device]
+        return [Slot(name="cluster", arguments=arguments, several=True)]
     for number in range(options.workers):
         arguments, environment = ["--warm", options.models[0], *device], {}
         if options.device in ("auto", "cuda") and options.workers > 1:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from viewfold.errors import OutputError
 from viewfold.serve.database import QueueError
-from viewfold.serve.folder import jobs_folder
+from viewfold.serve.folder import CANCEL, jobs_folder
 from viewfold.serve.log import log
 from viewfold.serve.queue import Queue
 from viewfold.serve.worker import named
@@ -43,6 +43,8 @@ class Slot:
     name: str
     arguments: Sequence[str] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    several: bool = False
+    """Whether it has several jobs at a time, done elsewhere (`dispatch`): it is not killed for one of them."""
     process: subprocess.Popen[bytes] | None = None
     begun: float = 0.0
     ended: float = 0.0
@@ -139,7 +141,9 @@ class Supervisor:
                 continue
             message = f"it ran for more than the {self.job_minutes:g} minutes that a job may take here."
             slot = next((slot for slot in self.slots if slot.name == job.worker), None)
-            if slot is not None and slot.process is not None:
+            if slot is not None and slot.several:
+                (jobs_folder(self.data) / job.id / CANCEL).touch()
+            elif slot is not None and slot.process is not None:
                 log("worker_killed", worker=slot.name, job=job.id, reason="its job took too long")
                 slot.process.kill()
                 slot.process.wait()
