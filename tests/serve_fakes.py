@@ -77,7 +77,7 @@ def serving(data: Path, *, limits: QueueLimits | None = None, **settings: Any) -
     data.mkdir(parents=True, exist_ok=True)
     write_knowledge(data, TOY)
     queue = Queue(data / QUEUE, limits=limits)
-    served = Served(data, queue, ServeSettings(**({"workers": lambda: 1} | settings)))
+    served = Served(data, queue, ServeSettings(**({"workers": lambda: 1, "learns": True} | settings)))
     served.app = create_app(data, queue, served.settings)
     listener = socket.create_server(("127.0.0.1", 0))
     served.address = f"http://127.0.0.1:{listener.getsockname()[1]}"

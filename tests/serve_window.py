@@ -115,7 +115,7 @@ def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
         closing(Queue(tmp_path / "queue.sqlite")) as queue,
         closing(socket.create_server(("127.0.0.1", 0))) as listener,
     ):
-        app = create_app(tmp_path, queue, ServeSettings(tokens=tokens, workers=lambda: 1))
+        app = create_app(tmp_path, queue, ServeSettings(tokens=tokens, workers=lambda: 1, learns=True))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import test_serve_api
 from PIL import Image
-from serve_fakes import MUG, Served
+from serve_fakes import MUG, Served, serving
 from test_serve_api import error
 
 client, served = test_serve_api.client, test_serve_api.served
@@ -65,3 +66,11 @@ def test_a_prompt_is_looked_at_before_it_is_drawn(client: httpx.Client):
     unknown = check("a red mugg")
     assert unknown["notes"][0] == "the model does not know 'mugg'; near words: mug" and unknown["outside"]
     assert check("") == {"notes": [], "outside": False}
+
+
+def test_a_server_that_could_not_use_what_it_learns_says_so_at_once(tmp_path: Path):
+    asked = {"kind": "personalize", "subject": "a zorb mug", "class": "mug", "pictures": ["0" * 26]}
+    with serving(tmp_path, learns=False) as served, served.client() as client:
+        assert client.get("/v1/about").json()["learns"] is False
+        refused = error(client.post("/v1/jobs", json=asked), 501)
+        assert refused["code"] == "missing_extra" and "pip install 'viewfold[lora]'" in refused["message"]

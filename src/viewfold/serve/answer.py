@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from viewfold.errors import OutputError, ViewfoldError
+from viewfold.errors import MissingExtraError, OutputError, ViewfoldError
 from viewfold.serve.queue import QueueFull
 
 
@@ -66,6 +66,8 @@ def say_errors(app: FastAPI) -> None:
         field = text.split("`")[1] if text.startswith("`") and text.count("`") > 1 else None
         if isinstance(error, QueueFull):
             return said(429, "queue_full", text, **{"retry-after": "30"})
+        if isinstance(error, MissingExtraError):
+            return said(501, "missing_extra", text, field)
         if isinstance(error, OutputError):
             return said(507, "cannot_write", text)
         if field == "Idempotency-Key":

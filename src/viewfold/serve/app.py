@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.datastructures import UploadFile
 
 from viewfold import __version__
-from viewfold.errors import InputError
+from viewfold.errors import InputError, MissingExtraError
 from viewfold.model.wording import own_words
 from viewfold.serve import page
 from viewfold.serve.answer import refusals, say_errors
@@ -74,6 +75,8 @@ class ServeSettings:
     """None lets everybody in who can reach the address."""
     workers: Callable[[], int] = field(default=lambda: 0)
     """Says how many workers live."""
+    learns: bool = field(default_factory=lambda: importlib.util.find_spec("peft") is not None)
+    """Whether what is learned could be used: LoRA files are read with peft."""
 
 
 def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) -> FastAPI:
@@ -112,6 +115,7 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
             "models": [read_knowledge(data, name).public() for name in settings.models],
             "qualities": [{"name": name, "says": says} for name, says in QUALITIES.items()],
             "formats": page.formats(),
+            "learns": settings.learns,
             "limits": {
                 "prompt_characters": PROMPT_CHARACTERS,
                 "views": MAX_VIEWS,
@@ -149,7 +153,7 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
         notes, outside = read_knowledge(data, body.model).notes(body.prompt, subjects=learned)
         return {"notes": notes, "outside": outside}
 
-    @app.post("/v1/jobs", status_code=202, tags=["jobs"], responses=refusals(409, 422, 429, 503))
+    @app.post("/v1/jobs", status_code=202, tags=["jobs"], responses=refusals(409, 422, 429, 501, 503))
     def submit(
         body: Annotated[Asked, ...],
         request: Request,
@@ -173,6 +177,10 @@ def create_app(data: Path, queue: Queue, settings: ServeSettings | None = None) 
                         f"`subjects` must have been learned by {body.model}; got {learned.request['model']}."
                     )
         else:
+            if not settings.learns:
+                raise MissingExtraError(
+                    "`kind` personalize needs peft on the server. Run `pip install 'viewfold[lora]'`."
+                )
             own_words(body.subject, body.class_)
             gone = next((picture for picture in body.pictures if not pictures.is_there(picture, owner)), None)
             if gone is not None:

@@ -16,6 +16,7 @@ export class TeachForm {
   #word = MADE_UP[Math.floor(Math.random() * MADE_UP.length)];
   #isNamed = false;
   #isBusy = false;
+  #learns = true;
   #wish = { body: "", key: "" };
 
   constructor(about, done) {
@@ -29,7 +30,9 @@ export class TeachForm {
     this.#pictures.restore(draft.pictures ?? []);
     this.#form.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(); });
     this.#form.addEventListener("input", ({ target }) => this.#change(target));
-    this.#form.querySelector(".main").disabled = false;
+    this.#learns = about.learns;
+    this.#form.querySelector(".main").disabled = !about.learns;
+    if (!about.learns) this.#complain("This server cannot learn yet: whoever runs it has to type pip install 'viewfold[lora]' and start it again.");
   }
 
   #fillIn(values) {
@@ -49,7 +52,7 @@ export class TeachForm {
     if (target.id === "subject") this.#isNamed = Boolean(target.value);
     const kind = at("class").value.trim();
     if (target.id === "class" && !this.#isNamed) at("subject").value = kind && `a ${this.#word} ${kind}`;
-    this.#complain("");
+    if (this.#learns) this.#complain("");
     this.#keep();
   }
 
