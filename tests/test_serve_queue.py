@@ -112,7 +112,7 @@ def test_the_same_key_is_the_same_job_and_another_request_under_it_is_refused(qu
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(queue: Queue):
     waits, runs = put(queue, title="waits"), put(queue, title="runs")
-    queue.cancel(waits.id, "ann")
+    assert queue.cancel(waits.id, "ann") == queue.get(waits.id)
     assert queue.get(waits.id).state == "cancelled" and queue.get(waits.id).finished is not None
     assert queue.claim("w").id == runs.id and queue.is_wanted(runs.id, "w") and not queue.is_wanted(runs.id, "other")
     queue.cancel(runs.id, "ann")
@@ -141,7 +141,8 @@ def test_what_a_dead_worker_had_comes_before_all_others_and_is_given_up_after_so
         assert queue.claim("w").title == "deadly"
         assert queue.give_back("w", died=True) == [job.id]
     gone = queue.get(job.id)
-    assert gone.state == "failed" and gone.error["code"] == "worker_died" and gone.resumed == ATTEMPTS
+    assert gone.state == "failed" and gone.error["code"] == "worker_died" and gone.resumed == ATTEMPTS == 3
+    assert gone.finished is not None and "3 times" in gone.error["message"]
 
 
 def test_a_worker_that_is_told_to_go_costs_its_job_no_attempt(queue: Queue):
