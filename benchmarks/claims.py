@@ -27,6 +27,7 @@ from claims_network import Frame, Meeting, Told, Variant
 from toybox_subjects import GENERATED, expect, expect_open, held_out_toys, true_views, world_of
 
 from viewfold.data.toybox import Asset, World
+from viewfold.evaluation.consistency import find_coverage
 from viewfold.evaluation.distinctness import measure_distinctness
 from viewfold.evaluation.fidelity import Expected, Outcome, assess
 from viewfold.evaluation.interval import Figure, mean, paired_difference
@@ -61,7 +62,8 @@ Evenly spread, 400 steps at 4e-4 left the camera unread; with this, 300 at 1.6e-
 STEPS, GUIDANCE = 12, 3.0
 
 GROUPS = ("named", "part open", "2D alone")
-SCORES = ("agreement", "distinct", "sides of the right kind", "right kind", "right main", "right part", "look-alike")
+SIDES = "sides of the right kind"
+SCORES = ("agreement", "turned", "distinct", SIDES, "right kind", "right main", "right part", "look-alike")
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,13 @@ def prompts(toys: list[Asset]) -> list[tuple[str, Expected]]:
 
 
 def measure(
-    model: Any, judge: Judge, unet: Variant, out: Path, asked: list[tuple[str, Expected]]
+    model: Any, judge: Judge, unet: Variant, out: Path, asked: list[tuple[str, Expected]], truth: list[torch.Tensor]
 ) -> list[dict[str, Any]]:
-    """Draw four views of every prompt and return what is seen in them; those that are there are read."""
+    """Draw four views of every prompt and return what is seen in them; those that are there are read.
+
+    Args:
+        truth: true views of each prompt's toy.
+    """
     model.unet, rows = unet, []
     for index, (group, wanted) in enumerate(asked):
         folder, seed = out / f"{index:03d}", RUN * 1000 + index
@@ -162,8 +168,25 @@ def measure(
             views.save(folder, turntable=False)
         rgb = Views.load(folder).rgb
         seen = assess(judge, rgb, GENERATED, expected=wanted)
-        rows.append(row(seen, rgb) | {"group": group, "prompt": wanted.prompt})
+        said = {"group": group, "prompt": wanted.prompt, "turned": turned(rgb, truth[index])}
+        rows.append(row(seen, rgb) | said)
     return rows
+
+
+def turned(rgb: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return the share of views whose outline is that of the toy's own true view rather than of another side's.
+
+    A view counts where it has the largest overlap with the true outline of its own azimuth, of four; two sides whose
+    true outlines are the same but for a twentieth count as one.  A camera that is not read gives a quarter.
+    """
+    drawn, true = find_coverage(rgb) > 0.5, find_coverage(truth) > 0.5
+
+    def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        a, b = a[:, None], b[None]
+        return (a & b).sum((-1, -2, -3)) / (a | b).sum((-1, -2, -3)).clamp(min=1)
+
+    same, found = overlap(true, true) > 0.95, overlap(drawn, true).argmax(dim=1)
+    return float(same[torch.arange(len(rgb)), found].float().mean())
 
 
 def row(seen: Outcome, rgb: torch.Tensor) -> dict[str, Any]:
@@ -173,7 +196,7 @@ def row(seen: Outcome, rgb: torch.Tensor) -> dict[str, Any]:
         "gap_px": min(seen.gap_px, 5.0),
         "distinct": measure_distinctness(rgb, GENERATED),
         "right kind": float(seen.right_kind),
-        "sides of the right kind": seen.right_sides / 4,
+        SIDES: seen.right_sides / 4,
         "right main": float(seen.right_main),
         "right part": float(seen.right_accent),
         "look-alike": seen.verdict.agreement,
@@ -183,7 +206,7 @@ def row(seen: Outcome, rgb: torch.Tensor) -> dict[str, Any]:
 def sheet(rows: list[dict[str, Any]], folder: Path, path: Path) -> None:
     entries = []
     for index, each in list(enumerate(rows))[:: max(1, len(rows) // 24)]:
-        note = f"{each['agreement']:.2f} agree, {4 * each['sides of the right kind']:.0f} of 4 sides right"
+        note = f"{each['agreement']:.2f} agree, {4 * each[SIDES]:.0f} of 4 sides right"
         lines = ((each["prompt"], None), (note, each["right kind"] > 0))
         entries.append(Entry(rgb=Views.load(folder / f"{index:03d}").rgb, lines=lines))
     captioned_sheet(entries).save(path)
@@ -243,6 +266,9 @@ def main() -> None:
     world = World(kinds=KINDS, colors=world_of(judge).colors, finishes=("matt",))
     toys = held_out_toys(options.prompts, seed=RUN, world=world)
     asked = prompts(toys)
+    truth = {toy.captions[0]: true_views(toy).rgb for toy in toys}
+    pictures = [truth[wanted.prompt] for _, wanted in asked[: len(toys)]]
+    pictures += [picture for picture, toy in zip(pictures, toys, strict=True) if toy.kind not in FLAT]
     results: dict[str, list[dict[str, Any]]] = {}
     chosen = [*filter(None, options.arms.split(","))]
     names = chosen if options.train_only else list(dict.fromkeys(["fold", *chosen]))  # compared with
@@ -254,7 +280,7 @@ def main() -> None:
         if options.train_only:
             continue
         folder = options.out / "views" / name
-        results[name] = measure(model, judge, unet, folder, asked)
+        results[name] = measure(model, judge, unet, folder, asked, pictures)
         sheet(results[name], folder, options.out / f"{name}.png")
         print(
             name,
@@ -263,11 +289,9 @@ def main() -> None:
         )
     if options.train_only:
         return
-    truth = {toy.captions[0]: true_views(toy).rgb for toy in toys}
-    pictures = [truth[wanted.prompt] for _, wanted in asked[: len(toys)]]
-    pictures += [picture for picture, toy in zip(pictures, toys, strict=True) if toy.kind not in FLAT]
     results["true renders"] = [
-        row(assess(judge, rgb, GENERATED, expected=wanted), rgb) | {"group": group, "prompt": wanted.prompt}
+        row(assess(judge, rgb, GENERATED, expected=wanted), rgb)
+        | {"group": group, "prompt": wanted.prompt, "turned": turned(rgb, rgb)}
         for rgb, (group, wanted) in zip(pictures, asked, strict=True)
     ]
     text = "\n\n".join(table(results, group) for group in GROUPS)
