@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from viewfold.cli import main
 from viewfold.scene.meshfile import load_mesh
 from viewfold.serve.client import Client
 from viewfold.serve.queue import Queue
+from viewfold.serve.server import _listen
 
 
 @contextmanager
@@ -133,6 +135,12 @@ def test_an_option_out_of_range_is_refused_by_name(
         main(["serve", "--data", str(data), "--add-user", "ann"])
     assert main(["serve", "--data", str(data), *options]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_small_answers_are_sent_at_once():
+    """asyncio switches Nagle's delay off by the protocol of the socket: 40 ms an answer."""
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_damaged_queue_is_refused_and_left_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

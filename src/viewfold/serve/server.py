@@ -19,6 +19,10 @@ from viewfold.serve.supervisor import Slot, Supervisor
 from viewfold.serve.tokens import Tokens
 from viewfold.store import check_output, lock
 
+MOST_THREADS = 4
+"""Of a worker on processors; small models are slower on more, and on two cores twice as slow on both as on one.  A core
+is left for the server.  OMP_NUM_THREADS says otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
@@ -90,7 +94,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """Open the socket, so that an address in use is said before workers start."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # By its protocol asyncio knows that it may send small answers at once (TCP_NODELAY): else each takes 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(512)
@@ -104,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _slots(options: ServerSettings) -> list[Slot]:
     """Return a worker for each GPU, or as many as are asked for, which share the processors."""
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, min(MOST_THREADS, ((os.cpu_count() or 1) - 1) // options.workers))
     slots = []
     device = [] if options.device == "auto" else ["--device", options.device]
     if options.cluster is not None:
