@@ -100,6 +100,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def _alexnet(file: Path) -> dict[str, Tensor]:
     import io
+    import pickle
 
     get = "Nothing is downloaded: it is torchvision's AlexNet_Weights.IMAGENET1K_V1."
     try:
@@ -108,4 +109,7 @@ def _alexnet(file: Path) -> dict[str, Tensor]:
         raise WeightsError(f"`{file}` cannot be read: {(error.strerror or str(error)).lower()}. {get}") from error
     if not hashlib.sha256(content).hexdigest().startswith(ALEXNET_SHA256):
         raise WeightsError(f"`{file}` must be torchvision's alexnet-owt-7be5be79.pth; its hash is another. {get}")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # eight letters of a hash can be forged
+        raise WeightsError(f"`{file}` must hold tensors alone; it holds something to be run. {get}") from error
