@@ -25,7 +25,7 @@ def sent(served: Served, *options: str) -> subprocess.CompletedProcess[str]:
     if importlib.util.find_spec("schemathesis") is None:
         pytest.skip("the API is tried with pip install schemathesis")
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.address}/v1/openapi.json", "--no-color"]
-    command += ["--checks", CHECKS, "--seed", "1", "--max-examples", "25", *options]
+    command += ["--checks", CHECKS, "--seed", "1", "--max-examples", "15", *options]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": ""}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
