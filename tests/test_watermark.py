@@ -39,7 +39,7 @@ def drawn(kind: str, size: int) -> Tensor:
         case "red":
             picture = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, size, size)
         case name:
-            with Image.open(PICTURES / f"{name}.png") as file:
+            with Image.open(next(PICTURES.glob(f"{name}.*"))) as file:
                 edge = min(file.size)
                 real = file.convert("RGB").crop((0, 0, edge, edge)).resize((size, size), Image.Resampling.LANCZOS)
             return pixels(real)
