@@ -169,6 +169,26 @@ def test_a_model_is_loaded_once_and_anew_for_another_name_or_to_be_trained():
     assert [name for name, _ in opened] == ["a", "b", "a", "a"] and opened[-1][1] is not None
 
 
+def test_a_subject_that_cannot_be_read_leaves_no_other_in_the_model(monkeypatch: pytest.MonkeyPatch):
+    on: list[str] = []
+    model = tiny_model()
+
+    def put_on(path: Path) -> None:
+        if path.name == "broken":
+            raise InputError("`path` must be a LoRA file.")
+        on.append(path.name)
+
+    monkeypatch.setattr(model, "load_lora_weights", put_on)
+    monkeypatch.setattr(model, "unload_lora_weights", on.clear)
+    models = Models(open=lambda name, *, device, dtype: model)
+    models.get("toybox", subjects=[Path("one"), Path("two")])
+    assert on == ["one", "two"]
+    with pytest.raises(InputError):
+        models.get("toybox", subjects=[Path("three"), Path("broken")])
+    models.get("toybox")
+    assert on == []
+
+
 def test_what_a_model_knows_is_written_down_and_read_without_it(tmp_path: Path, models: Models):
     known = describe("toybox", models.get("toybox"))
     write_knowledge(tmp_path, known)

@@ -66,7 +66,8 @@ class Models:
     """Loads a model; None: `viewfold.load`."""
     _name: tuple[str, bool] | None = None
     _model: Any = None
-    _subjects: tuple[Path, ...] = ()
+    _subjects: tuple[Path, ...] | None = ()
+    """None: not known, since one could not be read."""
 
     def get(self, name: str, *, subjects: Sequence[Path] = (), exact: bool = False) -> MultiViewPipeline:
         """Return a model with what it learned of some subjects, and of no other.
@@ -85,8 +86,8 @@ class Models:
             self._model = (self.open or load)(name, device=self.device, dtype=torch.float32 if exact else None)
             self._name = (name, exact)
         if self._subjects != tuple(subjects):
+            self._subjects = None
             self._model.unload_lora_weights()
-            self._subjects = ()
             for path in subjects:
                 self._model.load_lora_weights(path)
             self._subjects = tuple(subjects)
