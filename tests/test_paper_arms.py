@@ -11,6 +11,7 @@ import torch
 from viewfold.camera import Cameras
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from claims import turned  # noqa: E402
 from claims_network import CrossView, Frame, Meeting, Told, Variant  # noqa: E402
 
 FOUR = Cameras.orbit(4, elevation_deg=15)
@@ -76,3 +77,15 @@ def test_relative_cameras_do_not_say_where_the_first_one_stands() -> None:
     assert torch.allclose(drawn(relative, latents), drawn(relative, latents, turned), atol=1e-4)
     absolute = network()
     assert not torch.allclose(drawn(absolute, latents), drawn(absolute, latents, turned), atol=1e-4)
+
+
+def test_views_that_turn_are_told_from_views_that_all_show_one_side() -> None:
+    """A box of 4 x 1 x 2: broad sides at 0 and 180 degrees, with a handle on the right at 0; small ends between."""
+    truth = torch.full((4, 3, 32, 32), 0.5)
+    for view, (left, right) in enumerate(((4, 28), (13, 19), (4, 28), (13, 19))):
+        truth[view, :, 8:24, left:right] = 1.0
+    truth[0, :, 12:16, 28:31], truth[2, :, 12:16, 1:4] = 1.0, 1.0
+    assert turned(truth, truth) == 1.0
+    assert turned(truth[[0, 0, 0, 0]], truth) == 0.25
+    assert turned(truth[[2, 1, 0, 3]], truth) == 0.5, "the handle tells front from back; the ends are alike"
+    assert turned(truth[[1, 2, 3, 0]], truth) == 0.0
