@@ -122,6 +122,18 @@ def test_a_job_there_is_cancelled_by_its_folder_and_given_back_when_the_server_g
         assert over(queue, unfinished)[0].result == {"again": True}
 
 
+def test_a_job_whose_machine_is_told_to_go_is_given_to_another(queue: Queue, tmp_path: Path):
+    job, times = put(queue), []
+
+    def do(data: Path, job: str, device: Any) -> End | None:
+        times.append(job)
+        return None if len(times) == 1 else End("done", figures={})
+
+    with giving(queue, tmp_path, do):
+        assert over(queue, job)[0].state == "done"
+    assert times == [job, job]
+
+
 def test_a_cluster_has_its_own_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     assert main(["serve", "--data", str(tmp_path), "--cluster", "auto", "--workers", "2"]) == 2
     assert "--workers" in capfd.readouterr().err

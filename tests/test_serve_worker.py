@@ -210,6 +210,23 @@ def until(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
     return found
 
 
+def test_a_supervisor_that_fails_once_goes_on(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+):
+    monkeypatch.setattr("viewfold.serve.supervisor.LOOK_S", 0.0)
+    monkeypatch.setattr("viewfold.serve.supervisor.TIDY_S", 0.0)
+    tried = []
+
+    def tidy(self: Supervisor) -> None:
+        tried.append(1)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Supervisor, "tidy", tidy)
+    with Supervisor(tmp_path, queue, []):
+        until(lambda: len(tried) > 2)
+    assert "Permission denied" in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_job_whose_worker_is_killed_goes_on_in_the_next_one(queue: Queue, sleeper: Path):
     job = put(queue)
@@ -281,10 +298,11 @@ def test_deleted_jobs_and_old_pictures_are_removed(queue: Queue, tmp_path: Path)
         (tmp_path / "jobs" / name / "request.json").write_text(json.dumps({}))
     pictures = tmp_path / "pictures" / "ann"
     pictures.mkdir(parents=True)
-    for name, age_s in (("old", 2 * 24 * 3600), ("new", 60)):
+    queue.submit("ann", "personalize", "a zorb mug", {"pictures": ["waited-for"]})
+    for name, age_s in (("old", 2 * 24 * 3600), ("new", 60), ("waited-for", 2 * 24 * 3600)):
         (pictures / f"{name}.png").touch()
         os.utime(pictures / f"{name}.png", (time.time() - age_s,) * 2)
     queue.hide(job, "ann")
     Supervisor(tmp_path, queue, []).tidy()
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == [kept]
-    assert queue.hidden() == [] and [path.name for path in pictures.iterdir()] == ["new.png"]
+    assert queue.hidden() == [] and sorted(path.name for path in pictures.iterdir()) == ["new.png", "waited-for.png"]

@@ -89,7 +89,9 @@ def _take_in(queue: Queue, name: str, running: dict[Future[End | None], Given]) 
         return
     for future in wait(running, timeout=LOOK_S, return_when=FIRST_COMPLETED).done:
         given, end = running[future], _end(future)
-        if end is not None:
+        if end is None:  # its machine is told to go, or we are
+            queue.give_back(name, died=False, job=given.job.id)
+        else:
             queue.finish(given.job.id, name, end.state, error=end.error, result=end.figures)
             seconds = round(time.monotonic() - given.began, 2)
             log("job_ended", job=given.job.id, worker=name, state=end.state, seconds=seconds)

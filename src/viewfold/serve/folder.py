@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-QUEUE, TOKENS, LOCK, WORKERS_LOCK = "queue.sqlite", "tokens.json", "server.lock", "workers.lock"
+QUEUE, TOKENS, LOCK = "queue.sqlite", "tokens.json", "server.lock"
 
 CANCEL, STOP = ".cancel", ".stop"
 """In the folder of a job that is done elsewhere: nobody wants it any more; the server goes, it is to be given back."""

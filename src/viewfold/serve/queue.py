@@ -259,15 +259,17 @@ class Queue:
             )
             return done.fetchone() is not None
 
-    def give_back(self, worker: str, *, died: bool) -> list[str]:
+    def give_back(self, worker: str, *, died: bool, job: str | None = None) -> list[str]:
         """Put what a worker had back to the front of the queue; return the names of those jobs.
 
         Args:
             worker: its name; it must have ended, or be about to.
+            job: this one alone, for a worker of several.
             died: count it against the job: one whose workers died `ATTEMPTS` times is given up.
         """
         with self.file.failures(), self.file.writing() as db:
-            rows = db.execute("SELECT * FROM job WHERE worker = ? AND state = 'running'", (worker,)).fetchall()
+            had = "SELECT * FROM job WHERE worker = ? AND state = 'running' AND (? IS NULL OR id = ?)"
+            rows = db.execute(had, (worker, job, job)).fetchall()
             for row in rows:
                 resumed, state, error = row["resumed"] + died, "queued", None
                 if row["cancel"]:
@@ -285,6 +287,11 @@ class Queue:
         """Return the names of workers that have a job, living or not."""
         rows = self.file.rows("SELECT DISTINCT worker FROM job WHERE state = 'running' AND worker IS NOT NULL")
         return [row["worker"] for row in rows]
+
+    def pictures_wanted(self) -> set[str]:
+        """Return the names of pictures that jobs wait to learn."""
+        rows = self.file.rows("SELECT * FROM job WHERE kind = 'personalize' AND state IN ('queued', 'running')")
+        return {picture for row in rows for picture in job_of(row).request["pictures"]}
 
     def running(self) -> list[Job]:
         """Return all jobs that run."""

@@ -86,9 +86,6 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)  # pyright: ignore[reportArgumentType]
         self._captured_signals.clear()  # or uvicorn raises it again when all has ended
 
-    def install_signal_handlers(self) -> None:
-        """As `capture_signals` does."""
-
 
 def _listen(host: str, port: int) -> socket.socket:
     """Open the socket, so that an address in use is said before workers start."""

@@ -26,6 +26,9 @@ LOOK_S = 0.25
 AGAIN_S = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 """To wait before a worker is started again that ended by itself, the first time, the second ..."""
 
+TIDY_S = 2.0
+"""Between two looks at what may be removed."""
+
 CALM_S = 60.0
 """A worker that lived so long begins anew in that list."""
 
@@ -33,7 +36,7 @@ DRAIN_S = 60.0
 """For workers to end the step that runs, when the server ends."""
 
 PICTURES_KEPT_S = 24 * 3600.0
-"""After which pictures that nobody used are removed; a job that uses some has its own."""
+"""After which pictures are removed that no job waits for; one that runs has its own."""
 
 
 @dataclass
@@ -109,14 +112,15 @@ class Supervisor:
     def _watch(self) -> None:
         tidied = 0.0
         while not self._ending.wait(LOOK_S):
-            for slot in self.slots:
-                self._look(slot)
-            with contextlib.suppress(QueueError):
+            try:
+                for slot in self.slots:
+                    self._look(slot)
                 self._end_long_ones()
-            if time.monotonic() - tidied > 2.0:
-                tidied = time.monotonic()
-                with contextlib.suppress(QueueError):
+                if time.monotonic() - tidied > TIDY_S:
+                    tidied = time.monotonic()
                     self.tidy()
+            except (QueueError, OSError) as error:  # no process, no right, a full disk: said, and tried again
+                log("supervisor_failed", reason=getattr(error, "strerror", None) or str(error))
 
     def _look(self, slot: Slot) -> None:
         """Start a worker again that ended; it gives back what it had."""
@@ -157,7 +161,10 @@ class Supervisor:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(folder)
             self.queue.forget(job)
+        wanted = self.queue.pictures_wanted()
         for path in (self.data / "pictures").glob("*/*.png"):
+            if path.stem in wanted:
+                continue
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > PICTURES_KEPT_S:
                     path.unlink()
