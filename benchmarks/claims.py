@@ -9,7 +9,7 @@ many pictures, and differs by one thing.  Three of the twelve kinds (`FLAT`) are
 measured on the same prompts and seeds, none of whose combinations of kind and colours was trained on: such as name
 everything, such as leave the part's colour open, on which only views that meet can agree, and such of `FLAT`.
 
-Start it again and it goes on where it stopped, arm by arm.  Writes claims.md, claims.json and a sheet for each arm.
+Start it again and it goes on where it stopped, arm by arm.  Writes claims.md, claims.json, arms.webp, a sheet an arm.
 Source: arXiv 2308.16512, sections 3.1 and 4, and its appendix.
 """
 
@@ -33,6 +33,7 @@ from viewfold.evaluation.fidelity import Expected, Outcome, assess
 from viewfold.evaluation.interval import Figure, mean, paired_difference
 from viewfold.evaluation.judge import Judge, load_judge
 from viewfold.evaluation.report import Entry, captioned_sheet, markdown_table
+from viewfold.picture import to_pil
 from viewfold.pipeline import load
 from viewfold.store import atomic_write
 from viewfold.training.diffusion import DiffusionSettings, train_diffusion
@@ -45,6 +46,9 @@ KINDS = ("mug", "chair", "car", "boat", "duck", "house", "lamp", "sofa", "aeropl
 
 FLAT = ("boat", "chair", "duck")
 """Kinds that are seen as single pictures alone, never in 3D."""
+
+SHOWN = ("mug", "chair", "car", "boat", "aeroplane", "robot")
+"""Kinds in the picture of all arms."""
 
 RUN = 17
 """Which toys of `held_out_toys`: others than those of the other benchmarks."""
@@ -212,6 +216,25 @@ def sheet(rows: list[dict[str, Any]], folder: Path, path: Path) -> None:
     captioned_sheet(entries).save(path)
 
 
+def side_by_side(out: Path, names: list[str], toys: list[Asset]) -> None:
+    """Draw a toy of each of `SHOWN` by each arm, a row an arm, into arms.webp."""
+    from PIL import Image, ImageDraw
+
+    kinds = [toy.kind for toy in toys]
+    places = [kinds.index(kind) for kind in SHOWN if kind in kinds]
+    left, top, wide, high = 110, 18, 4 * 64 + 8, 64 + 6
+    whole = Image.new("RGB", (left + wide * len(places), top + high * len(names)), "white")
+    pen = ImageDraw.Draw(whole)
+    for column, place in enumerate(places):
+        pen.text((left + column * wide, 2), toys[place].captions[0][:44], fill="black")
+        for line, name in enumerate(names):
+            pen.text((2, top + line * high + 26), name, fill="black")
+            strip = Views.load(out / "views" / name / f"{place:03d}").rgb.permute(1, 2, 0, 3).flatten(2)
+            whole.paste(to_pil(strip), (left + column * wide, top + line * high))
+    with atomic_write(out / "arms.webp") as temporary:
+        whole.save(temporary, format="WEBP", quality=80, method=6)
+
+
 def table(results: dict[str, list[dict[str, Any]]], group: str) -> str:
     """Return the figures of all arms, each with the paired difference from the paper's."""
     lines = []
@@ -294,6 +317,7 @@ def main() -> None:
         | {"group": group, "prompt": wanted.prompt, "turned": turned(rgb, rgb)}
         for rgb, (group, wanted) in zip(pictures, asked, strict=True)
     ]
+    side_by_side(options.out, names, toys)
     text = "\n\n".join(table(results, group) for group in GROUPS)
     print(text)
     for suffix, content in (
